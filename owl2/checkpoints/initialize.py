@@ -1,0 +1,203 @@
+"""A new mPLUG-Owl2 from a pretrained language model and, if there is one, a CLIP vision encoder (paper, section 4.1)."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from owl2.modeling import Owl2AbstractorConfig, Owl2Config, Owl2ForConditionalGeneration, Owl2TextConfig, Owl2VisionConfig
+
+LANGUAGE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types whose layers the language decoder reproduces: LLaMA-2, Llama-3, SmolLM2 (`llama`), Mistral, Qwen2, Qwen3."""
+
+_CLIP_NAMES = [
+    (r"^embeddings\.class_embedding$", "class_embedding"),
+    (r"^embeddings\.patch_embedding\.", "patch_embedding."),
+    (r"^embeddings\.position_embedding\.weight$", "position_embedding"),
+    (r"^pre_layrnorm\.", "pre_layernorm."),
+    (r"^encoder\.layers\.", "layers."),
+]
+
+
+def initialize(
+    language_model: str | Path | PreTrainedModel,
+    vision_encoder: str | Path | PreTrainedModel | None = None,
+    *,
+    vision_config: Owl2VisionConfig | dict[str, Any] | None = None,
+    abstractor_config: Owl2AbstractorConfig | dict[str, Any] | None = None,
+    modality_adaptive: tuple[str, ...] = ("norm", "k", "v"),
+    dtype: torch.dtype = torch.float32,
+) -> Owl2ForConditionalGeneration:
+    """Builds the model that stage 1 starts from.
+
+    The decoder takes the language model's weights, and the vision copies of its norms and projections are copied from them.
+    The visual abstractor is random, and so is the vision encoder unless one is given.
+
+    Args:
+        language_model: directory of a LLaMA-family checkpoint, a `.gguf` file, or a loaded model.
+        vision_encoder: directory of a CLIP checkpoint (whole or vision part) or a loaded `CLIPVisionModel`.
+        vision_config: sizes of a random vision encoder; with `vision_encoder` it may only set `image_size`.
+        abstractor_config: sizes of the visual abstractor; its width is always the vision encoder's.
+        modality_adaptive: parts that get a copy for vision.
+
+    Raises:
+        ValueError: the language model is not of the LLaMA family, or the configurations contradict each other.
+    """
+    if not isinstance(language_model, PreTrainedModel):
+        language_model = load_language_model(language_model, dtype)
+    if vision_encoder is not None and not isinstance(vision_encoder, PreTrainedModel):
+        vision_encoder = CLIPVisionModel.from_pretrained(vision_encoder, dtype=dtype)
+    wanted_vision = _as_dict(vision_config)
+    if vision_encoder is None:
+        vision = Owl2VisionConfig(**wanted_vision)
+    else:
+        vision = vision_config_from_clip(vision_encoder.config)
+        contradicting = set(wanted_vision) - {"image_size"}
+        if contradicting:
+            raise ValueError(f"The vision encoder's checkpoint decides {sorted(contradicting)}; only image_size may be set.")
+    abstractor = Owl2AbstractorConfig(**{**_as_dict(abstractor_config), "hidden_size": vision.hidden_size})
+    text = text_config_from_language_model(language_model, modality_adaptive)
+    config = Owl2Config(
+        vision_config=vision,
+        abstractor_config=abstractor,
+        text_config=text,
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+    model = Owl2ForConditionalGeneration(config).to(dtype)
+    _copy_language_model(model, language_model)
+    if vision_encoder is not None:
+        _copy_clip(model.model.vision_tower, vision_encoder)
+        if "image_size" in wanted_vision:
+            model.set_image_size(wanted_vision["image_size"])
+    model.generation_config = language_model.generation_config
+    return model
+
+
+def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Loads a causal language model from a directory or, dequantised, from a `.gguf` file."""
+    path = Path(path)
+    if path.suffix != ".gguf":
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    if not path.is_file():
+        raise ValueError(f"There is no GGUF file {path}.")
+    options: dict[str, Any] = {}
+    try:  # since transformers 5.2x a GGUF model stays packed unless it is asked to unpack
+        from transformers import GgufConfig
+
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    except ImportError:
+        pass
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype, **options)
+    return model.to(dtype)
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """Tokenizer of a language model: a directory or a `.gguf` file."""
+    path = Path(path)
+    if path.suffix == ".gguf":
+        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    return AutoTokenizer.from_pretrained(path)
+
+
+def text_config_from_language_model(model: PreTrainedModel, modality_adaptive: tuple[str, ...]) -> Owl2TextConfig:
+    """The decoder's configuration for a LLaMA-family model; biases and q/k norms are read off its weights."""
+    source = model.config
+    if source.model_type not in LANGUAGE_MODEL_TYPES:
+        raise ValueError(
+            f"The language model is of type {source.model_type!r}, but the decoder reproduces only "
+            f"{', '.join(LANGUAGE_MODEL_TYPES)}."
+        )
+    names = dict(model.named_parameters()).keys()
+    sliding_window = getattr(source, "sliding_window", None)
+    if getattr(source, "use_sliding_window", True) is False:
+        sliding_window = None
+    if sliding_window is not None and "full_attention" in (getattr(source, "layer_types", None) or []):
+        raise ValueError("The language model mixes full and sliding attention, which the decoder does not reproduce.")
+    return Owl2TextConfig(
+        vocab_size=source.vocab_size,
+        hidden_size=source.hidden_size,
+        intermediate_size=source.intermediate_size,
+        num_hidden_layers=source.num_hidden_layers,
+        num_attention_heads=source.num_attention_heads,
+        num_key_value_heads=source.num_key_value_heads,
+        head_dim=getattr(source, "head_dim", None),
+        hidden_act=source.hidden_act,
+        max_position_embeddings=source.max_position_embeddings,
+        initializer_range=source.initializer_range,
+        rms_norm_eps=source.rms_norm_eps,
+        pad_token_id=source.pad_token_id,
+        bos_token_id=source.bos_token_id,
+        eos_token_id=source.eos_token_id,
+        tie_word_embeddings=source.tie_word_embeddings,
+        rope_parameters=dict(source.rope_parameters),
+        attention_bias="model.layers.0.self_attn.q_proj.bias" in names,
+        attention_output_bias="model.layers.0.self_attn.o_proj.bias" in names,
+        mlp_bias="model.layers.0.mlp.gate_proj.bias" in names,
+        qk_norm="model.layers.0.self_attn.q_norm.weight" in names,
+        sliding_window=sliding_window,
+        modality_adaptive=modality_adaptive,
+    )
+
+
+def vision_config_from_clip(source: Any) -> Owl2VisionConfig:
+    """The vision encoder's configuration for a CLIP ViT (its own or the vision part of a whole CLIP)."""
+    source = getattr(source, "vision_config", source)
+    return Owl2VisionConfig(
+        hidden_size=source.hidden_size,
+        intermediate_size=source.intermediate_size,
+        num_hidden_layers=source.num_hidden_layers,
+        num_attention_heads=source.num_attention_heads,
+        num_channels=source.num_channels,
+        image_size=source.image_size,
+        patch_size=source.patch_size,
+        hidden_act=source.hidden_act,
+        layer_norm_eps=source.layer_norm_eps,
+    )
+
+
+@torch.no_grad()
+def _copy_language_model(model: Owl2ForConditionalGeneration, source: PreTrainedModel) -> None:
+    """The decoder's text half from the language model, and its vision half from the text half."""
+    state = source.state_dict()
+    core = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+    for name, tensor in list(core.items()):
+        for own, copy in ((r"\.([qkv]_proj)\.", r".vision_\1."), (r"(layernorm)\.weight", r"\1.vision_weight")):
+            if re.search(own, name):
+                core[re.sub(own, copy, name)] = tensor
+    decoder = model.model.language_model
+    _load_exactly(decoder, {name: tensor for name, tensor in core.items() if ".vision_" not in name or name in _names(decoder)})
+    if not model.config.tie_word_embeddings:
+        _load_exactly(model.lm_head, {"weight": state["lm_head.weight"]})
+
+
+@torch.no_grad()
+def _copy_clip(vision_tower: nn.Module, source: PreTrainedModel) -> None:
+    state = {}
+    for name, tensor in source.state_dict().items():
+        name = name.removeprefix("vision_model.")
+        for clip, ours in _CLIP_NAMES:
+            name = re.sub(clip, ours, name)
+        if not name.endswith("position_ids"):
+            state[name] = tensor
+    _load_exactly(vision_tower, state)
+
+
+def _load_exactly(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise ValueError(f"The checkpoint does not fit: missing {missing[:5]}, unexpected {unexpected[:5]}.")
+
+
+def _names(module: nn.Module) -> set[str]:
+    return set(module.state_dict())
+
+
+def _as_dict(config: Any) -> dict[str, Any]:
+    if config is None:
+        return {}
+    fields = dict(config) if isinstance(config, dict) else config.to_diff_dict()
+    fields.pop("model_type", None)
+    return fields

@@ -1,0 +1,107 @@
+"""easy-VQA: 5,000 pictures of one coloured shape and 48,248 questions, shipped by the PyPI package `easy-vqa` (MIT)."""
+
+import random
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
+from ..records import Conversation, Pair, turns
+
+SHAPES = ("circle", "rectangle", "triangle")
+COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+CAPTIONS = (
+    "a {thing}.",
+    "a picture of a {thing}.",
+    "this image shows a {thing}.",
+    "there is a {thing} in the image.",
+    "the image contains a {thing}.",
+)
+"""Several ways to say the same, so that the visual tokens and not the wording carry the caption."""
+
+
+class Question(NamedTuple):
+    id: str
+    image: str
+    question: str
+    answer: str
+
+
+def load_questions(split: str) -> list[Question]:
+    """Questions of the `train` (38,575) or `test` (9,673) split, in the order of the package.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    try:
+        import easy_vqa
+    except ImportError as error:
+        raise ImportError("easy-VQA is not installed: pip install 'owl2[quickstart]'.") from error
+    questions = {"train": easy_vqa.get_train_questions, "test": easy_vqa.get_test_questions}[split]()
+    paths = {"train": easy_vqa.get_train_image_paths, "test": easy_vqa.get_test_image_paths}[split]()
+    return [
+        Question(f"{split}-{index}", str(paths[image]), question, answer)
+        for index, (question, answer, image) in enumerate(zip(*questions, strict=True))
+    ]
+
+
+def pairs(questions: list[Question], seed: int = 0) -> list[Pair]:
+    """One caption an image, from what the answers to its questions say about its colour and shape.
+
+    An image of which only the colour or only the shape was asked gets the caption that says so.
+    """
+    generator = random.Random(seed)
+    found = []
+    for image, asked in _by_image(questions).items():
+        thing = _described(asked)
+        if thing is not None:
+            found.append(Pair(image, image, generator.choice(CAPTIONS).format(thing=thing)))
+    return found
+
+
+def conversations(questions: list[Question], seed: int = 0, max_questions: int | None = None) -> list[Conversation]:
+    """The questions of one image merged into one conversation (supplement, B.1), in a random order.
+
+    Args:
+        max_questions: split longer conversations in several.
+    """
+    generator = random.Random(seed)
+    found = []
+    for image, asked in _by_image(questions).items():
+        asked = generator.sample(asked, len(asked))
+        size = max_questions or len(asked)
+        for start in range(0, len(asked), size):
+            exchanges = [(question.question, question.answer) for question in asked[start : start + size]]
+            found.append(Conversation(f"{image}-{start}", turns(exchanges, num_images=1), (image,)))
+    return found
+
+
+def majority_answer(questions: list[Question]) -> str:
+    """The most frequent answer."""
+    return Counter(question.answer for question in questions).most_common(1)[0][0]
+
+
+def _by_image(questions: list[Question]) -> dict[str, list[Question]]:
+    groups: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        groups[question.image].append(question)
+    return groups
+
+
+def _described(asked: list[Question]) -> str | None:
+    """The shape in words, as far as the answers reveal it: "teal circle", "circle", "teal shape", or `None`."""
+    color, shape = _revealed(asked, COLORS), _revealed(asked, SHAPES)
+    if color is None and shape is None:
+        return None
+    return f"{color} {shape or 'shape'}" if color else shape
+
+
+def _revealed(asked: list[Question], words: tuple[str, ...]) -> str | None:
+    """Which of the words is true of the image: an answer, or named by a question that supposes or confirms it."""
+    for question in asked:
+        if question.answer in words:
+            return question.answer
+        negated = any(word in question.question.split() for word in ("not", "no"))
+        denied = question.answer == ("yes" if negated else "no")
+        named = [word for word in words if word in question.question.rstrip("?").split()]
+        if named and not denied:
+            return named[0]
+    return None

@@ -1,0 +1,240 @@
+"""Configuration of mPLUG-Owl2 and of its three parts (paper, section 3.2).
+
+`Owl2Config` nests a vision, an abstractor and a text configuration. It also reads the flat `config.json` of the official
+code (LLaMA fields beside `visual_config`) and always saves the nested form.
+"""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+MODALITY_ADAPTIVE_PARTS = ("norm", "q", "k", "v")
+"""Parts of a decoder layer that may be separate for vision and text (section 3.3; supplement, Table 2)."""
+
+
+class Owl2VisionConfig(PreTrainedConfig):
+    """CLIP ViT; the defaults are ViT-L/14 at 448 px.
+
+    Args:
+        position_grid_size: side of the grid of learned positions; by default that of `image_size`. Images with another
+            grid use bicubic interpolation.
+        use_cls_token: a class token in front of the patches; it goes to the abstractor too.
+        use_post_layernorm: a final layer norm over all tokens.
+    """
+
+    model_type = "mplug_owl2_vision"
+    base_config_key = "vision_config"
+    base_model_fsdp_plan = {}
+
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    num_channels: int = 3
+    image_size: int = 448
+    patch_size: int = 14
+    position_grid_size: int | None = None
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-6
+    attention_dropout: float = 0.0
+    use_cls_token: bool = True
+    use_post_layernorm: bool = True
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.image_size % self.patch_size != 0:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.hidden_size % self.num_attention_heads != 0:
+            raise ValueError(
+                f"vision hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+        if self.position_grid_size is None:
+            self.position_grid_size = self.image_size // self.patch_size
+        super().__post_init__(**kwargs)
+
+
+class Owl2AbstractorConfig(PreTrainedConfig):
+    """Visual abstractor: learnable queries that read the patches (section 3.2, eq. 1-2). `hidden_size` is the vision encoder's.
+
+    Args:
+        num_learnable_queries: visual tokens per image, without the end-of-image token that follows them.
+        layer_norm_eps: of the norm inside SwiGLU; the other norms of a layer use 1e-5 as the official code does.
+    """
+
+    model_type = "mplug_owl2_abstractor"
+    base_config_key = "abstractor_config"
+    base_model_fsdp_plan = {}
+
+    hidden_size: int = 1024
+    intermediate_size: int = 2816
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 16
+    num_learnable_queries: int = 64
+    layer_norm_eps: float = 1e-6
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.hidden_size % self.num_attention_heads != 0 or self.hidden_size % 4 != 0:
+            raise ValueError(
+                f"abstractor hidden_size {self.hidden_size} must be a multiple of 4 and of num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+        if self.num_learnable_queries < 1:
+            raise ValueError(f"num_learnable_queries is {self.num_learnable_queries}, but must be at least 1")
+        super().__post_init__(**kwargs)
+
+
+class Owl2TextConfig(PreTrainedConfig):
+    """Language decoder of the LLaMA family around the modality-adaptive module; the defaults are LLaMA-2-7B.
+
+    Args:
+        modality_adaptive: which of `norm`, `q`, `k`, `v` have a copy of their own for vision. `("norm", "k", "v")` is the
+            paper's module, `()` the plain decoder, the others the rows of the supplement's Table 2.
+        attention_bias: bias of the query, key and value projections; `attention_output_bias` defaults to the same.
+        qk_norm: RMS norm of each query and key head (Qwen3).
+        sliding_window: tokens that a position may attend to (Mistral 7B v0.1), all if `None`.
+    """
+
+    model_type = "mplug_owl2_text"
+    base_config_key = "text_config"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.vision_q_proj": "colwise",
+        "layers.*.self_attn.vision_k_proj": "colwise",
+        "layers.*.self_attn.vision_v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 2048
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    tie_word_embeddings: bool = False
+    rope_parameters: dict | None = None
+    attention_bias: bool = False
+    attention_output_bias: bool | None = None
+    attention_dropout: float = 0.0
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    sliding_window: int | None = None
+    modality_adaptive: list[str] | tuple[str, ...] = ("norm", "k", "v")
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.num_attention_heads % self.num_key_value_heads != 0:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}"
+            )
+        if self.head_dim is None:
+            if self.hidden_size % self.num_attention_heads != 0:
+                raise ValueError(
+                    f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                    f"{self.num_attention_heads}; give head_dim"
+                )
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.attention_output_bias is None:
+            self.attention_output_bias = self.attention_bias
+        unknown = set(self.modality_adaptive) - set(MODALITY_ADAPTIVE_PARTS)
+        if unknown:
+            raise ValueError(
+                f"modality_adaptive has unknown parts {sorted(unknown)}; choose among {list(MODALITY_ADAPTIVE_PARTS)}"
+            )
+        self.modality_adaptive = [part for part in MODALITY_ADAPTIVE_PARTS if part in self.modality_adaptive]
+        super().__post_init__(**kwargs)
+
+
+class Owl2Config(PreTrainedConfig):
+    """mPLUG-Owl2: vision encoder, visual abstractor and language decoder.
+
+    Args:
+        image_token_id: id of the placeholder that each visual token takes in `input_ids`. By default `vocab_size` of the
+            text part: outside the embedding, which the model never looks it up in.
+    """
+
+    model_type = "mplug_owl2"
+    sub_configs = {
+        "vision_config": Owl2VisionConfig,
+        "abstractor_config": Owl2AbstractorConfig,
+        "text_config": Owl2TextConfig,
+    }
+    base_model_fsdp_plan = {}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    abstractor_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_id: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if "visual_config" in kwargs:
+            self._read_official(kwargs)
+        for name, config_class in self.sub_configs.items():
+            value = getattr(self, name)
+            if not isinstance(value, config_class):
+                setattr(self, name, config_class(**_without_model_type(value)))
+        if self.abstractor_config.hidden_size != self.vision_config.hidden_size:
+            raise ValueError(
+                f"abstractor hidden_size {self.abstractor_config.hidden_size} differs from vision hidden_size "
+                f"{self.vision_config.hidden_size}: queries and patches are concatenated, so they must agree"
+            )
+        if self.image_token_id is None:
+            self.image_token_id = self.text_config.vocab_size
+        self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
+        self.text_config.tie_word_embeddings = self.tie_word_embeddings
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            kwargs.setdefault(key, getattr(self.text_config, key))
+        super().__post_init__(**kwargs)
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Rows that one image takes in the sequence: the learnable queries and the end-of-image token."""
+        return self.abstractor_config.num_learnable_queries + 1
+
+    def _read_official(self, kwargs: dict[str, Any]) -> None:
+        """Moves the fields of the official flat configuration to the three parts."""
+        visual = kwargs.pop("visual_config")
+        vision = dict(visual.get("visual_model") or {})
+        abstractor = dict(visual.get("visual_abstractor") or {})
+        use_cls_token = vision.get("use_cls_token", True)
+        if not use_cls_token:
+            vision["position_grid_size"] = 16  # the official table has 256 rows whatever the image (REFERENCE: class token)
+        self.vision_config = {key: vision[key] for key in _fields(Owl2VisionConfig) if key in vision}
+        self.abstractor_config = {key: abstractor[key] for key in _fields(Owl2AbstractorConfig) if key in abstractor}
+        text_keys = [*_fields(Owl2TextConfig), "rope_theta", "rope_scaling"]
+        self.text_config = {key: kwargs.pop(key) for key in text_keys if key in kwargs}
+        self.text_config["tie_word_embeddings"] = self.tie_word_embeddings
+        # Official fields that the architecture does not depend on.
+        for key in ("pretraining_tp", "use_cache", "hidden_act"):
+            kwargs.pop(key, None)
+
+
+def _fields(config_class: type[PreTrainedConfig]) -> list[str]:
+    """Names of the fields that the class itself declares."""
+    return list(config_class.__annotations__)
+
+
+def _without_model_type(value: Any) -> dict[str, Any]:
+    fields = dict(value) if isinstance(value, dict) else {} if value is None else value.to_dict()
+    fields.pop("model_type", None)
+    return fields

@@ -1,0 +1,333 @@
+"""mPLUG-Owl2: vision encoder, visual abstractor and modality-adaptive language decoder together (paper, Figure 2a).
+
+Shapes: B batch, S sequence, D hidden, V vocabulary, N images of the whole batch (video frames count as images), Q queries.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration import Owl2Config
+from .language_decoder import Owl2LanguageDecoder
+from .pretrained import Owl2PreTrainedModel
+from .vision_encoder import Owl2VisionEncoder
+from .visual_abstractor import Owl2VisualAbstractor
+
+IGNORE_INDEX = -100
+
+
+@dataclass
+class Owl2ModelOutput(ModelOutput):
+    """Output of `Owl2Model`.
+
+    Attributes:
+        image_hidden_states: [N, Q + 1, D] visual tokens as the decoder reads them.
+        attentions: decoder, a tuple of [B, heads, S, T]; `vision_attentions` [N, heads, T, T] and `abstractor_attentions`
+            [N, heads, Q, Q + T] likewise, with `output_attentions=True` and eager attention.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+    vision_attentions: tuple[torch.Tensor, ...] | None = None
+    abstractor_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class Owl2CausalLMOutput(ModelOutput):
+    """Output of `Owl2ForConditionalGeneration`: loss, logits [B, S, V] and the fields of `Owl2ModelOutput`."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+    vision_attentions: tuple[torch.Tensor, ...] | None = None
+    abstractor_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class Owl2Model(Owl2PreTrainedModel):
+    """mPLUG-Owl2 without the language modelling head."""
+
+    def __init__(self, config: Owl2Config) -> None:
+        super().__init__(config)
+        self.vision_tower = Owl2VisionEncoder(config.vision_config)
+        self.abstractor = Owl2VisualAbstractor(config.abstractor_config, config.text_config.hidden_size)
+        self.language_model = Owl2LanguageDecoder(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.embed_tokens = value
+
+    def encode_images(self, pixel_values: torch.Tensor, **kwargs: Any) -> Owl2ModelOutput:
+        """Visual tokens [N, Q + 1, D] of images [N, 3, H, W], in `image_hidden_states`, with attentions on request."""
+        patch = self.config.vision_config.patch_size
+        grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
+        vision = self.vision_tower(pixel_values, **kwargs)
+        visual = self.abstractor(vision.last_hidden_state, grid=grid, num_prefix=self.vision_tower.num_prefix, **kwargs)
+        return Owl2ModelOutput(
+            image_hidden_states=visual.last_hidden_state,
+            vision_attentions=vision.attentions,
+            abstractor_attentions=visual.attentions,
+        )
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Visual tokens in the transformers convention: `pooler_output` lists one [Q + 1, D] tensor an image."""
+        features = self.encode_images(pixel_values, **kwargs).image_hidden_states
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=list(features))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        mm_token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Owl2ModelOutput:
+        """Reads text and pictures together.
+
+        Args:
+            input_ids: [B, S] with the image token id at each of the Q + 1 rows of an image.
+            pixel_values: [N, C, H, W] in the order of their placeholders over the batch; absent if there are none.
+            attention_mask: [B, past + S], 0 at padding, on either side.
+            mm_token_type_ids: [B, S], 0 text, 1 image, 2 video: the modality indicator M. By default taken from
+                `input_ids`.
+
+        Raises:
+            ValueError: the numbers of images and of placeholder rows do not agree.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        self._check_attention_output(kwargs)
+        is_vision = self._modality_indicator(input_ids, inputs_embeds, mm_token_type_ids, pixel_values)
+        if inputs_embeds is None:
+            text_ids = input_ids if is_vision is None else input_ids.masked_fill(is_vision, 0)
+            inputs_embeds = self.get_input_embeddings()(text_ids)
+        visual, num_vision = Owl2ModelOutput(), None
+        if pixel_values is not None:
+            recorded = {key: kwargs[key] for key in ("output_attentions",) if key in kwargs}
+            visual = self.encode_images(pixel_values, **recorded)
+            features = visual.image_hidden_states.to(inputs_embeds.dtype)
+            num_vision = features.shape[0] * features.shape[1]
+            inputs_embeds = inputs_embeds.masked_scatter(is_vision.unsqueeze(-1), features)
+        elif self.training and is_vision is None:
+            inputs_embeds = inputs_embeds + self._unused_vision()
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            is_vision=is_vision,
+            num_vision=num_vision,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return Owl2ModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=visual.image_hidden_states,
+            vision_attentions=visual.vision_attentions,
+            abstractor_attentions=visual.abstractor_attentions,
+        )
+
+    def _modality_indicator(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        mm_token_type_ids: torch.Tensor | None,
+        pixel_values: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """[B, S] bool, true at visual tokens; `None` if every token is text. Checks that the images fill the placeholders."""
+        length = input_ids.shape[1] if input_ids is not None else inputs_embeds.shape[1]
+        if pixel_values is None and length == 1:
+            return None  # a decoding step
+        if mm_token_type_ids is not None:
+            is_vision = mm_token_type_ids[:, -length:] != 0  # transformers 5.17 passes the types of the whole sequence
+        elif input_ids is not None:
+            is_vision = input_ids == self.config.image_token_id
+        elif pixel_values is None:
+            return None
+        else:
+            raise ValueError("inputs_embeds with pixel_values need mm_token_type_ids to say where the images go.")
+        if not torch.compiler.is_compiling():
+            num_images = 0 if pixel_values is None else pixel_values.shape[0]
+            placed = is_vision if input_ids is None else is_vision | (input_ids == self.config.image_token_id)
+            num_rows, marked = int(placed.sum()), int(is_vision.sum())
+            # Embeddings that already hold the visual tokens come without pixels.
+            given_as_embeddings = input_ids is None and num_images == 0
+            if not given_as_embeddings and not num_rows == marked == num_images * self.config.tokens_per_image:
+                raise ValueError(
+                    f"{num_images} images take {num_images * self.config.tokens_per_image} rows "
+                    f"({self.config.tokens_per_image} each), but the batch has {num_rows} placeholder rows, of which "
+                    f"{marked} are marked as vision. Give one image for each placeholder, in their order."
+                )
+            if num_rows == 0:
+                return None
+        elif pixel_values is None and input_ids is not None:
+            return None
+        return is_vision
+
+    def _unused_vision(self) -> torch.Tensor:
+        """Zero that depends on every vision parameter: a rank without images then has gradients like the others."""
+        config = self.config.vision_config
+        weight = self.vision_tower.patch_embedding.weight
+        if not weight.requires_grad and not any(parameter.requires_grad for parameter in self.abstractor.parameters()):
+            return weight.new_zeros(())
+        side = config.patch_size
+        blank = weight.new_zeros(1, config.num_channels, side, side)
+        return 0.0 * self.encode_images(blank).image_hidden_states.sum()
+
+    def _check_attention_output(self, kwargs: dict[str, Any]) -> None:
+        wanted = kwargs.get("output_attentions") or self.config.output_attentions
+        implementation = self.config._attn_implementation
+        if wanted and implementation != "eager":
+            raise ValueError(
+                f"Attention maps need eager attention, but the model runs {implementation!r}: call "
+                "model.set_attn_implementation('eager') or load it with attn_implementation='eager'."
+            )
+
+
+class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
+    """mPLUG-Owl2 with the language modelling head: loss, `generate()`."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: Owl2Config) -> None:
+        super().__init__(config)
+        self.model = Owl2Model(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    def set_image_size(self, image_size: int) -> None:
+        """Changes the resolution for good: see `Owl2VisionEncoder.set_image_size`."""
+        self.model.vision_tower.set_image_size(image_size)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        mm_token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        supervised_logits_only: bool = False,
+        **kwargs: Any,
+    ) -> Owl2CausalLMOutput:
+        """Language modelling over text and pictures; see `Owl2Model.forward` for the inputs.
+
+        Args:
+            labels: [B, S], -100 where there is nothing to learn. Visual rows are never learnt, whatever their label.
+            logits_to_keep: only the last so many positions (0: all), or their indices.
+            num_items_in_batch: divides the summed loss; by default the number of supervised tokens here.
+            supervised_logits_only: logits only where the next token is supervised, [supervised, V]: the head over all
+                positions is a large part of a small model.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            mm_token_type_ids=mm_token_type_ids,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states, targets = outputs.last_hidden_state, None
+        if labels is not None:
+            targets = self._targets(labels, input_ids, mm_token_type_ids)
+        if supervised_logits_only:
+            if targets is None:
+                raise ValueError("supervised_logits_only needs labels.")
+            supervised = targets != IGNORE_INDEX
+            hidden_states, targets = hidden_states[supervised], targets[supervised]
+        elif isinstance(logits_to_keep, torch.Tensor) or logits_to_keep > 0:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            hidden_states = hidden_states[:, kept]
+            targets = targets[:, kept] if targets is not None else None
+        logits = self.lm_head(hidden_states)
+        loss = None if targets is None else next_token_loss(logits, targets, num_items_in_batch)
+        fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
+        return Owl2CausalLMOutput(loss=loss, logits=logits, **fields)
+
+    def _targets(
+        self, labels: torch.Tensor, input_ids: torch.Tensor | None, mm_token_type_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The token that each position predicts, [B, S]: labels moved one place, none at visual rows."""
+        if mm_token_type_ids is not None:
+            labels = labels.masked_fill(mm_token_type_ids != 0, IGNORE_INDEX)
+        elif input_ids is not None:
+            labels = labels.masked_fill(input_ids == self.config.image_token_id, IGNORE_INDEX)
+        return F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, input_ids: torch.LongTensor | None = None, **model_kwargs: Any
+    ) -> tuple[torch.LongTensor, dict[str, Any]]:
+        """Repeats the samples for beams and returned sequences; the images of a sample stay together."""
+        pixel_values = model_kwargs.pop("pixel_values", None)
+        if pixel_values is not None and expand_size > 1:
+            rows = model_kwargs.get("mm_token_type_ids")
+            rows = input_ids == self.config.image_token_id if rows is None else rows != 0
+            images = (rows.sum(1) // self.config.tokens_per_image).tolist()
+            repeated = [group.repeat(expand_size, 1, 1, 1) for group in pixel_values.split(images) if len(group)]
+            pixel_values = torch.cat(repeated)
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, input_ids=input_ids, **model_kwargs
+        )
+        if pixel_values is not None:
+            model_kwargs["pixel_values"] = pixel_values
+        return input_ids, model_kwargs
+
+
+def next_token_loss(
+    logits: torch.Tensor, targets: torch.Tensor, num_items_in_batch: int | torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean cross-entropy in float32 over the positions whose target is not -100; 0 if there is none.
+
+    Args:
+        logits: [..., V].
+        targets: [...] of the same leading shape.
+        num_items_in_batch: number to divide by instead, for gradient accumulation and several ranks.
+    """
+    total = F.cross_entropy(
+        logits.flatten(0, -2).float(), targets.flatten().to(logits.device), ignore_index=IGNORE_INDEX, reduction="sum"
+    )
+    if num_items_in_batch is None:
+        num_items_in_batch = (targets != IGNORE_INDEX).sum().clamp(min=1)
+    return total / num_items_in_batch

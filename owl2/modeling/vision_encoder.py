@@ -1,0 +1,156 @@
+"""Vision encoder: CLIP ViT (paper, section 3.2), at any resolution.
+
+Shapes: N images, P patches, T = P (+ 1 with a class token) tokens, Dv hidden.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .attention import eager_attention
+from .configuration import Owl2VisionConfig
+from .pretrained import Owl2PreTrainedModel
+
+
+def interpolate_positions(table: torch.Tensor, grid: tuple[int, int], num_prefix: int) -> torch.Tensor:
+    """Learned positions for another grid of patches: bicubic, corners not aligned, in float32.
+
+    Args:
+        table: [num_prefix + G * G, Dv] positions of a square grid, row by row, after those of `num_prefix` special tokens.
+        grid: rows and columns of the patches at hand.
+
+    Returns:
+        [num_prefix + rows * columns, Dv]; `table` itself where the grids agree.
+    """
+    side = round((table.shape[0] - num_prefix) ** 0.5)
+    if grid == (side, side):
+        return table
+    prefix, patches = table[:num_prefix], table[num_prefix:]
+    square = patches.float().view(1, side, side, -1).permute(0, 3, 1, 2)  # [1, Dv, G, G]
+    resized = F.interpolate(square, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([prefix, resized.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)])
+
+
+class Owl2VisionAttention(nn.Module):
+    def __init__(self, config: Owl2VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.num_key_value_groups = 1
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query, key, value = (
+            projection(hidden_states).view(shape).transpose(1, 2)  # [N, heads, T, head_dim]
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        output, weights = attention(
+            self, query, key, value, None, dropout=dropout, scaling=self.scaling, is_causal=False, **kwargs
+        )
+        return self.out_proj(output.flatten(2)), weights
+
+
+class Owl2VisionMLP(nn.Module):
+    def __init__(self, config: Owl2VisionConfig) -> None:
+        super().__init__()
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class Owl2VisionLayer(GradientCheckpointingLayer):
+    def __init__(self, config: Owl2VisionConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = Owl2VisionAttention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = Owl2VisionMLP(config)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states), **kwargs)[0]
+        return hidden_states + self.mlp(self.layer_norm2(hidden_states))
+
+
+class Owl2VisionEncoder(Owl2PreTrainedModel):
+    """Encodes images [N, 3, H, W] to tokens [N, T, Dv], the class token (if any) first, then the patches row by row."""
+
+    config: Owl2VisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _no_split_modules = ["Owl2VisionLayer"]
+    _can_record_outputs = {"hidden_states": Owl2VisionLayer, "attentions": Owl2VisionAttention}
+
+    def __init__(self, config: Owl2VisionConfig) -> None:
+        super().__init__(config)
+        patch = config.patch_size
+        self.num_prefix = int(config.use_cls_token)
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=patch, stride=patch, bias=False
+        )
+        self.class_embedding = nn.Parameter(torch.zeros(config.hidden_size)) if config.use_cls_token else None
+        self.position_embedding = nn.Parameter(
+            torch.zeros(self.num_prefix + config.position_grid_size**2, config.hidden_size)
+        )
+        self.pre_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(Owl2VisionLayer(config) for _ in range(config.num_hidden_layers))
+        self.post_layernorm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.use_post_layernorm else nn.Identity()
+        )
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Patch, class and position embeddings after the first norm: [N, T, Dv].
+
+        Raises:
+            ValueError: the sides of the images are not multiples of the patch size.
+        """
+        height, width = pixel_values.shape[-2:]
+        patch = self.config.patch_size
+        if height % patch != 0 or width % patch != 0:
+            raise ValueError(f"Images are {height} x {width} pixels, but both sides must be multiples of {patch}.")
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # [N, Dv, rows, columns]
+        grid = (patches.shape[2], patches.shape[3])
+        tokens = patches.flatten(2).transpose(1, 2)  # [N, P, Dv]
+        if self.class_embedding is not None:
+            tokens = torch.cat([self.class_embedding.expand(tokens.shape[0], 1, -1), tokens], dim=1)  # [N, T, Dv]
+        return self.pre_layernorm(tokens + interpolate_positions(self.position_embedding, grid, self.num_prefix))
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
+        hidden_states = self.embed(pixel_values)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.post_layernorm(hidden_states))
+
+    @torch.no_grad()
+    def set_image_size(self, image_size: int) -> None:
+        """Resizes the learned positions for good, as between the two stages of the paper (224 to 448 px, section 4.1)."""
+        patch = self.config.patch_size
+        if image_size % patch != 0:
+            raise ValueError(f"image_size {image_size} is not a multiple of the patch size {patch}")
+        grid = image_size // patch
+        resized = interpolate_positions(self.position_embedding, (grid, grid), self.num_prefix)
+        self.position_embedding = nn.Parameter(resized.clone(), requires_grad=self.position_embedding.requires_grad)
+        self.config.image_size, self.config.position_grid_size = image_size, grid

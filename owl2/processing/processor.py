@@ -1,0 +1,329 @@
+"""From text, images and videos to everything the model takes, each position decided here once and for all.
+
+B texts, S tokens, N images and frames, H x W pixels, Q learnable queries. A placeholder `<|image|>` becomes Q + 1
+tokens (the queries and the end-of-image token), `<|video|>` as many for each frame. `mm_token_type_ids` (0 text, 1
+image, 2 video) is the paper's modality indicator M (section 3.2).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.processing_utils import MultiModalData
+
+from .chat_templates import extend_to_media, published_template
+from .collation import encoded_sample, pad_encoded, pad_rows
+from .conversation import Message, assistant_spans, check_messages, media_of_conversation, tokens_inside
+from .image_loading import load_image
+from .image_processor import Owl2ImageProcessorPil
+from .media import share_images, share_videos
+from .pretrained import load_tokenizer, settings_from_model
+from .tokenization import (
+    IMAGE,
+    TEXT,
+    VIDEO,
+    PlaceholderTokenizer,
+    TokenSequence,
+    beginning_of_sequence,
+    prepare_tokenizer,
+)
+from .video import load_video
+
+
+class Owl2Processor(ProcessorMixin):
+    """Image processor, tokenizer and chat template of mPLUG-Owl2 in one.
+
+    Args:
+        image_processor: gives `pixel_values`.
+        tokenizer: any fast tokenizer. It gets `image_token` where it has none, and a padding token (its unknown token,
+            else its end-of-sequence token); a LLaMA tokenizer is replaced by one whose ids are SentencePiece's.
+        chat_template: Jinja template of a conversation. By default the tokenizer's own; where it has none, that of
+            the published model. A template that knows only text is extended to images and videos.
+        num_image_tokens: rows of one image, Q + 1.
+        image_token, video_token: placeholders in a text; only the first is a token.
+        num_frames: frames taken from a longer video.
+
+    Raises:
+        ValueError: a number is not positive, or the tokenizer is not a fast one.
+    """
+
+    def __init__(
+        self,
+        image_processor: Owl2ImageProcessorPil,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | dict[str, str] | None = None,
+        num_image_tokens: int = 65,
+        image_token: str = "<|image|>",
+        video_token: str = "<|video|>",
+        num_frames: int = 8,
+    ) -> None:
+        if num_image_tokens < 1 or num_frames < 1:
+            raise ValueError(f"num_image_tokens={num_image_tokens} and num_frames={num_frames} must be at least 1")
+        self.num_image_tokens = num_image_tokens
+        self.image_token = image_token
+        self.video_token = video_token
+        self.num_frames = num_frames
+        super().__init__(image_processor, prepare_tokenizer(tokenizer, image_token))
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids(image_token)
+        self._beginning = beginning_of_sequence(self.tokenizer)
+        template = chat_template or self.tokenizer.chat_template or published_template(image_token, video_token)
+        if isinstance(template, dict):
+            self.chat_template = {name: self._complete_chat_template(text) for name, text in template.items()}
+        else:
+            self.chat_template = self._complete_chat_template(template)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        videos: Any = None,
+        audio: None = None,
+        *,
+        padding: bool | str | None = False,
+        padding_side: str | None = None,
+        pad_to_multiple_of: int | None = None,
+        truncation: bool | str | None = False,
+        max_length: int | None = None,
+        num_frames: int | None = None,
+        add_special_tokens: bool = True,
+        return_mm_token_type_ids: bool = True,
+        return_tensors: str | None = None,
+        do_sample_frames: bool | None = None,
+    ) -> BatchFeature:
+        """Texts with their images and videos to the inputs of the model.
+
+        Args:
+            images: one image, a flat list consumed in the order of the placeholders over all texts, or one list for
+                each text; an image is whatever `load_image` reads.
+            text: one text or a list, with `image_token` and `video_token` where images and videos stand.
+            videos: as `images`; a video is whatever `load_video` reads (see `share_videos` for lists of frames).
+            padding: True or "longest", "max_length", or False.
+            padding_side: "left" or "right"; the tokenizer's by default.
+            pad_to_multiple_of: round the padded length up to a multiple of this.
+            truncation: cut text (never an image) from the end to `max_length` tokens, instead of an error.
+            max_length: most tokens of a text, visual rows included.
+            num_frames: frames taken from a longer video; the processor's by default.
+            add_special_tokens: open texts with the beginning-of-sequence token, if the tokenizer has that custom.
+            return_tensors: "pt" for tensors; else lists, and arrays for the pixels.
+
+        Returns:
+            `input_ids`, `attention_mask`, `mm_token_type_ids`, each [B, S]; `pixel_values` [N, 3, H, W] with images and
+            frames in the order of their placeholders over all texts, absent if there are none.
+
+        Raises:
+            ValueError: numbers of placeholders and of images or videos differ; a text is too long; texts of unequal
+                length are asked for as tensors without padding; an image or a video cannot be read.
+        """
+        if audio is not None:
+            raise ValueError("mPLUG-Owl2 takes text, images and videos, no audio")
+        del do_sample_frames  # transformers adds it to num_frames: longer videos are always sampled
+        truncate = truncation not in (False, None, "do_not_truncate")
+        if max_length is None and truncate or max_length is not None and max_length < 1:
+            raise ValueError(f"truncation={truncation!r} with max_length={max_length}: give a max_length of 1 or more")
+        sequences, pixels = self._tokenize(_check_texts(text), images, videos, num_frames, add_special_tokens)
+        for index, sequence in enumerate(sequences):
+            sequence.truncate(max_length, truncate, f"text {index}")
+        rows = {
+            "input_ids": [sequence.input_ids for sequence in sequences],
+            "attention_mask": [[1] * len(sequence) for sequence in sequences],
+            "mm_token_type_ids": [sequence.mm_token_type_ids for sequence in sequences],
+        }
+        if not return_mm_token_type_ids:
+            del rows["mm_token_type_ids"]
+        side = padding_side or self.tokenizer.padding_side
+        data: dict[str, Any] = pad_rows(
+            rows, self.tokenizer.pad_token_id, padding, side, max_length, pad_to_multiple_of
+        )
+        lengths = [len(row) for row in data["input_ids"]]
+        if return_tensors is not None and len(set(lengths)) > 1:
+            raise ValueError(f"texts of {lengths} tokens cannot be one tensor: pass padding=True")
+        if pixels:
+            data["pixel_values"] = np.stack(pixels)  # [N, 3, H, W]
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, with images and videos in the content parts; see `ProcessorMixin.apply_chat_template`.
+
+        Raises:
+            ValueError: also where the template refuses the messages.
+        """
+        try:
+            return super().apply_chat_template(*args, **kwargs)
+        except jinja2.TemplateError as error:
+            raise ValueError(f"the chat template refuses the messages: {error}") from error
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
+        """The text that stands for one image when all its rows are written out."""
+        return self.image_token * self.num_image_tokens
+
+    def _get_num_multimodal_tokens(self, image_sizes: Sequence[Any] | None = None, **kwargs: Any) -> MultiModalData:
+        """Rows of images of given sizes, which do not depend on the size; serving engines ask for it."""
+        count = len(image_sizes or ())
+        return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "mm_token_type_ids", "pixel_values"]
+
+    def encode_conversation(
+        self,
+        messages: Sequence[Message],
+        images: Any = None,
+        videos: Any = None,
+        max_length: int | None = None,
+        truncation: bool = False,
+    ) -> dict[str, Any]:
+        """A conversation of which the assistant's turns are learnt.
+
+        Args:
+            messages: turns with `role` and `content` (a string, or parts of type text, image and video).
+            images, videos: those of the placeholders, in order, unless the content parts carry them.
+            max_length, truncation: as for `__call__`.
+
+        Returns:
+            Lists `input_ids`, `attention_mask`, `mm_token_type_ids`, `labels` (the assistant's tokens with the end of
+            each turn, -100 elsewhere), and a tensor `pixel_values` [n, 3, H, W] if there are images or videos.
+
+        Raises:
+            ValueError: as `__call__`; no token is left to learn; the chat template refuses the messages or does not
+                render them as continuations of their beginnings.
+        """
+        check_messages(messages)
+        text, spans = assistant_spans(messages, self._render, self._special_tokens())
+        images = media_of_conversation(messages, images, "image")
+        videos = media_of_conversation(messages, videos, "video")
+        (sequence,), pixels = self._tokenize([text], images, videos)
+        sequence.truncate(max_length, truncation, "the conversation")
+        return encoded_sample(sequence, tokens_inside(sequence.offsets, spans), pixels)
+
+    def encode_pair(self, caption: str, image: Any = None) -> dict[str, Any]:
+        """An image and its caption, for pretraining (section 3.4, stage 1).
+
+        The rows of the image come first, so the first caption token is predicted from the last visual row; there is
+        no beginning-of-sequence token. Caption and end-of-sequence token are learnt.
+
+        Args:
+            caption: without placeholders.
+            image: whatever `load_image` reads; without it the caller adds `pixel_values` [1, 3, H, W].
+
+        Returns:
+            As `encode_conversation`.
+
+        Raises:
+            ValueError: the caption is empty or holds a placeholder; the image cannot be read.
+        """
+        rows, sequence = self.num_image_tokens, TokenSequence()
+        sequence.append([self.image_token_id] * rows, IMAGE, [(0, 0)] * rows)
+        self._append_learnt(sequence, caption, add_beginning=False)
+        pixels = [] if image is None else self.image_processor([load_image(image)])["pixel_values"]
+        return encoded_sample(sequence, [False] * rows + [True] * (len(sequence) - rows), pixels)
+
+    def encode_text(self, text: str) -> dict[str, Any]:
+        """Plain text, closed by the end-of-sequence token; all is learnt but the beginning-of-sequence token.
+
+        Returns:
+            As `encode_conversation`.
+
+        Raises:
+            ValueError: the text is empty or holds a placeholder.
+        """
+        sequence = TokenSequence()
+        self._append_learnt(sequence, text, add_beginning=True)
+        is_opened = sequence.input_ids[0] == self._beginning
+        return encoded_sample(sequence, [not is_opened] + [True] * (len(sequence) - 1), [])
+
+    def pad(self, samples: Sequence[dict[str, Any]], padding_side: str = "right") -> dict[str, torch.Tensor]:
+        """Collate what the `encode_` methods return; see `pad_encoded`."""
+        return pad_encoded(samples, self.tokenizer.pad_token_id, padding_side)
+
+    @classmethod
+    def get_processor_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Saved settings; where there are none, those that the model's own files imply (the official layout)."""
+        settings, unused = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if "image_processor" not in settings:
+            settings = {**settings_from_model(pretrained_model_name_or_path, **kwargs), **settings}
+        return settings, unused
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        # Not through AutoImageProcessor: in transformers 5.17 it cannot be used without torchvision.
+        settings = (processor_dict or {}).get("image_processor", {})
+        overrides = {name: kwargs.pop(name) for name in ("size", "aspect") if name in kwargs}
+        tokenizer = load_tokenizer(pretrained_model_name_or_path, **kwargs)
+        return [Owl2ImageProcessorPil(**{**settings, **overrides}), tokenizer]
+
+    def _placeholders(self) -> PlaceholderTokenizer:
+        modalities = {self.image_token: IMAGE, self.video_token: VIDEO}
+        return PlaceholderTokenizer(self.tokenizer, modalities, self.image_token_id, self._beginning)
+
+    def _tokenize(
+        self,
+        texts: Sequence[str],
+        images: Any,
+        videos: Any,
+        num_frames: int | None = None,
+        add_beginning: bool = True,
+    ) -> tuple[list[TokenSequence], list[np.ndarray]]:
+        """Tokens of each text, and the pixels [3, H, W] of all their images and frames in order."""
+        placeholders = self._placeholders()
+        num_frames = self.num_frames if num_frames is None else num_frames
+        found = [placeholders.find(text) for text in texts]
+        own_images = share_images(images, [kinds.count(IMAGE) for kinds in found], self.image_token)
+        own_videos = share_videos(videos, [kinds.count(VIDEO) for kinds in found], self.video_token)
+        sequences: list[TokenSequence] = []
+        pixels: list[np.ndarray] = []
+        for text, kinds, text_images, text_videos in zip(texts, found, own_images, own_videos, strict=True):
+            next_image, next_video, rows = iter(text_images), iter(text_videos), []
+            for kind in kinds:
+                if kind == IMAGE:
+                    frames = [load_image(next(next_image))]
+                else:
+                    frames = load_video(next(next_video), num_frames)
+                pixels.extend(self.image_processor(frames)["pixel_values"])
+                rows.append(len(frames) * self.num_image_tokens)
+            sequences.append(placeholders.encode(text, rows, add_beginning))
+        return sequences, pixels
+
+    def _append_learnt(self, sequence: TokenSequence, text: str, add_beginning: bool) -> None:
+        """Add a text that holds no placeholder, and the end-of-sequence token."""
+        placeholders = self._placeholders()
+        if placeholders.find(text):
+            raise ValueError(f"only text may stand here, but {text!r:.200} holds an image or video placeholder")
+        tokens = placeholders.encode(text, [], add_beginning)
+        if not tokens:
+            raise ValueError("the text is empty: there is nothing to learn")
+        sequence.append(
+            [*tokens.input_ids, self.tokenizer.eos_token_id], TEXT, [*tokens.offsets, (len(text), len(text))]
+        )
+
+    def _special_tokens(self) -> list[str]:
+        return [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        copies = [dict(message) for message in messages]  # transformers 5.17 writes into the messages
+        return self.apply_chat_template(copies, tokenize=False, add_generation_prompt=add_generation_prompt)
+
+    def _complete_chat_template(self, template: str) -> str:
+        """The template itself if it renders images, else the template extended to them."""
+        parts = [{"type": "image"}, {"type": "text", "text": "?"}]
+        try:
+            rendered = self.apply_chat_template([{"role": "user", "content": parts}], chat_template=template)
+        except (ValueError, TypeError):  # it does something to contents that only strings can
+            rendered = ""
+        if self.image_token in rendered:
+            return template
+        return extend_to_media(template, self.image_token, self.video_token)
+
+
+def _check_texts(text: Any) -> list[str]:
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(item, str) for item in texts):
+        raise ValueError(f"text must be a string or a list of strings, got {text!r:.200}")
+    return list(texts)

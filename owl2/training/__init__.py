@@ -1,0 +1,1 @@
+"""Training: what trains in a stage, its optimiser, and the loop."""
