@@ -3,4 +3,11 @@
 from .conversion import official_to_owl2, owl2_to_official, save_official
 from .initialize import initialize, load_language_model, load_tokenizer
 
-__all__ = ["initialize", "load_language_model", "load_tokenizer", "official_to_owl2", "owl2_to_official", "save_official"]
+__all__ = [
+    "initialize",
+    "load_language_model",
+    "load_tokenizer",
+    "official_to_owl2",
+    "owl2_to_official",
+    "save_official",
+]

@@ -1,11 +1,13 @@
 """Official checkpoints: their names and layout, to ours and back.
 
-The official code saves a flat `config.json`, the query, key and value projections of the vision encoder as one linear whose
-rows are ordered (head, q/k/v, head_dim), the modality copies as `multiway.0` (text) and `multiway.1` (vision), and tables of
-fixed positions and rotary frequencies. Those tables are computed here: on loading they are checked, never copied.
+The official code saves a flat `config.json`, the query, key and value projections of the vision encoder as one linear
+whose rows are ordered (head, q/k/v, head_dim), the modality copies as `multiway.0` (text) and `multiway.1` (vision),
+and tables of fixed positions and rotary frequencies. Those tables are computed here: on loading they are checked, never
+copied.
 """
 
 import json
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict, snapshot_download
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
@@ -71,7 +73,8 @@ _FUSED = ".self_attn.query_key_value."
 _QUERY_TABLE = re.compile(r"^model\.visual_abstractor\.encoder\.layers\.\d+\.crossattention\.attention\.q_pos_embed$")
 _PATCH_TABLE = re.compile(r"^model\.visual_abstractor\.encoder\.layers\.\d+\.crossattention\.attention\.k_pos_embed$")
 _ROTARY_TABLE = re.compile(r"^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$")
-_UNBATCHED = ("class_embedding", "position_embedding", "learnable_queries", "end_of_image")
+_UNBATCHED = {"class_embedding": 1, "position_embedding": 2, "learnable_queries": 2, "end_of_image": 1}
+"""Our number of dimensions of the parameters that the official code stores with leading dimensions of 1."""
 
 
 def to_owl2_name(name: str) -> str:
@@ -91,7 +94,7 @@ def to_owl2_name(name: str) -> str:
 def to_official_name(name: str, separate: Iterable[str]) -> str:
     """Official name of one of our parameters that is not fused; `separate` lists the parts that have a vision copy."""
     for part, pieces in _INSIDE.items():
-        if name.startswith(part):
+        if name.startswith(part) and ".multiway." not in name:  # that of no modality is unknown and keeps its name
             for official, ours in pieces:
                 is_copy = ".multiway." in official
                 kind = "norm" if ours.startswith("layernorm") else ours.removeprefix(".").removeprefix("vision_")[0]
@@ -104,24 +107,33 @@ def to_official_name(name: str, separate: Iterable[str]) -> str:
     return name
 
 
+def official_name(name: str, config: Owl2Config) -> str:
+    """Official name of the tensor that holds one of our parameters, for messages about an official checkpoint."""
+    if name.startswith("model.vision_tower.layers."):
+        name = re.sub(r"\.self_attn\.[qkv]_proj\.", _FUSED, name)
+    return to_official_name(name, config.text_config.modality_adaptive)
+
+
 def official_to_owl2(tensors: Mapping[str, torch.Tensor], config: Owl2Config) -> dict[str, torch.Tensor]:
     """Our state dict from an official one.
 
     Raises:
-        CheckpointError: a table of fixed positions or frequencies is not the computed one.
+        CheckpointError: a table of fixed positions or frequencies is not the computed one, or a tensor has an
+            impossible shape.
     """
-    heads = config.vision_config.num_attention_heads
     state: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         if _is_table(name):
             _check_table(name, tensor, config)
         elif _FUSED in name:
-            for letter, piece in zip("qkv", _split_fused(tensor, heads), strict=True):
+            pieces = _split_fused(name, tensor, config.vision_config.num_attention_heads)
+            for letter, piece in zip("qkv", pieces, strict=True):
                 state[to_owl2_name(name.replace(_FUSED, f".self_attn.{letter}_proj."))] = piece
         else:
             ours = to_owl2_name(name)
-            if ours.endswith(_UNBATCHED):
-                tensor = tensor.reshape(tensor.shape[-1:] if ours.endswith(("class_embedding", "end_of_image")) else tensor.shape[-2:])
+            kept = next((dims for ending, dims in _UNBATCHED.items() if ours.endswith(ending)), tensor.ndim)
+            while tensor.ndim > kept and tensor.shape[0] == 1:
+                tensor = tensor[0]
             state[ours] = tensor
     return state
 
@@ -141,7 +153,11 @@ def owl2_to_official(state: Mapping[str, torch.Tensor], config: Owl2Config) -> d
         official = to_official_name(name, separate)
         if name.endswith(("class_embedding", "end_of_image")):
             tensor = tensor[None, None]
-        elif name.endswith("learnable_queries") or name.endswith("position_embedding") and config.vision_config.use_cls_token:
+        elif (
+            name.endswith("learnable_queries")
+            or name.endswith("position_embedding")
+            and config.vision_config.use_cls_token
+        ):
             tensor = tensor[None]
         tensors[official] = tensor.contiguous()
     return tensors | _tables(config)
@@ -155,8 +171,14 @@ def is_official_checkpoint(name_or_path: Any, **hub: Any) -> Path | None:
     if directory.is_dir():
         config_file = directory / "config.json"
     else:
-        found = cached_file(str(name_or_path), "config.json", _raise_exceptions_for_missing_entries=False,
-                            _raise_exceptions_for_connection_errors=False, _raise_exceptions_for_gated_repo=False, **hub)
+        found = cached_file(
+            str(name_or_path),
+            "config.json",
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+            **hub,
+        )
         config_file = Path(found) if found else directory / "config.json"
     if not config_file.is_file() or "visual_config" not in json.loads(config_file.read_text()):
         return None
@@ -167,21 +189,36 @@ def is_official_checkpoint(name_or_path: Any, **hub: Any) -> Path | None:
 
 
 def load_official_checkpoint(directory: Path, config: Owl2Config) -> dict[str, torch.Tensor]:
-    """Reads the weights of an official folder and gives them our names. `.bin` files are read without executing pickles.
+    """Reads the weights of an official folder and gives them our names. No pickle in a `.bin` file is executed.
 
     Raises:
-        CheckpointError: no weights, a shard is missing or points out of the folder, or a table is wrong.
+        CheckpointError: no weights, a shard is missing, damaged or points out of the folder, or a table is wrong.
     """
     tensors: dict[str, torch.Tensor] = {}
     for file in _weight_files(directory):
+        tensors.update(_read_weights(file))
+    if config.tie_word_embeddings and "lm_head.weight" in tensors:
+        head, embedding = tensors.pop("lm_head.weight"), tensors.get("model.embed_tokens.weight")
+        if embedding is None or not torch.equal(head, embedding):
+            raise CheckpointError(
+                f"{directory}: lm_head.weight differs from model.embed_tokens.weight, but tie_word_embeddings in its "
+                "config.json says that they are one."
+            )
+    return official_to_owl2(tensors, config)
+
+
+def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """Tensors of one file."""
+    try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as handle:
-                tensors.update({name: handle.get_tensor(name) for name in handle.keys()})
-        else:
-            tensors.update(torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file)))
-    if config.tie_word_embeddings:
-        tensors.pop("lm_head.weight", None)
-    return official_to_owl2(tensors, config)
+                return {name: handle.get_tensor(name) for name in handle.keys()}
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{file} holds other things than named tensors.")
+    return tensors
 
 
 def save_official(model: PreTrainedModel, directory: str | Path) -> None:
@@ -191,10 +228,14 @@ def save_official(model: PreTrainedModel, directory: str | Path) -> None:
         ValueError: the decoder has parts that the official code does not know.
     """
     config: Owl2Config = model.config
+    fields = official_config(config, model.dtype)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(official_config(config, model.dtype), indent=2, sort_keys=True) + "\n")
-    save_torch_state_dict(owl2_to_official(model.state_dict(), config), directory)
+    (directory / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    tensors = owl2_to_official(model.state_dict(), config)
+    if config.tie_word_embeddings:  # the official code stores both; of two that share memory only one would be written
+        tensors["lm_head.weight"] = tensors["lm_head.weight"].clone()
+    save_torch_state_dict(tensors, directory)
 
 
 def official_config(config: Owl2Config, dtype: torch.dtype) -> dict[str, Any]:
@@ -204,8 +245,12 @@ def official_config(config: Owl2Config, dtype: torch.dtype) -> dict[str, Any]:
         ValueError: the decoder has parts that the official code does not know.
     """
     text, vision, abstractor = config.text_config, config.vision_config, config.abstractor_config
+    rope = dict(text.rope_parameters or {})
+    theta, kind = rope.pop("rope_theta", 10000.0), rope.pop("rope_type", "default")
     unknown = {
+        "rope_parameters": kind not in ("default", "linear", "dynamic"),
         "qk_norm": text.qk_norm,
+        "mlp_bias": text.mlp_bias,
         "sliding_window": text.sliding_window is not None,
         "attention_output_bias": text.attention_output_bias != text.attention_bias,
         "head_dim": text.head_dim * text.num_attention_heads != text.hidden_size,
@@ -216,8 +261,6 @@ def official_config(config: Owl2Config, dtype: torch.dtype) -> dict[str, Any]:
     if any(unknown.values()):
         names = ", ".join(name for name, used in unknown.items() if used)
         raise ValueError(f"The official code has no setting for this model's {names}; use save_pretrained instead.")
-    rope = dict(text.rope_parameters or {})
-    theta, kind = rope.pop("rope_theta", 10000.0), rope.pop("rope_type", "default")
     text_keys = (
         "attention_bias", "bos_token_id", "eos_token_id", "hidden_act", "hidden_size", "initializer_range",
         "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
@@ -225,7 +268,9 @@ def official_config(config: Owl2Config, dtype: torch.dtype) -> dict[str, Any]:
     )  # fmt: skip
     visual_model = {key: getattr(vision, key) for key in type(vision).__annotations__ if hasattr(vision, key)}
     visual_model.pop("position_grid_size", None)
-    visual_abstractor = {key: getattr(abstractor, key) for key in type(abstractor).__annotations__ if hasattr(abstractor, key)}
+    visual_abstractor = {
+        key: getattr(abstractor, key) for key in type(abstractor).__annotations__ if hasattr(abstractor, key)
+    }
     return {
         **{key: getattr(text, key) for key in text_keys},
         "architectures": ["MPLUGOwl2LlamaForCausalLM"],
@@ -246,8 +291,10 @@ def official_config(config: Owl2Config, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _split_fused(fused: torch.Tensor, heads: int) -> list[torch.Tensor]:
+def _split_fused(name: str, fused: torch.Tensor, heads: int) -> list[torch.Tensor]:
     """Query, key and value rows of the fused linear, whose rows are ordered (head, q/k/v, head_dim)."""
+    if fused.ndim == 0 or fused.shape[0] % (3 * heads) != 0:
+        raise CheckpointError(f"{name} has shape {tuple(fused.shape)}, whose rows are not 3 x {heads} heads.")
     by_head = fused.view(heads, 3, -1, *fused.shape[1:])
     return [by_head[:, index].flatten(0, 1) for index in range(3)]
 
@@ -288,7 +335,9 @@ def _check_table(name: str, table: torch.Tensor, config: Owl2Config) -> None:
     expected = _expected_table(name, config)
     tolerance = 1e-5 if table.dtype == torch.float32 else 1e-2
     if table.shape != expected.shape:
-        raise CheckpointError(f"{name} has shape {tuple(table.shape)}, but the configuration gives {tuple(expected.shape)}.")
+        raise CheckpointError(
+            f"{name} has shape {tuple(table.shape)}, but the configuration gives {tuple(expected.shape)}."
+        )
     difference = (table.float() - expected).abs().max().item()
     if not difference <= tolerance:
         raise CheckpointError(
@@ -298,21 +347,27 @@ def _check_table(name: str, table: torch.Tensor, config: Owl2Config) -> None:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        index = directory / index_name
+    for single in ("model.safetensors", "pytorch_model.bin"):
+        index = directory / f"{single}.index.json"
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            climbing = [name for name in names if Path(name).name != name]
-            if climbing:
-                raise CheckpointError(f"{index} names files outside its folder: {', '.join(climbing)}.")
-            missing = [name for name in names if not (directory / name).is_file()]
-            if missing:
-                raise CheckpointError(f"{index} names {', '.join(missing)}, but there is no such file in {directory}.")
-            return [directory / name for name in names]
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (directory / name).is_file():
-            return [directory / name]
+            return _shards(index)
+        if (directory / single).is_file():
+            return [directory / single]
     raise CheckpointError(f"{directory} has a config.json, but no model.safetensors or pytorch_model.bin.")
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is no index of weights: it has no weight_map that can be read.") from error
+    climbing = [name for name in names if Path(name).name != name]
+    if climbing:
+        raise CheckpointError(f"{index} names files outside its folder: {', '.join(climbing)}.")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{index} names {', '.join(missing)}, but there is no such file in {index.parent}.")
+    return [index.parent / name for name in names]
 
 
 def _is_zip(file: Path) -> bool:

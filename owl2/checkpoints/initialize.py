@@ -1,4 +1,4 @@
-"""A new mPLUG-Owl2 from a pretrained language model and, if there is one, a CLIP vision encoder (paper, section 4.1)."""
+"""A new mPLUG-Owl2 from a pretrained language model and, if given, a CLIP vision encoder (paper, section 4.1)."""
 
 import re
 from pathlib import Path
@@ -6,12 +6,26 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPVisionModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from owl2.modeling import Owl2AbstractorConfig, Owl2Config, Owl2ForConditionalGeneration, Owl2TextConfig, Owl2VisionConfig
+from owl2.modeling import (
+    CheckpointError,
+    Owl2AbstractorConfig,
+    Owl2Config,
+    Owl2ForConditionalGeneration,
+    Owl2TextConfig,
+    Owl2VisionConfig,
+)
 
 LANGUAGE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types whose layers the language decoder reproduces: LLaMA-2, Llama-3, SmolLM2 (`llama`), Mistral, Qwen2, Qwen3."""
+"""Model types that the language decoder reproduces: LLaMA-2, Llama-3 and SmolLM2 (`llama`), Mistral, Qwen2, Qwen3."""
 
 _CLIP_NAMES = [
     (r"^embeddings\.class_embedding$", "class_embedding"),
@@ -33,8 +47,8 @@ def initialize(
 ) -> Owl2ForConditionalGeneration:
     """Builds the model that stage 1 starts from.
 
-    The decoder takes the language model's weights, and the vision copies of its norms and projections are copied from them.
-    The visual abstractor is random, and so is the vision encoder unless one is given.
+    The decoder takes the language model's weights, and the vision copies of its norms and projections are copied from
+    them. The visual abstractor is random, and so is the vision encoder unless one is given.
 
     Args:
         language_model: directory of a LLaMA-family checkpoint, a `.gguf` file, or a loaded model.
@@ -44,20 +58,25 @@ def initialize(
         modality_adaptive: parts that get a copy for vision.
 
     Raises:
-        ValueError: the language model is not of the LLaMA family, or the configurations contradict each other.
+        ValueError: the language model is not of the LLaMA family, the vision encoder is no CLIP ViT, or the
+            configurations contradict each other.
+        CheckpointError: a checkpoint lacks weights.
     """
     if not isinstance(language_model, PreTrainedModel):
         language_model = load_language_model(language_model, dtype)
     if vision_encoder is not None and not isinstance(vision_encoder, PreTrainedModel):
-        vision_encoder = CLIPVisionModel.from_pretrained(vision_encoder, dtype=dtype)
+        vision_encoder = _load_clip(vision_encoder, dtype)
     wanted_vision = _as_dict(vision_config)
     if vision_encoder is None:
         vision = Owl2VisionConfig(**wanted_vision)
     else:
         vision = vision_config_from_clip(vision_encoder.config)
-        contradicting = set(wanted_vision) - {"image_size"}
-        if contradicting:
-            raise ValueError(f"The vision encoder's checkpoint decides {sorted(contradicting)}; only image_size may be set.")
+        free = {"image_size", "position_grid_size"}
+        contradicting = {key: value for key, value in wanted_vision.items() if value != getattr(vision, key, None)}
+        if set(contradicting) - free:
+            raise ValueError(
+                f"The vision encoder's checkpoint decides its sizes, only image_size may be set: {contradicting}"
+            )
     abstractor = Owl2AbstractorConfig(**{**_as_dict(abstractor_config), "hidden_size": vision.hidden_size})
     text = text_config_from_language_model(language_model, modality_adaptive)
     config = Owl2Config(
@@ -77,10 +96,15 @@ def initialize(
 
 
 def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Loads a causal language model from a directory or, dequantised, from a `.gguf` file."""
+    """Loads a causal language model from a directory or, dequantised, from a `.gguf` file.
+
+    Raises:
+        ValueError: there is no such file.
+        CheckpointError: the checkpoint lacks weights.
+    """
     path = Path(path)
     if path.suffix != ".gguf":
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        return _load_whole(AutoModelForCausalLM, path, dtype=dtype)
     if not path.is_file():
         raise ValueError(f"There is no GGUF file {path}.")
     options: dict[str, Any] = {}
@@ -90,8 +114,21 @@ def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) ->
         options["quantization_config"] = GgufConfig(dequantize=True)
     except ImportError:
         pass
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype, **options)
-    return model.to(dtype)
+    return _load_whole(AutoModelForCausalLM, path.parent, gguf_file=path.name, dtype=dtype, **options).to(dtype)
+
+
+def _load_clip(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    vision_config_from_clip(AutoConfig.from_pretrained(path))  # refuses other kinds, which would load at random
+    return _load_whole(CLIPVisionModel, Path(path), dtype=dtype)
+
+
+def _load_whole(model_class: Any, path: Path, **options: Any) -> PreTrainedModel:
+    """Loads a checkpoint that has every weight: transformers initialises missing ones at random with only a warning."""
+    model, info = model_class.from_pretrained(path, output_loading_info=True, **options)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(f"The checkpoint {path} lacks {len(missing)} weights: {', '.join(missing[:8])}.")
+    return model
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
@@ -143,7 +180,13 @@ def text_config_from_language_model(model: PreTrainedModel, modality_adaptive: t
 
 
 def vision_config_from_clip(source: Any) -> Owl2VisionConfig:
-    """The vision encoder's configuration for a CLIP ViT (its own or the vision part of a whole CLIP)."""
+    """The vision encoder's configuration for a CLIP ViT (its own or the vision part of a whole CLIP).
+
+    Raises:
+        ValueError: it is another kind of model.
+    """
+    if source.model_type not in ("clip", "clip_vision_model"):
+        raise ValueError(f"The vision encoder is of type {source.model_type!r}, but only a CLIP ViT can be read.")
     source = getattr(source, "vision_config", source)
     return Owl2VisionConfig(
         hidden_size=source.hidden_size,
@@ -168,7 +211,9 @@ def _copy_language_model(model: Owl2ForConditionalGeneration, source: PreTrained
             if re.search(own, name):
                 core[re.sub(own, copy, name)] = tensor
     decoder = model.model.language_model
-    _load_exactly(decoder, {name: tensor for name, tensor in core.items() if ".vision_" not in name or name in _names(decoder)})
+    _load_exactly(
+        decoder, {name: tensor for name, tensor in core.items() if ".vision_" not in name or name in _names(decoder)}
+    )
     if not model.config.tie_word_embeddings:
         _load_exactly(model.lm_head, {"weight": state["lm_head.weight"]})
 
@@ -196,8 +241,11 @@ def _names(module: nn.Module) -> set[str]:
 
 
 def _as_dict(config: Any) -> dict[str, Any]:
+    """Settings that the caller gave: a dictionary, or the fields of a configuration that are not at their default."""
     if config is None:
         return {}
-    fields = dict(config) if isinstance(config, dict) else config.to_diff_dict()
-    fields.pop("model_type", None)
-    return fields
+    if isinstance(config, dict):
+        return {key: value for key, value in config.items() if key != "model_type"}
+    default = type(config)()
+    names = type(config).__annotations__
+    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}

@@ -1,7 +1,7 @@
 """Configuration of mPLUG-Owl2 and of its three parts (paper, section 3.2).
 
-`Owl2Config` nests a vision, an abstractor and a text configuration. It also reads the flat `config.json` of the official
-code (LLaMA fields beside `visual_config`) and always saves the nested form.
+`Owl2Config` nests a vision, an abstractor and a text configuration. It also reads the flat `config.json` of the
+official code (LLaMA fields beside `visual_config`) and always saves the nested form.
 """
 
 from typing import Any
@@ -42,6 +42,7 @@ class Owl2VisionConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        _require_positive(self, "hidden_size", "num_attention_heads", "num_channels", "image_size", "patch_size")
         if self.image_size % self.patch_size != 0:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if self.hidden_size % self.num_attention_heads != 0:
@@ -55,7 +56,9 @@ class Owl2VisionConfig(PreTrainedConfig):
 
 
 class Owl2AbstractorConfig(PreTrainedConfig):
-    """Visual abstractor: learnable queries that read the patches (section 3.2, eq. 1-2). `hidden_size` is the vision encoder's.
+    """Visual abstractor: learnable queries that read the patches (section 3.2, eq. 1-2).
+
+    `hidden_size` is the vision encoder's.
 
     Args:
         num_learnable_queries: visual tokens per image, without the end-of-image token that follows them.
@@ -76,13 +79,12 @@ class Owl2AbstractorConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        _require_positive(self, "hidden_size", "num_attention_heads", "num_learnable_queries")
         if self.hidden_size % self.num_attention_heads != 0 or self.hidden_size % 4 != 0:
             raise ValueError(
                 f"abstractor hidden_size {self.hidden_size} must be a multiple of 4 and of num_attention_heads "
                 f"{self.num_attention_heads}"
             )
-        if self.num_learnable_queries < 1:
-            raise ValueError(f"num_learnable_queries is {self.num_learnable_queries}, but must be at least 1")
         super().__post_init__(**kwargs)
 
 
@@ -90,8 +92,8 @@ class Owl2TextConfig(PreTrainedConfig):
     """Language decoder of the LLaMA family around the modality-adaptive module; the defaults are LLaMA-2-7B.
 
     Args:
-        modality_adaptive: which of `norm`, `q`, `k`, `v` have a copy of their own for vision. `("norm", "k", "v")` is the
-            paper's module, `()` the plain decoder, the others the rows of the supplement's Table 2.
+        modality_adaptive: which of `norm`, `q`, `k`, `v` have a copy of their own for vision. `("norm", "k", "v")` is
+            the paper's module, `()` the plain decoder, the others the rows of the supplement's Table 2.
         attention_bias: bias of the query, key and value projections; `attention_output_bias` defaults to the same.
         qk_norm: RMS norm of each query and key head (Qwen3).
         sliding_window: tokens that a position may attend to (Mistral 7B v0.1), all if `None`.
@@ -141,6 +143,7 @@ class Owl2TextConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
+        _require_positive(self, "vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads")
         if self.num_attention_heads % self.num_key_value_heads != 0:
             raise ValueError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
@@ -155,10 +158,10 @@ class Owl2TextConfig(PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.attention_output_bias is None:
             self.attention_output_bias = self.attention_bias
-        unknown = set(self.modality_adaptive) - set(MODALITY_ADAPTIVE_PARTS)
-        if unknown:
+        if isinstance(self.modality_adaptive, str) or set(self.modality_adaptive) - set(MODALITY_ADAPTIVE_PARTS):
             raise ValueError(
-                f"modality_adaptive has unknown parts {sorted(unknown)}; choose among {list(MODALITY_ADAPTIVE_PARTS)}"
+                f"modality_adaptive is {self.modality_adaptive!r}, but must be a list of parts among "
+                f"{', '.join(MODALITY_ADAPTIVE_PARTS)}"
             )
         self.modality_adaptive = [part for part in MODALITY_ADAPTIVE_PARTS if part in self.modality_adaptive]
         super().__post_init__(**kwargs)
@@ -168,8 +171,8 @@ class Owl2Config(PreTrainedConfig):
     """mPLUG-Owl2: vision encoder, visual abstractor and language decoder.
 
     Args:
-        image_token_id: id of the placeholder that each visual token takes in `input_ids`. By default `vocab_size` of the
-            text part: outside the embedding, which the model never looks it up in.
+        image_token_id: id of the placeholder that each visual token takes in `input_ids`. By default `vocab_size` of
+            the text part: outside the embedding, which the model never looks it up in.
     """
 
     model_type = "mplug_owl2"
@@ -218,7 +221,9 @@ class Owl2Config(PreTrainedConfig):
         abstractor = dict(visual.get("visual_abstractor") or {})
         use_cls_token = vision.get("use_cls_token", True)
         if not use_cls_token:
-            vision["position_grid_size"] = 16  # the official table has 256 rows whatever the image (REFERENCE: class token)
+            vision["position_grid_size"] = (
+                16  # the official table has 256 rows whatever the image (REFERENCE: class token)
+            )
         self.vision_config = {key: vision[key] for key in _fields(Owl2VisionConfig) if key in vision}
         self.abstractor_config = {key: abstractor[key] for key in _fields(Owl2AbstractorConfig) if key in abstractor}
         text_keys = [*_fields(Owl2TextConfig), "rope_theta", "rope_scaling"]
@@ -227,6 +232,12 @@ class Owl2Config(PreTrainedConfig):
         # Official fields that the architecture does not depend on.
         for key in ("pretraining_tp", "use_cache", "hidden_act"):
             kwargs.pop(key, None)
+
+
+def _require_positive(config: PreTrainedConfig, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{config.model_type} {name} is {getattr(config, name)}, but must be at least 1")
 
 
 def _fields(config_class: type[PreTrainedConfig]) -> list[str]:

@@ -1,7 +1,7 @@
 """Language decoder: a LLaMA-family decoder whose layers are modality-adaptive (paper, section 3.3, eq. 4-8).
 
-Shapes: B batch, S sequence, D hidden, H heads, Hkv key and value heads. Text weights keep LLaMA's names; the vision copies
-are `vision_q_proj`, `vision_k_proj`, `vision_v_proj` and `*_layernorm.vision_weight`.
+Shapes: B batch, S sequence, D hidden, H heads, Hkv key and value heads. Text weights keep LLaMA's names; the vision
+copies are `vision_q_proj`, `vision_k_proj`, `vision_v_proj` and `*_layernorm.vision_weight`.
 """
 
 from collections.abc import Callable
@@ -147,6 +147,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
         Args:
             input_ids, inputs_embeds: [B, S] or [B, S, D], exactly one of them.
             attention_mask: [B, past + S], 0 at padding. Positions count the tokens that are not padding.
+            position_ids: [B, S]; without an attention mask, each place where they restart begins another packed sample.
             is_vision: [B, S] bool, the modality indicator M (section 3.3); `None` if every token is text.
             num_vision: number of true entries of `is_vision`, so that the device need not be asked.
         """
@@ -154,11 +155,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = positions_of_tokens(attention_mask, inputs_embeds, past)
+        # Before the cache is made: transformers looks for packed samples only without a cache and an attention mask.
         make_mask = create_causal_mask if self.config.sliding_window is None else create_sliding_window_causal_mask
         causal_mask = make_mask(
             config=self.config,
@@ -167,6 +164,11 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
+        if position_ids is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = positions_of_tokens(attention_mask, inputs_embeds, past)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
         routing = self._route(inputs_embeds, is_vision, num_vision)
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
@@ -199,7 +201,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
 
 
 def positions_of_tokens(attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, past: int) -> torch.Tensor:
-    """Positions 0, 1, 2, ... of the tokens that are not padding, so that a padded sample is what it is alone. [B or 1, S]"""
+    """Positions [B or 1, S] 0, 1, 2, ... of the tokens that are not padding: a padded sample is what it is alone."""
     length = inputs_embeds.shape[1]
     if attention_mask is not None and attention_mask.ndim == 2:
         return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]

@@ -12,8 +12,8 @@ from torch import nn
 class ModalityRouting(NamedTuple):
     """Where the vision rows are. Built once a forward pass and shared by every layer.
 
-    The separated operation phi of eq. 3 is a permutation that puts the vision rows first: two dense products on two slices
-    instead of two masked ones on everything. `num_vision` is a host integer, so no layer waits for the device.
+    The separated operation phi of eq. 3 is a permutation that puts the vision rows first: two dense products on two
+    slices instead of two masked ones on everything. `num_vision` is a host integer, so no layer waits for the device.
     """
 
     is_vision: torch.Tensor  # [B, S, 1] bool: the modality indicator M

@@ -1,6 +1,6 @@
 """mPLUG-Owl2: vision encoder, visual abstractor and modality-adaptive language decoder together (paper, Figure 2a).
 
-Shapes: B batch, S sequence, D hidden, V vocabulary, N images of the whole batch (video frames count as images), Q queries.
+Shapes: B batch, S sequence, D hidden, V vocabulary, N images of the whole batch (video frames are images), Q queries.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration import Owl2Config
+from .generation import PlaceholderTolerantProcessors
 from .language_decoder import Owl2LanguageDecoder
 from .pretrained import Owl2PreTrainedModel
 from .vision_encoder import Owl2VisionEncoder
@@ -29,8 +30,8 @@ class Owl2ModelOutput(ModelOutput):
 
     Attributes:
         image_hidden_states: [N, Q + 1, D] visual tokens as the decoder reads them.
-        attentions: decoder, a tuple of [B, heads, S, T]; `vision_attentions` [N, heads, T, T] and `abstractor_attentions`
-            [N, heads, Q, Q + T] likewise, with `output_attentions=True` and eager attention.
+        attentions: decoder, a tuple of [B, heads, S, T]; `vision_attentions` [N, heads, T, T] and
+            `abstractor_attentions` [N, heads, Q, Q + T] likewise, with `output_attentions=True` and eager attention.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -108,6 +109,7 @@ class Owl2Model(Owl2PreTrainedModel):
             input_ids: [B, S] with the image token id at each of the Q + 1 rows of an image.
             pixel_values: [N, C, H, W] in the order of their placeholders over the batch; absent if there are none.
             attention_mask: [B, past + S], 0 at padding, on either side.
+            position_ids: [B, S]; without an attention mask, each place where they restart begins another packed sample.
             mm_token_type_ids: [B, S], 0 text, 1 image, 2 video: the modality indicator M. By default taken from
                 `input_ids`.
 
@@ -117,7 +119,9 @@ class Owl2Model(Owl2PreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         self._check_attention_output(kwargs)
-        is_vision = self._modality_indicator(input_ids, inputs_embeds, mm_token_type_ids, pixel_values)
+        if pixel_values is not None and pixel_values.shape[0] == 0:
+            pixel_values = None
+        is_vision = self.modality_indicator(input_ids, inputs_embeds, mm_token_type_ids, pixel_values)
         if inputs_embeds is None:
             text_ids = input_ids if is_vision is None else input_ids.masked_fill(is_vision, 0)
             inputs_embeds = self.get_input_embeddings()(text_ids)
@@ -150,14 +154,18 @@ class Owl2Model(Owl2PreTrainedModel):
             abstractor_attentions=visual.abstractor_attentions,
         )
 
-    def _modality_indicator(
+    def modality_indicator(
         self,
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         mm_token_type_ids: torch.Tensor | None,
         pixel_values: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """[B, S] bool, true at visual tokens; `None` if every token is text. Checks that the images fill the placeholders."""
+        """Where the visual tokens are, [B, S] bool; `None` if every token is text.
+
+        Raises:
+            ValueError: the images do not fill the placeholders.
+        """
         length = input_ids.shape[1] if input_ids is not None else inputs_embeds.shape[1]
         if pixel_values is None and length == 1:
             return None  # a decoding step
@@ -271,7 +279,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
         )
         hidden_states, targets = outputs.last_hidden_state, None
         if labels is not None:
-            targets = self._targets(labels, input_ids, mm_token_type_ids)
+            targets = self._targets(labels, input_ids, mm_token_type_ids, attention_mask)
         if supervised_logits_only:
             if targets is None:
                 raise ValueError("supervised_logits_only needs labels.")
@@ -287,25 +295,46 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
         return Owl2CausalLMOutput(loss=loss, logits=logits, **fields)
 
     def _targets(
-        self, labels: torch.Tensor, input_ids: torch.Tensor | None, mm_token_type_ids: torch.Tensor | None
+        self,
+        labels: torch.Tensor,
+        input_ids: torch.Tensor | None,
+        mm_token_type_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The token that each position predicts, [B, S]: labels moved one place, none at visual rows."""
+        """The token that each position predicts, [B, S]: the next label, but no visual row and nothing from padding."""
         if mm_token_type_ids is not None:
             labels = labels.masked_fill(mm_token_type_ids != 0, IGNORE_INDEX)
         elif input_ids is not None:
             labels = labels.masked_fill(input_ids == self.config.image_token_id, IGNORE_INDEX)
-        return F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        if attention_mask is not None and attention_mask.shape == targets.shape:
+            # Padding on the left must not learn the first token of the sample.
+            targets = targets.masked_fill(attention_mask == 0, IGNORE_INDEX)
+        return targets
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(*args, **kwargs)
+        prompt = kwargs.get("encoder_input_ids")
+        if len(processors) == 0 or prompt is None or prompt.is_floating_point() or prompt.numel() == 0:
+            return processors
+        outside = int(prompt.max()) >= self.config.text_config.vocab_size
+        return PlaceholderTolerantProcessors(processors) if outside else processors
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, input_ids: torch.LongTensor | None = None, **model_kwargs: Any
     ) -> tuple[torch.LongTensor, dict[str, Any]]:
         """Repeats the samples for beams and returned sequences; the images of a sample stay together."""
         pixel_values = model_kwargs.pop("pixel_values", None)
-        if pixel_values is not None and expand_size > 1:
-            rows = model_kwargs.get("mm_token_type_ids")
-            rows = input_ids == self.config.image_token_id if rows is None else rows != 0
-            images = (rows.sum(1) // self.config.tokens_per_image).tolist()
-            repeated = [group.repeat(expand_size, 1, 1, 1) for group in pixel_values.split(images) if len(group)]
+        embeddings = model_kwargs.get("inputs_embeds")
+        is_vision = self.model.modality_indicator(
+            input_ids if embeddings is None else None,
+            embeddings,
+            model_kwargs.get("mm_token_type_ids"),
+            pixel_values,
+        )
+        if pixel_values is not None and is_vision is not None and expand_size > 1:
+            images = (is_vision.sum(1) // self.config.tokens_per_image).tolist()
+            repeated = [group.repeat(expand_size, 1, 1, 1) for group in pixel_values.split(images)]
             pixel_values = torch.cat(repeated)
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, input_ids=input_ids, **model_kwargs
@@ -329,5 +358,5 @@ def next_token_loss(
         logits.flatten(0, -2).float(), targets.flatten().to(logits.device), ignore_index=IGNORE_INDEX, reduction="sum"
     )
     if num_items_in_batch is None:
-        num_items_in_batch = (targets != IGNORE_INDEX).sum().clamp(min=1)
-    return total / num_items_in_batch
+        num_items_in_batch = (targets != IGNORE_INDEX).sum()
+    return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)

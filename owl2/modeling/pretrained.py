@@ -1,10 +1,13 @@
-"""What all parts of the model share: initialisation, capabilities, and strict loading from our and the official layout."""
+"""What all parts of the model share: initialisation, capabilities, strict loading from our and the official layout."""
 
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
@@ -54,24 +57,29 @@ class Owl2PreTrainedModel(PreTrainedModel):
                 computed ones.
         """
         # The layouts are a matter of owl2.checkpoints, which builds on the model.
-        from owl2.checkpoints.conversion import is_official_checkpoint, load_official_checkpoint
+        from owl2.checkpoints.conversion import is_official_checkpoint, load_official_checkpoint, official_name
 
+        name = pretrained_model_name_or_path
         want_info = kwargs.pop("output_loading_info", False)
-        official = is_official_checkpoint(pretrained_model_name_or_path, **_hub_arguments(kwargs))
-        if official is None:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
-        else:
-            config = kwargs.pop("config", None) or Owl2Config.from_pretrained(official)
-            state_dict = load_official_checkpoint(official, config)
-            model, info = super().from_pretrained(
-                None, *args, config=config, state_dict=state_dict, output_loading_info=True, **kwargs
-            )
-            model.name_or_path = model.config._name_or_path = str(pretrained_model_name_or_path)
-            _load_generation_config(model, official)
+        accept_sizes = kwargs.pop("ignore_mismatched_sizes", False)
+        options = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}  # told by name below
+        official = is_official_checkpoint(name, **_hub_arguments(kwargs))
+        try:
+            if official is None:
+                model, info = super().from_pretrained(name, *args, **options)
+            else:
+                config = options.pop("config", None) or Owl2Config.from_pretrained(official)
+                state_dict = load_official_checkpoint(official, config)
+                model, info = super().from_pretrained(None, *args, config=config, state_dict=state_dict, **options)
+                model.name_or_path = model.config._name_or_path = str(name)
+                _load_generation_config(model, official)
+        except (SafetensorError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"The checkpoint {name} cannot be read: {str(error).splitlines()[0]}") from error
+        refused = set() if accept_sizes else {"mismatched_keys"}
         if strict:
-            _refuse_mismatch(pretrained_model_name_or_path, info, cls, kwargs.get("ignore_mismatched_sizes", False))
+            refused |= {"missing_keys"} | ({"unexpected_keys"} if model.can_generate() else set())
+        rename = (lambda key: official_name(key, model.config)) if official is not None else str
+        _refuse_mismatch(f"The checkpoint {name} does not fit {cls.__name__}", info, refused, rename)
         return (model, info) if want_info else model
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
@@ -91,17 +99,24 @@ def _load_generation_config(model: PreTrainedModel, directory: Path) -> None:
         )
 
 
-def _refuse_mismatch(name: Any, info: dict[str, Any], cls: type, ignore_sizes: bool) -> None:
+def _refuse_mismatch(what: str, info: dict[str, Any], refused: set[str], rename: Callable[[str], str]) -> None:
+    """Raises an error that names the keys of the refused kinds."""
     problems = []
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        keys = sorted(str(key) for key in info.get(what) or [])
-        if what == "unexpected_keys" and cls.__name__ != "Owl2ForConditionalGeneration":
-            keys = []  # a part of the model loads from the checkpoint of the whole
-        if keys and not (what == "mismatched_keys" and ignore_sizes):
+    for kind in sorted(refused):
+        keys = sorted({_describe(key, rename) for key in info.get(kind) or []})
+        if keys:
             shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-            problems.append(f"{len(keys)} {what.replace('_', ' ')}: {shown}")
+            problems.append(f"{len(keys)} {kind.replace('_', ' ')}: {shown}")
     if problems:
         raise CheckpointError(
-            f"The checkpoint {name} does not fit {cls.__name__}: {'; '.join(problems)}. "
-            "Pass strict=False to load it all the same; missing keys are then initialised at random."
+            f"{what}: {'; '.join(problems)}. With strict=False missing keys are initialised at random and unexpected "
+            "ones left out, with ignore_mismatched_sizes=True keys of another shape are initialised at random."
         )
+
+
+def _describe(key: Any, rename: Callable[[str], str]) -> str:
+    """A key, or a key with the shapes of the checkpoint and of the model."""
+    if isinstance(key, str):
+        return rename(key)
+    name, found, wanted = key
+    return f"{rename(name)} {tuple(found)} instead of {tuple(wanted)}"

@@ -25,7 +25,7 @@ def interpolate_positions(table: torch.Tensor, grid: tuple[int, int], num_prefix
     """Learned positions for another grid of patches: bicubic, corners not aligned, in float32.
 
     Args:
-        table: [num_prefix + G * G, Dv] positions of a square grid, row by row, after those of `num_prefix` special tokens.
+        table: [num_prefix + G * G, Dv] positions of a square grid, row by row, after those of special tokens.
         grid: rows and columns of the patches at hand.
 
     Returns:
@@ -146,7 +146,7 @@ class Owl2VisionEncoder(Owl2PreTrainedModel):
 
     @torch.no_grad()
     def set_image_size(self, image_size: int) -> None:
-        """Resizes the learned positions for good, as between the two stages of the paper (224 to 448 px, section 4.1)."""
+        """Resizes the learned positions for good, as between the stages of the paper (224 to 448 px, section 4.1)."""
         patch = self.config.patch_size
         if image_size % patch != 0:
             raise ValueError(f"image_size {image_size} is not a multiple of the patch size {patch}")

@@ -1,7 +1,7 @@
 """Which characters of a rendered conversation the model learns: the assistant's turns, with their end token.
 
-Found by rendering prefixes of the conversation, so it holds for every chat template that renders a conversation as a
-continuation of its beginning.
+Found by rendering the conversation with its answers marked or, where a template does not bear that, by rendering its
+prefixes, so it holds for every chat template that renders a conversation as a continuation of its beginning.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,8 @@ from typing import Any
 
 Message = dict[str, Any]
 Render = Callable[[list[Message], bool], str]
+
+_MARKS = ("\ue000", "\ue001")  # characters of the private use area
 
 
 def assistant_spans(
@@ -30,12 +32,61 @@ def assistant_spans(
     """
     messages = list(messages)
     text = render(messages, False)
+    if messages[0]["role"] == "assistant":
+        raise ValueError("the conversation begins with the assistant: it has no prompt to answer")
+    spans = _spans_by_marks(messages, render, special_tokens, text)
+    if spans is None:
+        spans = _spans_by_prefixes(messages, render, special_tokens, text)
+    return text, spans
+
+
+def _spans_by_marks(
+    messages: list[Message], render: Render, special_tokens: Sequence[str], text: str
+) -> list[tuple[int, int]] | None:
+    """The spans from one rendering whose assistant contents are marked, which long conversations need to be quick.
+
+    `None` where the marks change the rendering, or where what stands before the turns is not always the same.
+    """
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers or any(mark in text for mark in _MARKS):
+        return None
+    marked = [_mark(message) if message["role"] == "assistant" else message for message in messages]
+    first, *rest = render(marked, False).split(_MARKS[0])
+    pieces = [piece.split(_MARKS[1]) for piece in rest]
+    if len(pieces) != len(answers) or any(len(piece) != 2 for piece in pieces):
+        return None
+    if first + "".join(content + after for content, after in pieces) != text:
+        return None
+    lead = len(first) - len(render(messages[: answers[0]], True))  # what a template writes after the prompt, a space
+    spans, position = [], len(first)
+    for content, after in pieces:
+        start, end = position - lead, position + len(content)
+        if lead < 0 or text[start:position] != first[len(first) - lead :]:
+            return None
+        closing = next((token for token in special_tokens if token and after.startswith(token)), "")
+        if not closing and after.strip():
+            return None
+        spans.append((start, end + len(closing)))
+        position = end + len(after)
+    return spans
+
+
+def _mark(message: Message) -> Message:
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": f"{_MARKS[0]}{content}{_MARKS[1]}"}
+    texts = [{"type": "text", "text": mark} for mark in _MARKS]
+    return {**message, "content": [texts[0], *content, texts[1]]}
+
+
+def _spans_by_prefixes(
+    messages: list[Message], render: Render, special_tokens: Sequence[str], text: str
+) -> list[tuple[int, int]]:
+    """The spans from a rendering of each beginning of the conversation."""
     spans = []
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        if index == 0:
-            raise ValueError("the conversation begins with the assistant: it has no prompt to answer")
         prompt = render(messages[:index], True)
         answered = text if index + 1 == len(messages) else render(messages[: index + 1], False)
         if not (text.startswith(answered) and answered.startswith(prompt)):
@@ -44,7 +95,7 @@ def assistant_spans(
                 "its assistant turns cannot be found: use a template whose renderings are prefixes of each other"
             )
         spans.append((len(prompt), len(prompt) + _end_of_turn(answered[len(prompt) :], special_tokens)))
-    return text, spans
+    return spans
 
 
 def _end_of_turn(turn: str, special_tokens: Sequence[str]) -> int:

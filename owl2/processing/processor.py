@@ -175,6 +175,7 @@ class Owl2Processor(ProcessorMixin):
         videos: Any = None,
         max_length: int | None = None,
         truncation: bool = False,
+        with_pixels: bool = True,
     ) -> dict[str, Any]:
         """A conversation of which the assistant's turns are learnt.
 
@@ -182,6 +183,7 @@ class Owl2Processor(ProcessorMixin):
             messages: turns with `role` and `content` (a string, or parts of type text, image and video).
             images, videos: those of the placeholders, in order, unless the content parts carry them.
             max_length, truncation: as for `__call__`.
+            with_pixels: False leaves the images to the caller, who adds `pixel_values` in the order of the placeholders.
 
         Returns:
             Lists `input_ids`, `attention_mask`, `mm_token_type_ids`, `labels` (the assistant's tokens with the end of
@@ -193,6 +195,10 @@ class Owl2Processor(ProcessorMixin):
         """
         check_messages(messages)
         text, spans = assistant_spans(messages, self._render, self._special_tokens())
+        if not with_pixels:
+            sequence = self._tokenize_images(text)
+            sequence.truncate(max_length, truncation, "the conversation")
+            return encoded_sample(sequence, tokens_inside(sequence.offsets, spans), [])
         images = media_of_conversation(messages, images, "image")
         videos = media_of_conversation(messages, videos, "video")
         (sequence,), pixels = self._tokenize([text], images, videos)
@@ -220,6 +226,19 @@ class Owl2Processor(ProcessorMixin):
         self._append_learnt(sequence, caption, add_beginning=False)
         pixels = [] if image is None else self.image_processor([load_image(image)])["pixel_values"]
         return encoded_sample(sequence, [False] * rows + [True] * (len(sequence) - rows), pixels)
+
+    def encode_prompt(self, text: str) -> dict[str, list[int]]:
+        """A text with image placeholders whose `pixel_values` the caller adds: nothing is learnt, nothing is read.
+
+        Returns:
+            Lists `input_ids`, `attention_mask`, `mm_token_type_ids`.
+        """
+        sequence = self._tokenize_images(text)
+        return {
+            "input_ids": sequence.input_ids,
+            "attention_mask": [1] * len(sequence),
+            "mm_token_type_ids": sequence.mm_token_type_ids,
+        }
 
     def encode_text(self, text: str) -> dict[str, Any]:
         """Plain text, closed by the end-of-sequence token; all is learnt but the beginning-of-sequence token.
@@ -290,6 +309,14 @@ class Owl2Processor(ProcessorMixin):
                 rows.append(len(frames) * self.num_image_tokens)
             sequences.append(placeholders.encode(text, rows, add_beginning))
         return sequences, pixels
+
+    def _tokenize_images(self, text: str) -> TokenSequence:
+        """Tokens of a text whose placeholders are all of images, each with its rows."""
+        placeholders = self._placeholders()
+        kinds = placeholders.find(text)
+        if VIDEO in kinds:
+            raise ValueError("the rows of a video depend on its frames: give the video")
+        return placeholders.encode(text, [self.num_image_tokens] * len(kinds))
 
     def _append_learnt(self, sequence: TokenSequence, text: str, add_beginning: bool) -> None:
         """Add a text that holds no placeholder, and the end-of-sequence token."""

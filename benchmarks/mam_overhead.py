@@ -1,0 +1,315 @@
+"""What the modality-adaptive module costs: prefill, decode and training time beside a plain decoder.
+
+Three decoders share one set of text weights and read the same tokens through the same attention:
+
+* `adaptive`: `Owl2LanguageDecoder` with norms, keys and values per modality (section 3.3),
+* `plain`: the same class with the module switched off,
+* `llama`: `LlamaModel` of transformers.
+
+They take turns in every round, so that what else the machine does meets all three alike. A training step here is
+forward and backward, without an optimizer. Run `python benchmarks/mam_overhead.py --help`.
+
+Shapes: B batch, S sequence, D hidden.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import DynamicCache, LlamaConfig, LlamaModel, PreTrainedModel, StaticCache
+
+from owl2.environment import MALLOC_SETTINGS
+from owl2.modeling import Owl2LanguageDecoder, Owl2TextConfig
+
+SIZES = {
+    "small": dict(hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8),
+    "1024": dict(hidden_size=1024, intermediate_size=2752, num_hidden_layers=4, num_attention_heads=16),
+    "2048": dict(hidden_size=2048, intermediate_size=5504, num_hidden_layers=2, num_attention_heads=16),
+    "llama-7b": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
+}
+"""LLaMA's proportions; the wide ones have few layers, which a ratio of times does not depend on."""
+
+PREFIX, IMAGE_ROWS = 8, 65  # text in front of the image, and the rows of one image
+DECODED_TOKENS = 16  # a decoding measurement
+PAIRS = (("adaptive", "plain"), ("adaptive", "llama"), ("plain", "llama"))
+TARGETS = {"prefill": {113: 1.03, 512: 1.02}, "train": {0: 1.03}, "decode": {0: 1.01}}
+"""Largest wanted ratio of `adaptive` from a length on."""
+
+
+def build_models(arguments: argparse.Namespace) -> dict[str, PreTrainedModel]:
+    """The three decoders. Text weights are the same memory, vision weights copies of the text weights."""
+    sizes = {**SIZES[arguments.size], "vocab_size": 8, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6}
+    sizes |= {"bos_token_id": 1, "eos_token_id": 2, "attn_implementation": arguments.attention}
+    torch.manual_seed(0)
+    with torch.device(arguments.device):
+        adaptive = Owl2LanguageDecoder(Owl2TextConfig(**sizes, modality_adaptive=("norm", "k", "v")))
+        plain = Owl2LanguageDecoder(Owl2TextConfig(**sizes, modality_adaptive=()))
+        llama = LlamaModel(LlamaConfig(**sizes))
+    adaptive = adaptive.to(arguments.dtype)
+    text = {name: tensor for name, tensor in adaptive.state_dict().items() if "vision_" not in name}
+    for model in (plain, llama):
+        model.load_state_dict(text, assign=True)
+    adaptive.load_state_dict(
+        {name: text[name.replace("vision_", "")] for name in adaptive.state_dict() if "vision_" in name}, strict=False
+    )
+    return {"adaptive": adaptive, "plain": plain, "llama": llama}
+
+
+class Inputs:
+    """A batch of `length` tokens with one image each, as each decoder wants to be called."""
+
+    def __init__(self, model: PreTrainedModel, batch: int, length: int) -> None:
+        shape, like = (batch, length, model.config.hidden_size), dict(device=model.device, dtype=model.dtype)
+        generator = torch.Generator(model.device).manual_seed(1)
+        self.embeddings = torch.randn(shape, generator=generator, **like).requires_grad_()  # [B, S, D]
+        self.gradient = torch.randn(shape, generator=generator, **like)  # of the loss at the output
+        self.token = torch.randn((batch, 1, shape[-1]), generator=generator, **like)
+        self.is_vision = torch.zeros(batch, length, dtype=torch.bool, device=model.device)
+        self.is_vision[:, PREFIX : PREFIX + IMAGE_ROWS] = True
+
+    def of(self, name: str) -> dict[str, Any]:
+        modality = {"is_vision": self.is_vision, "num_vision": self.is_vision.shape[0] * IMAGE_ROWS}
+        return {"inputs_embeds": self.embeddings, **(modality if name == "adaptive" else {})}
+
+
+@torch.no_grad()
+def check_equal_outputs(models: dict[str, PreTrainedModel], inputs: Inputs, tolerance: float) -> float:
+    """Largest difference between the three outputs; then other vision weights must change the visual rows."""
+    outputs = {name: model.eval()(**inputs.of(name)).last_hidden_state.float() for name, model in models.items()}
+    difference = max((output - outputs["llama"]).abs().max().item() for output in outputs.values())
+    if difference > tolerance:
+        raise SystemExit(f"The decoders disagree by {difference:.2g}, more than {tolerance:.2g}: nothing was timed.")
+    adaptive = models["adaptive"]
+    for name, weight in adaptive.named_parameters():
+        if "vision_" in name:
+            weight.mul_(1.5)
+    changed = (adaptive(**inputs.of("adaptive")).last_hidden_state.float() - outputs["llama"]).abs().amax(-1)  # [B, S]
+    if not (changed[:, :PREFIX].max() <= tolerance < changed[inputs.is_vision].min()):
+        raise SystemExit("Other vision weights must change the visual rows and no row before them: nothing was timed.")
+    return difference
+
+
+def prefill(model: PreTrainedModel, inputs: dict[str, Any]) -> Callable[[], None]:
+    """Reads the prompt into a cache."""
+
+    @torch.no_grad()
+    def run() -> None:
+        model(**inputs, use_cache=True, past_key_values=DynamicCache(config=model.config))
+
+    return run
+
+
+def decode(model: PreTrainedModel, inputs: dict[str, Any], token: torch.Tensor, room: int) -> Callable[[], None]:
+    """Writes `DECODED_TOKENS` tokens after the prompt; `room`, if any, is the size of a static cache."""
+    cache = StaticCache(config=model.config, max_cache_len=room) if room else DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(**inputs, use_cache=True, past_key_values=cache)
+
+    @torch.no_grad()
+    def run() -> None:
+        for _ in range(DECODED_TOKENS):
+            model(inputs_embeds=token, use_cache=True, past_key_values=cache)
+        if not room:
+            cache.crop(-DECODED_TOKENS)
+
+    return run
+
+
+def train(model: PreTrainedModel, inputs: dict[str, Any], gradient: torch.Tensor) -> Callable[[], None]:
+    """Forward and backward."""
+
+    def run() -> None:
+        model(**inputs, use_cache=False).last_hidden_state.backward(gradient)
+        model.zero_grad(set_to_none=True)
+        inputs["inputs_embeds"].grad = None
+
+    return run
+
+
+def elapsed(run: Callable[[], None], device: str, clock: Callable[[], float]) -> float:
+    """Seconds of one call."""
+    if device == "cpu":
+        start = clock()
+        run()
+        return clock() - start
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def round_robin(runs: dict[str, Callable[[], None]], arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each run in each round. Every round begins with another one."""
+    clock = time.process_time if arguments.clock == "processor" else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    gc.collect()
+    gc.disable()
+    for index in range(-arguments.warmup, arguments.rounds):
+        first = index % len(names)
+        for name in names[first:] + names[:first]:
+            taken = elapsed(runs[name], arguments.device, clock)
+            if index >= 0:
+                seconds[name].append(taken)
+    gc.enable()
+    return seconds
+
+
+def summarize(phase: str, batch: int, length: int, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Times and ratios of one measurement; a ratio is the median over the rounds, with its quartiles."""
+    times = {
+        name: {
+            "median": statistics.median(taken),
+            "minimum": min(taken),
+            "spread": (max(taken) - min(taken)) / statistics.median(taken),
+            "rounds": taken,
+        }
+        for name, taken in seconds.items()
+    }
+    ratios = {}
+    for one, other in PAIRS:
+        lower, middle, upper = statistics.quantiles(
+            [a / b for a, b in zip(seconds[one], seconds[other], strict=True)], n=4, method="inclusive"
+        )
+        ratios[f"{one}/{other}"] = {
+            "median": middle,
+            "quartiles": [lower, upper],
+            "of_medians": times[one]["median"] / times[other]["median"],
+            "of_minima": times[one]["minimum"] / times[other]["minimum"],
+        }
+    targets = [limit for start, limit in sorted(TARGETS[phase].items()) if length >= start]
+    target = targets[-1] if targets else None
+    return {"phase": phase, "batch": batch, "length": length, "seconds": times, "ratios": ratios, "target": target}
+
+
+def measure(models: dict[str, PreTrainedModel], arguments: argparse.Namespace, length: int) -> list[dict[str, Any]]:
+    """All phases at one length."""
+    inputs = Inputs(models["plain"], arguments.batch, length)
+    room = length + DECODED_TOKENS * (arguments.warmup + arguments.rounds) if arguments.compile else 0
+    results = []
+    for phase in arguments.phases:
+        runs = {}
+        for name, model in models.items():
+            model.train(phase == "train")
+            if phase == "prefill":
+                runs[name] = prefill(model, inputs.of(name))
+            elif phase == "decode":
+                runs[name] = decode(model, inputs.of(name), inputs.token, room)
+            else:
+                runs[name] = train(model, inputs.of(name), inputs.gradient)
+        results.append(summarize(phase, arguments.batch, length, round_robin(runs, arguments)))
+    return results
+
+
+def environment(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where and how this ran."""
+    return {
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else processor_name(),
+        "threads": torch.get_num_threads(),
+        "clock": "CUDA events" if arguments.device == "cuda" else arguments.clock,
+        "allocator_settings": all(os.environ.get(name) == value for name, value in MALLOC_SETTINGS.items()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "platform": platform.platform(),
+    }
+
+
+def processor_name() -> str:
+    """Model name as Linux gives it, otherwise what Python knows."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def table(report: dict[str, Any]) -> str:
+    """The ratios for a terminal."""
+    where, settings = report["environment"], report["settings"]
+    lines = [
+        f"{where['device']}, {where['threads']} thread(s), torch {where['torch']}, transformers "
+        f"{where['transformers']}; size {settings['size']}, {settings['dtype']}, {settings['attention']}"
+        f"{', compiled' if settings['compile'] else ''}; {settings['rounds']} rounds, clock: {where['clock']}",
+        f"{'':8} {'B':>3} {'S':>5} {'adaptive':>10}   {'/plain':>6} {'quartiles':^13} {'/llama':>6} "
+        f"{'plain/llama':>11} {'target':>6}",
+    ]
+    for row in report["results"]:
+        ratio = {name: row["ratios"][name]["median"] for name in row["ratios"]}
+        low, high = row["ratios"]["adaptive/plain"]["quartiles"]
+        target = "-" if row["target"] is None else f"{row['target']:.2f}"
+        lines.append(
+            f"{row['phase']:8} {row['batch']:3} {row['length']:5} {row['seconds']['adaptive']['median'] * 1e3:7.1f} ms   "
+            f"{ratio['adaptive/plain']:6.3f} {low:6.3f}-{high:5.3f}  {ratio['adaptive/llama']:6.3f} "
+            f"{ratio['plain/llama']:11.3f} {target:>6}"
+        )
+    return "\n".join(lines)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[113, 512, 1024], help="tokens, 65 of them the image")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--phases", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
+    parser.add_argument("--compile", action="store_true", help="torch.compile(fullgraph=True); a static cache in decode")
+    parser.add_argument("--rounds", type=int, default=15, help="at least 5")
+    parser.add_argument("--warmup", type=int, default=3, help="rounds that are not counted")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "processor"],
+        default="wall",
+        help="processor: only this process's own time, for a CPU that others use too; one thread",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--out", type=Path, help="write the JSON to this file")
+    arguments = parser.parse_args(argv)
+    if arguments.rounds < 5:
+        parser.error("medians need at least 5 rounds")
+    if min(arguments.lengths) < PREFIX + IMAGE_ROWS:
+        parser.error(f"a length must be {PREFIX + IMAGE_ROWS} or more: {PREFIX} of text and {IMAGE_ROWS} of the image")
+    if arguments.clock == "processor" and (arguments.device != "cpu" or torch.get_num_threads() > 1):
+        parser.error("--clock processor is for the CPU with one thread (OMP_NUM_THREADS=1)")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "out", "clock")}
+    arguments.dtype = getattr(torch, arguments.dtype)
+    models = build_models(arguments)
+    tolerance = 1e-4 if arguments.dtype == torch.float32 else 0.1  # outputs are of size 1
+    difference = check_equal_outputs(models, Inputs(models["plain"], 2, 113), tolerance)
+    if arguments.compile:
+        for model in models.values():
+            model.compile(fullgraph=True)
+    results = []
+    for length in arguments.lengths:
+        results += measure(models, arguments, length)
+    report = {
+        "environment": environment(arguments),
+        "settings": {**settings, **SIZES[arguments.size]},
+        "largest_difference": difference,
+        "results": results,
+    }
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report) if arguments.json else table(report))
+
+
+if __name__ == "__main__":
+    main()

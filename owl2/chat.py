@@ -1,0 +1,289 @@
+"""A conversation with a model: several turns with images and videos, answers as they are written."""
+
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import BatchFeature, TextStreamer
+
+from owl2.checkpoints.inspect import checkpoint_layout
+from owl2.modeling import CheckpointError, Owl2ForConditionalGeneration
+from owl2.processing import Owl2Processor, load_image, load_video
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+ANSWER_SHARE = 4
+"""A prompt that is cut leaves room for the answer: what it may take, but no more than this part of the context."""
+
+
+@dataclass
+class Reply:
+    """One answer.
+
+    Attributes:
+        prompt: as the model got it, each placeholder standing for all rows of an image.
+        images, videos: in the whole conversation so far.
+        input_tokens: of the prompt, visual rows included.
+        finish_reason: "stop" if the model ended its turn, "length" if it ran out of tokens.
+        cut_characters: of the text that were left out to fit the context.
+    """
+
+    prompt: str
+    text: str
+    images: int
+    videos: int
+    input_tokens: int
+    output_tokens: int
+    seconds: float
+    finish_reason: str
+    cut_characters: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class ChatSession:
+    """Messages, images and videos of a conversation, and the model that answers.
+
+    Args:
+        system: text in front of the conversation; published models were trained without.
+        truncate: cut the newest text from its end where a prompt does not fit; an image is never cut.
+
+    Raises:
+        ValueError: the processor prepares other rows per image than the model takes.
+    """
+
+    def __init__(
+        self,
+        model: Owl2ForConditionalGeneration,
+        processor: Owl2Processor,
+        system: str | None = None,
+        truncate: bool = False,
+    ) -> None:
+        if processor.num_image_tokens != model.config.tokens_per_image:
+            raise ValueError(
+                f"The processor gives an image {processor.num_image_tokens} tokens, but the model takes "
+                f"{model.config.tokens_per_image}: they do not belong together."
+            )
+        self.model = model
+        self.processor = processor
+        self.system = system
+        self.truncate = truncate
+        self.reset()
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and answer together."""
+        return self.model.config.text_config.max_position_embeddings
+
+    def reset(self) -> None:
+        """Forgets the conversation, and images that wait for their turn."""
+        self.messages: list[dict[str, Any]] = []
+        if self.system:
+            self.messages.append({"role": "system", "content": [{"type": "text", "text": self.system}]})
+        self.images: list[Image.Image] = []
+        self.videos: list[list[Image.Image]] = []
+        self.waiting_images: list[Image.Image] = []
+        self.waiting_videos: list[list[Image.Image]] = []
+
+    def add_image(self, source: Any) -> Image.Image:
+        """Reads an image for the next turn; see `load_image` for sources and errors."""
+        image = load_image(source)
+        self.waiting_images.append(image)
+        return image
+
+    def add_video(self, source: Any) -> int:
+        """Reads the frames of a video for the next turn; see `load_video`.
+
+        Returns:
+            Number of frames.
+        """
+        frames = load_video(source, self.processor.num_frames)
+        self.waiting_videos.append(frames)
+        return len(frames)
+
+    def ask(
+        self,
+        text: str,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Reply:
+        """One turn. If it fails or is interrupted, the conversation is as before.
+
+        The waiting images and videos go in front of the text, as in the published prompt, or where the text has
+        placeholders (`<|image|>`, `<|video|>`).
+
+        Args:
+            max_new_tokens: of the answer; less where the context ends.
+            temperature: 0 takes the most likely token each time, higher values sample.
+            on_text: is called with each piece of the answer as it is written.
+
+        Raises:
+            ValueError: the prompt does not fit the context (both numbers are given), the numbers of placeholders and of
+                images differ, or a setting is out of range.
+        """
+        if max_new_tokens < 1 or temperature < 0:
+            raise ValueError(
+                f"max_new_tokens={max_new_tokens} must be at least 1 and temperature={temperature} not negative."
+            )
+        started = time.perf_counter()
+        kept, prompt, inputs = self._fit(text, max_new_tokens)
+        length = inputs["input_ids"].shape[1]
+        output = self._generate(inputs, min(max_new_tokens, self.context - length), temperature, on_text)
+        tokens = output[length:].tolist()
+        answer = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        self.images += self.waiting_images
+        self.videos += self.waiting_videos
+        self.messages += [
+            self._user_message(kept),
+            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+        ]
+        self.waiting_images, self.waiting_videos = [], []
+        return Reply(
+            prompt=prompt,
+            text=answer,
+            images=len(self.images),
+            videos=len(self.videos),
+            input_tokens=length,
+            output_tokens=len(tokens),
+            seconds=round(time.perf_counter() - started, 3),
+            finish_reason="stop" if tokens and tokens[-1] in self._end_tokens() else "length",
+            cut_characters=len(text) - len(kept),
+        )
+
+    def _generate(
+        self, inputs: BatchFeature, max_new_tokens: int, temperature: float, on_text: Callable[[str], None] | None
+    ) -> torch.Tensor:
+        sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature}
+        if temperature == 0:
+            sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        (output,) = self.model.generate(
+            **inputs.to(self.model.device, dtype=self.model.dtype),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+            eos_token_id=self._end_tokens(),
+            streamer=_Streamer(self.processor.tokenizer, on_text) if on_text else None,
+            **sampling,
+        )
+        return output  # [S]
+
+    def _end_tokens(self) -> list[int]:
+        end = self.model.generation_config.eos_token_id
+        if end is None:
+            end = self.processor.tokenizer.eos_token_id
+        return list(end) if isinstance(end, list | tuple) else [end]
+
+    def _fit(self, text: str, max_new_tokens: int) -> tuple[str, str, BatchFeature]:
+        """The text, cut if it must and may be, with the prompt and the inputs."""
+        prompt, inputs = self._encode(text)
+        length = inputs["input_ids"].shape[1]
+        if length < self.context:
+            return text, prompt, inputs
+        if not self.truncate:
+            raise ValueError(
+                f"The prompt takes {length} tokens, but the context of the model holds {self.context} with the answer: "
+                "shorten the text, pass fewer images, or start anew. Text is cut only on request (truncate)."
+            )
+        room = self.context - min(max_new_tokens, self.context // ANSWER_SHARE)
+        while length > room:
+            shorter = self._cut(text, length - room)
+            if shorter == text:
+                raise ValueError(
+                    f"Images, earlier turns and text before a placeholder take {length} tokens, but the context of the "
+                    f"model leaves them {room}: pass fewer images or start anew. Only text is ever cut."
+                )
+            text = shorter
+            prompt, inputs = self._encode(text)
+            length = inputs["input_ids"].shape[1]
+        return text, prompt, inputs
+
+    def _cut(self, text: str, surplus: int) -> str:
+        """The text without its last `surplus` tokens, but never without a placeholder."""
+        placeholders = (self.processor.image_token, self.processor.video_token)
+        start = max(text.rfind(token) + len(token) if token in text else 0 for token in placeholders)
+        offsets = self.processor.tokenizer(text[start:], add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        if surplus >= len(offsets):
+            return text[:start]
+        return text[: start + min(offsets[-surplus][0], len(text) - start - 1)]
+
+    def _encode(self, text: str) -> tuple[str, BatchFeature]:
+        prompt = self.processor.apply_chat_template(
+            [*self.messages, self._user_message(text)], add_generation_prompt=True
+        )
+        inputs = self.processor(
+            text=prompt,
+            images=[*self.images, *self.waiting_images] or None,
+            videos=[*self.videos, *self.waiting_videos] or None,
+            return_tensors="pt",
+        )
+        return prompt, inputs
+
+    def _user_message(self, text: str) -> dict[str, Any]:
+        parts = []
+        if self.processor.image_token not in text:
+            parts += [{"type": "image"}] * len(self.waiting_images)
+        if self.processor.video_token not in text:
+            parts += [{"type": "video"}] * len(self.waiting_videos)
+        return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+
+
+class _Streamer(TextStreamer):
+    """Hands whole words to a function instead of printing them."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self.on_text(text)
+
+
+def load_for_chat(
+    directory: str | Path, dtype: str = "auto", device: str = "auto"
+) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
+    """Model and processor of a directory in our or the official layout.
+
+    Args:
+        dtype: one of `DTYPES`; "auto" is the checkpoint's own.
+        device: as torch names it; "auto" is the first GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: not a model directory; weights that do not fit or cannot be read; no tokenizer; no such device.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"There is no dtype {dtype!r}: choose among {', '.join(DTYPES)}.")
+    checkpoint_layout(directory)
+    path = Path(directory).expanduser()
+    place = _device(device)
+    try:
+        processor = Owl2Processor.from_pretrained(path)
+    except (ValueError, OSError, TypeError, AttributeError) as error:
+        # transformers says many different things, in many lines, of a tokenizer that is not there
+        raise ValueError(f"{directory} has no tokenizer or processor that can be read: {error}") from error
+    try:
+        model = Owl2ForConditionalGeneration.from_pretrained(
+            path, dtype=dtype if dtype == "auto" else getattr(torch, dtype)
+        )
+    except CheckpointError:
+        raise
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"The weights in {directory} cannot be read: {error}") from error
+    return model.to(place).eval(), processor
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"The device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,267 @@
+"""What a checkpoint holds and whether all of it loads, without loading it.
+
+Names, shapes and types come from the headers of the files; only the small tables of fixed positions are read, because
+they are checked against the computed ones. The model that they must fit is built on the meta device, without memory.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration
+from owl2.training.stages import PARTS, part_of
+
+from .conversion import _is_zip, _weight_files, official_to_owl2
+
+Layout = Literal["owl2", "official"]
+
+MODALITY_OF_PART = {
+    "vision_encoder": "vision",
+    "abstractor": "vision",
+    "vision_half": "vision",
+    "text_half": "text",
+    "embeddings": "text",
+    "shared": "both",
+}
+"""Which tokens a part computes: images, text, or all of them."""
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass
+class CheckpointReport:
+    """What `inspect_checkpoint` found.
+
+    Attributes:
+        parameters: of each part of the model that the configuration describes, a tied head counted once.
+        stored_as: number of keys in the files by type of number.
+        keys: in the files; of them `keys_used` fill a parameter and `tables_checked` are fixed tables, as computed.
+        missing: parameters that no key fills. unexpected: keys without use. mismatched: keys of another shape, with
+            both shapes. wrong_tables: fixed tables that are not the computed ones.
+    """
+
+    directory: str
+    layout: Layout
+    config: Owl2Config
+    files: list[str]
+    bytes: int
+    parameters: dict[str, int]
+    stored_as: dict[str, int]
+    keys: int
+    keys_used: int = 0
+    tables_checked: int = 0
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    wrong_tables: list[str] = field(default_factory=list)
+
+    @property
+    def modality_of_part(self) -> dict[str, str]:
+        """Which tokens use a part: those of images, of text, or both."""
+        return {part: MODALITY_OF_PART[part] for part in self.parameters}
+
+    @property
+    def fits(self) -> bool:
+        """Whether the checkpoint loads, every key of it used."""
+        return not (self.missing or self.unexpected or self.mismatched or self.wrong_tables)
+
+    @property
+    def problems(self) -> dict[str, list[str]]:
+        """What does not fit, by kind."""
+        kinds = {
+            "missing keys": self.missing,
+            "unexpected keys": self.unexpected,
+            "mismatched shapes": self.mismatched,
+            "wrong tables": self.wrong_tables,
+        }
+        return {kind: found for kind, found in kinds.items() if found}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        config, text = self.config, self.config.text_config
+        return {
+            "directory": self.directory,
+            "layout": self.layout,
+            "fits": self.fits,
+            "files": self.files,
+            "bytes": self.bytes,
+            "stored_as": self.stored_as,
+            "parameters": {**self.parameters, "total": sum(self.parameters.values())},
+            "parameters_by_modality": {
+                modality: sum(count for part, count in self.parameters.items() if MODALITY_OF_PART[part] == modality)
+                for modality in ("vision", "text", "both")
+            },
+            "keys": self.keys,
+            "keys_used": self.keys_used + self.tables_checked,
+            "tables_checked": self.tables_checked,
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "mismatched": self.mismatched,
+            "wrong_tables": self.wrong_tables,
+            "image_size": config.vision_config.image_size,
+            "patch_size": config.vision_config.patch_size,
+            "queries": config.tokens_per_image - 1,
+            "tokens_per_image": config.tokens_per_image,
+            "context": text.max_position_embeddings,
+            "vocabulary": text.vocab_size,
+            "modality_adaptive": list(text.modality_adaptive),
+        }
+
+
+def checkpoint_layout(directory: str | Path) -> Layout:
+    """Layout of a model directory: ours, or the official code's.
+
+    Raises:
+        ValueError: there is no such directory, or it holds no mPLUG-Owl2 model.
+    """
+    path = Path(directory).expanduser()
+    if not path.is_dir():
+        found = "is not a directory" if path.exists() else "does not exist"
+        raise ValueError(
+            f"The model directory {directory} {found}. owl2 fetches nothing: download a published model first, "
+            "for example with: hf download NAME --local-dir DIRECTORY"
+        )
+    file = path / "config.json"
+    if not file.is_file():
+        inner = [child.name for child in sorted(path.iterdir()) if (child / "config.json").is_file()]
+        hint = f" Did you mean {path / inner[0]}?" if inner else ""
+        raise ValueError(f"{directory} has no config.json: it is not a model directory.{hint}")
+    fields = _read_json(file)
+    if "visual_config" in fields:
+        return "official"
+    if fields.get("model_type") != Owl2Config.model_type:
+        raise ValueError(
+            f"{directory} holds a model of type {fields.get('model_type')!r}, not {Owl2Config.model_type!r}. "
+            "owl2.checkpoints.initialize makes an mPLUG-Owl2 from a language model."
+        )
+    return "owl2"
+
+
+def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
+    """Compares a model directory with the model that its `config.json` describes.
+
+    Raises:
+        ValueError: it is not a model directory, or its files cannot be read.
+    """
+    layout = checkpoint_layout(directory)
+    path = Path(directory).expanduser()
+    config = Owl2Config.from_pretrained(path)
+    with torch.device("meta"):
+        model = Owl2ForConditionalGeneration(config)
+    files = _weight_files(path)
+    tensors = {name: tensor for file in files for name, tensor in _read_headers(file)}
+    types = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()]
+    report = CheckpointReport(
+        directory=str(directory),
+        layout=layout,
+        config=config,
+        files=[file.name for file in files],
+        bytes=sum(file.stat().st_size for file in files),
+        parameters=count_parameters(model),
+        stored_as={name: types.count(name) for name in sorted(set(types))},
+        keys=len(tensors),
+    )
+    _compare(tensors, model, report)
+    return report
+
+
+def count_parameters(model: Owl2ForConditionalGeneration) -> dict[str, int]:
+    """Number of parameters of each part of `owl2.training.stages.PARTS`."""
+    counts = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        counts[part_of(name, model.config.text_config.modality_adaptive)] += parameter.numel()
+    return counts
+
+
+def _compare(
+    tensors: Mapping[str, torch.Tensor], model: Owl2ForConditionalGeneration, report: CheckpointReport
+) -> None:
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    tied = set(model.all_tied_weights_keys)
+    given: set[str] = set()
+    for key, tensor in tensors.items():
+        try:
+            ours = official_to_owl2({key: tensor}, report.config) if report.layout == "official" else {key: tensor}
+        except CheckpointError as error:
+            report.wrong_tables.append(str(error))
+            continue
+        except RuntimeError:  # a fused projection that cannot be split in the configured number of heads
+            report.mismatched.append(f"{key} of {list(tensor.shape)}")
+            continue
+        if not ours:
+            report.tables_checked += 1
+        elif not ours.keys() <= expected.keys():
+            report.unexpected.append(key)
+        else:
+            given |= ours.keys()
+            wrong = [name for name in ours if ours[name].shape != expected[name]]
+            report.mismatched += [
+                f"{key} gives {name} of {list(ours[name].shape)}, not {list(expected[name])}" for name in wrong
+            ]
+            report.keys_used += not wrong
+    report.missing = sorted(expected.keys() - given - tied)
+
+
+def _read_headers(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a file: tables of fixed positions as they are, all else with its shape and type alone."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as handle:
+                for name in handle.keys():
+                    yield name, handle.get_tensor(name) if _may_be_table(name) else _shape_of(handle.get_slice(name))
+        else:
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+            for name, tensor in tensors.items():
+                yield name, tensor if _may_be_table(name) else tensor.to("meta")
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"The weights {file} cannot be read: {error}") from error
+
+
+def _shape_of(header: Any) -> torch.Tensor:
+    dtype = _DTYPES.get(header.get_dtype(), torch.uint8)
+    return torch.empty(header.get_shape(), dtype=dtype, device="meta")
+
+
+def _may_be_table(name: str) -> bool:
+    return name.endswith(("pos_embed", "inv_freq"))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file} holds a {type(fields).__name__}, not the settings of a model.")
+    return fields
+
+
+def prompt_of(directory: str | Path) -> str | None:
+    """How a question about one image is put to the model, `...` for its text; `None` without a readable tokenizer."""
+    from owl2.processing import Owl2Processor
+
+    try:
+        processor = Owl2Processor.from_pretrained(Path(directory).expanduser())
+    except (ValueError, OSError, TypeError, AttributeError):  # what transformers raises where there is no tokenizer
+        return None
+    parts = [{"type": "image"}, {"type": "text", "text": "..."}]
+    return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)

@@ -1,0 +1,61 @@
+"""The command `owl2`. Its commands are found by name and imported only when they are needed."""
+
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from owl2.cli.errors import user_errors_as_one_line
+
+COMMANDS = ("quickstart", "chat", "info", "doctor")
+"""Module `owl2.cli.NAME` holds the function NAME. At its top it imports only what is cheap."""
+
+
+class LazyCommands(TyperGroup):
+    """Imports a command's module when it is called, and shows a user's errors as one line."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        single = typer.Typer(add_completion=False)
+        single.command(cmd_name)(getattr(import_module(f"owl2.cli.{cmd_name}"), cmd_name))
+        return typer.main.get_command(single)
+
+    def invoke(self, ctx: Any) -> Any:
+        with user_errors_as_one_line(debug=ctx.params["debug"]):
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=LazyCommands,
+    help="mPLUG-Owl2: train, measure, look inside, chat.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from owl2 import __version__
+
+        typer.echo(f"owl2 {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", envvar="OWL2_DEBUG", help="Show where an error arose.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of all commands; `LazyCommands` reads them."""
+
+
+if __name__ == "__main__":
+    app()

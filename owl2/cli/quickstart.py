@@ -1,0 +1,74 @@
+"""`owl2 quickstart`: the whole life of the model on a laptop."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FAST_ALLOCATION = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+"""glibc keeps freed memory instead of giving it back: training on a CPU is then several times faster. Read at start-up."""
+
+
+def quickstart(
+    preset: Annotated[
+        str, typer.Option(help="nano: a language model trained on the spot; smol: SmolLM2-135M.")
+    ] = "nano",
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/quickstart-PRESET by default.")] = None,
+) -> None:
+    """Train a language model (or take SmolLM2), run both stages of the paper on easy-VQA, measure, and draw a report.
+
+    Ctrl-C stops after the current step; the same command continues.
+    """
+    _allocate_fast()
+    from rich.console import Console
+
+    from owl2.quickstart.pipeline import Quickstart
+    from owl2.training.loop import Interrupted
+
+    console = Console()
+    directory = out or Path("runs") / f"quickstart-{preset}"
+    if (directory / "metrics.json").is_file() and (directory / "report.md").is_file():
+        console.print(f"{directory} holds a finished run; remove it or choose another --out to run again.")
+        _show(json.loads((directory / "metrics.json").read_text()), directory, console)
+        return
+    run = Quickstart(preset, directory, console)
+    try:
+        metrics = run.run()
+    except (Interrupted, KeyboardInterrupt) as stop:
+        run.keep_time()
+        console.print(f"\n{stop or 'Stopped.'} Run the same command to continue.")
+        raise typer.Exit(130) from stop
+    _show(metrics, directory, console)
+
+
+def _allocate_fast() -> None:
+    """Starts the program again with glibc's settings, if nobody set them."""
+    if sys.platform == "linux" and not any(name in os.environ for name in FAST_ALLOCATION):
+        os.environ.update(FAST_ALLOCATION)
+        os.execv(sys.executable, [sys.executable, "-m", "owl2.cli.main", *sys.argv[1:]])
+
+
+def _show(metrics: dict, directory: Path, console: object) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"Quickstart {metrics['preset']}")
+    table.add_column("measured")
+    table.add_column("value", justify="right")
+    for name in ("accuracy", "accuracy_blind", "accuracy_majority"):
+        table.add_row(name.replace("_", ", "), f"{metrics[name]:.1%}")
+    for when in ("before", "after"):
+        table.add_row(f"perplexity of English {when}", f"{metrics[f'perplexity_{when}']:.2f}")
+        table.add_row(f"facts {when}", f"{metrics[f'facts_{when}']} of {metrics['fact_questions']}")
+    table.add_row("time", f"{metrics['seconds']:.0f} s")
+    table.add_row("peak memory", f"{metrics['peak_memory_bytes'] / 2**30:.2f} GiB")
+    console.print(table)
+    console.print(
+        f"Report: {directory / 'report.md'}\nChat:   owl2 chat --model {directory / 'checkpoint'} --image FILE"
+    )

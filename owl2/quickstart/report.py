@@ -1,0 +1,125 @@
+"""The one-page report of a quickstart run: a table, loss curves, a grid of answers, an attention map."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from owl2.data.sources.easy_vqa import load_questions
+
+ACCURACY_TARGET = 0.95
+PERPLEXITY_TARGET = 1.05
+
+
+def write_report(directory: Path, metrics: dict[str, Any], preset: str) -> None:
+    """Writes `report.md` and its pictures from the files of the run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    images = {Path(question.image).name: question.image for question in load_questions("test")}
+    _draw_losses(directory)
+    _draw_answers(directory, images)
+    _draw_attention(directory, images)
+    (directory / "report.md").write_text(_page(metrics, preset))
+
+
+def _page(metrics: dict[str, Any], preset: str) -> str:
+    reached = "reached" if metrics["accuracy"] >= ACCURACY_TARGET else "missed"
+    ratio = metrics["perplexity_after"] / metrics["perplexity_before"]
+    kinds = ", ".join(f"{kind} {share:.1%}" for kind, share in metrics["accuracy_by_kind"].items())
+    steps = "\n".join(f"| {name} | {seconds:.0f} s |" for name, seconds in metrics["seconds_by_step"].items())
+    return f"""# Quickstart: {preset}
+
+mPLUG-Owl2 made from a language model on easy-VQA: stage 1 with the language model frozen, stage 2 with everything.
+
+| measured | value |
+|---|---|
+| accuracy, {metrics["questions"]:,} test questions, exact match | **{metrics["accuracy"]:.1%}** (target 95%: {reached}) |
+| by kind of answer | {kinds} |
+| the same model without the image | {metrics["accuracy_blind"]:.1%} |
+| always the most frequent training answer | {metrics["accuracy_majority"]:.1%} |
+| perplexity of held-out English, before and after | {metrics["perplexity_before"]:.2f}, {metrics["perplexity_after"]:.2f} ({ratio - 1:+.1%}) |
+| factual questions answered, before and after | {metrics["facts_before"]}, {metrics["facts_after"]} of {metrics["fact_questions"]} |
+| time | {metrics["seconds"]:.0f} s on {metrics["threads"]} threads, {metrics["dtype"]} |
+| peak memory | {metrics["peak_memory_bytes"] / 2**30:.2f} GiB |
+
+![Loss curves](losses.png)
+
+Test images, with a question, the model's answer and, where it is wrong, the right one:
+
+![Answers](answers.png)
+
+Where the model looks when it answers: attention of the position that predicts the answer, through the decoder (mean over
+layers and heads) and the visual abstractor, on the patches of the image; beside it the share of attention that each decoder
+layer gives to the visual tokens.
+
+![Attention](attention.png)
+
+| step | time |
+|---|---|
+{steps}
+"""
+
+
+def _draw_losses(directory: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    stages = list(dict.fromkeys(line["stage"] for line in lines))
+    figure, axes = plt.subplots(1, len(stages), figsize=(4 * len(stages), 3), squeeze=False)
+    for axis, stage in zip(axes[0], stages, strict=True):
+        curve = [(line["samples"], line["loss"]) for line in lines if line["stage"] == stage]
+        smooth, smoothed = curve[0][1], []
+        for _, loss in curve:
+            smooth = 0.95 * smooth + 0.05 * loss
+            smoothed.append(smooth)
+        axis.plot(*zip(*curve, strict=True), color="#c9d6e8", linewidth=0.8)
+        axis.plot([samples for samples, _ in curve], smoothed, color="#1f4e8c")
+        axis.set(title=f"{stage} stage" if stage == "text" else stage, xlabel="samples", ylabel="loss")
+        axis.set_ylim(0, max(loss for _, loss in curve[len(curve) // 50 :]))
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(directory / "losses.png", dpi=120)
+    plt.close(figure)
+
+
+def _draw_answers(directory: Path, images: dict[str, str]) -> None:
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    records = [json.loads(line) for line in (directory / "answers.jsonl").read_text().splitlines()]
+    shown = random.Random(0).sample(records, 15)
+    figure, axes = plt.subplots(3, 5, figsize=(13, 8.5))
+    for axis, record in zip(axes.flat, shown, strict=True):
+        right = record["reply"] == record["answer"]
+        axis.imshow(Image.open(images[record["image"]]))
+        verdict = record["reply"] if right else f"{record['reply']} (right: {record['answer']})"
+        axis.set_title(f"{record['question']}\n{verdict}", fontsize=8.5, color="#1a6b2f" if right else "#b3261e")
+        axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(directory / "answers.png", dpi=90)
+    plt.close(figure)
+
+
+def _draw_attention(directory: Path, images: dict[str, str]) -> None:
+    import matplotlib.pyplot as plt
+    import numpy as np
+    from PIL import Image
+
+    record = json.loads((directory / "attention.json").read_text())
+    picture = Image.open(images[record["image"]]).convert("RGB")
+    attention = np.array(record["on_image"])
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4))
+    axes[0].imshow(picture)
+    axes[0].set_title(f"{record['question']} {record['reply']}", fontsize=9)
+    axes[1].imshow(picture, extent=(0, 1, 0, 1), alpha=0.5)
+    axes[1].imshow(attention, extent=(0, 1, 0, 1), cmap="inferno", alpha=0.65, interpolation="bilinear")
+    axes[1].set_title("attention of the answer on the image", fontsize=9)
+    for axis in axes[:2]:
+        axis.axis("off")
+    axes[2].bar(range(len(record["per_layer"])), record["per_layer"], color="#1f4e8c")
+    axes[2].set(xlabel="decoder layer", title="share of attention on visual tokens", ylim=(0, 1))
+    axes[2].title.set_fontsize(9)
+    figure.tight_layout()
+    figure.savefig(directory / "attention.png", dpi=110)
+    plt.close(figure)

@@ -1,0 +1,147 @@
+"""The training loop of one stage: progress, metrics as JSON lines, a clean stop at Ctrl-C, resuming where it stopped."""
+
+import json
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from owl2.data.training_set import TrainingSet
+from owl2.processing import Owl2Processor
+
+from .optimizer import MasterWeightAdamW, cosine_rate
+
+
+class StageSettings(NamedTuple):
+    """How a stage trains.
+
+    Attributes:
+        steps, batch_size: optimizer steps of so many samples.
+        learning_rate, minimum_rate, warmup_steps: cosine schedule.
+        mirror: augment images by horizontal flips.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    minimum_rate: float = 0.0
+    warmup_steps: int = 20
+    weight_decay: float = 0.05
+    vision_layer_decay: float = 1.0
+    mirror: bool = True
+    seed: int = 0
+
+
+class Interrupted(Exception):
+    """The user stopped the run; what was learnt is saved."""
+
+
+def train_stage(
+    name: str,
+    model: nn.Module,
+    processor: Owl2Processor,
+    data: TrainingSet,
+    settings: StageSettings,
+    directory: Path,
+    loss_of: Callable[[nn.Module, dict[str, Any]], torch.Tensor],
+) -> float:
+    """Trains what requires gradients, and appends to `metrics.jsonl` in the directory.
+
+    If a run of this stage was stopped, it continues at the step where it stopped.
+
+    Args:
+        loss_of: mean loss of a batch.
+
+    Returns:
+        Seconds spent here.
+
+    Raises:
+        Interrupted: at Ctrl-C or SIGTERM, after the current step was saved.
+    """
+    optimizer = MasterWeightAdamW(model, settings.weight_decay, settings.vision_layer_decay)
+    saved = directory / f"{name}.interrupted.pt"
+    first = _resume(saved, model, optimizer) if saved.is_file() else 0
+    started, smoothed = time.perf_counter(), None
+    model.train()
+    batches = data.batches(settings.batch_size, settings.seed, first)
+    with _stop_signal() as stopped, progress_bar() as progress, (directory / "metrics.jsonl").open("a") as metrics:
+        bar = progress.add_task(name, total=settings.steps, completed=first, loss="", speed="")
+        for step in range(first, settings.steps):
+            flips = random.Random(f"{settings.seed}-{step}") if settings.mirror else None
+            batch = data.collate(next(batches), processor, flips)
+            loss = loss_of(model, batch)
+            loss.backward()
+            rate = cosine_rate(
+                step, settings.steps, settings.warmup_steps, settings.learning_rate, settings.minimum_rate
+            )
+            norm = optimizer.step(rate)
+            value = loss.item()
+            smoothed = value if smoothed is None else 0.95 * smoothed + 0.05 * value
+            seconds = time.perf_counter() - started
+            line = {"stage": name, "step": step + 1, "loss": value, "grad_norm": norm, "learning_rate": rate}
+            line["samples"] = (step + 1) * len(batch["input_ids"])
+            line["tokens"] = int(batch["attention_mask"].sum())
+            metrics.write(json.dumps({**line, "seconds": round(seconds, 3)}) + "\n")
+            done = (step + 1 - first) * len(batch["input_ids"])
+            progress.update(bar, advance=1, loss=f"loss {smoothed:.3f}", speed=f"{done / seconds:.0f} samples/s")
+            if stopped():
+                torch.save(
+                    {"step": step + 1, "model": _trained(model), "optimizer": optimizer.state_dict()},
+                    saved,
+                )
+                raise Interrupted(f"Stopped in {name} after step {step + 1} of {settings.steps}; everything is saved.")
+    saved.unlink(missing_ok=True)
+    return time.perf_counter() - started
+
+
+def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@torch.no_grad()
+def _resume(file: Path, model: nn.Module, optimizer: MasterWeightAdamW) -> int:
+    """Continues a stopped stage; returns the steps that were done. No pickle is executed."""
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    parameters = dict(model.named_parameters())
+    for name, value in state["model"].items():
+        parameters[name].copy_(value)
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def progress_bar() -> Progress:
+    """Progress of long work: loss, speed, time, time left."""
+    return Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[loss]:<11} {task.fields[speed]:<15}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """Turns Ctrl-C and SIGTERM into a request to stop after the step; a second one stops at once."""
+    received: list[int] = []
+
+    def request(number: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,149 @@
+"""Videos from every source to evenly spread frames."""
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from owl2.processing import load_video
+from owl2.processing.video import _to_image, sample_indices
+
+SIZE = (32, 16)
+CODECS = {"mp4": "mpeg4", "avi": "mpeg4", "webm": "libvpx"}
+
+
+def grey_frames(count: int) -> list[Image.Image]:
+    """Frames whose brightness tells their index: 0, 10, 20, ..."""
+    return [Image.new("RGB", SIZE, (10 * index,) * 3) for index in range(count)]
+
+
+def indices_of(frames: list[Image.Image]) -> list[int]:
+    return [round(float(np.asarray(frame).mean()) / 10) for frame in frames]
+
+
+def write_video(path: Path, count: int) -> Path:
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(CODECS[path.suffix[1:]], rate=5)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        for image in grey_frames(count):
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())
+    return path
+
+
+def test_sampled_frames_are_the_centres_of_equal_segments() -> None:
+    assert sample_indices(8, 8) == list(range(8))
+    assert sample_indices(3, 8) == [0, 1, 2]
+    assert sample_indices(16, 4) == [2, 6, 10, 14]
+    assert sample_indices(9, 1) == [4]
+    for total in range(9, 60):
+        assert sample_indices(total, 8) == [int((i + 0.5) * total / 8) for i in range(8)]
+
+
+@pytest.mark.parametrize("suffix", list(CODECS))
+def test_files_give_the_same_frames_whatever_the_container(tmp_path: Path, suffix: str) -> None:
+    frames = load_video(write_video(tmp_path / f"video.{suffix}", 20), num_frames=4)
+    assert [(frame.mode, frame.size) for frame in frames] == [("RGB", SIZE)] * 4
+    assert indices_of(frames) == [2, 7, 12, 17]
+
+
+def test_short_videos_are_taken_whole(tmp_path: Path) -> None:
+    assert indices_of(load_video(str(write_video(tmp_path / "short.mp4", 3)))) == [0, 1, 2]
+
+
+def test_frames_of_a_gif_are_composed(tmp_path: Path) -> None:
+    first = Image.new("RGBA", SIZE, "white")
+    second = Image.new("RGBA", SIZE, (0, 0, 0, 0))  # draws one red pixel on the first
+    second.putpixel((3, 3), (255, 0, 0, 255))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second], disposal=1, duration=100)
+    frames = load_video(tmp_path / "a.gif")
+    assert len(frames) == 2
+    assert frames[1].getpixel((3, 3)) == (255, 0, 0) and frames[1].getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_of_a_gif_cut_short_the_rest_is_sampled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, *others = grey_frames(20)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=100)
+    contents = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(contents[: len(contents) // 2])
+    found = indices_of(load_video(tmp_path / "a.gif", num_frames=4))
+    assert len(found) == 4 and found == sorted(set(found)) and found[-1] < 12
+
+
+def test_lists_of_frames_keep_their_order_and_are_sampled_only_if_longer() -> None:
+    frames = grey_frames(12)
+    assert indices_of(load_video(frames[:8])) == list(range(8))
+    assert indices_of(load_video(frames, num_frames=3)) == [2, 6, 10]
+    assert indices_of(load_video(np.stack([np.asarray(frame) for frame in frames]), num_frames=3)) == [2, 6, 10]
+
+
+def packets_of(path: Path) -> list[tuple[int, int]]:
+    """(position, size) of the packets in a file."""
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as container:
+        return [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+
+
+@pytest.mark.parametrize("suffix", ["avi", "webm"])
+def test_of_a_file_cut_short_the_rest_is_sampled(tmp_path: Path, suffix: str) -> None:
+    path = write_video(tmp_path / f"video.{suffix}", 20)
+    position, _ = packets_of(path)[12]
+    path.write_bytes(path.read_bytes()[:position])
+    found = indices_of(load_video(path, num_frames=4))
+    assert found in ([1, 4, 7, 10], [1, 4, 8, 11], [1, 5, 8, 11])  # of 12 or 13 frames
+
+
+def test_undecodable_packets_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_video(tmp_path / "video.avi", 20)
+    contents = bytearray(path.read_bytes())
+    for position, size in packets_of(path)[12:]:
+        contents[position + 8 : position + 8 + size] = bytes(size)
+    path.write_bytes(bytes(contents))
+    with caplog.at_level(logging.WARNING):
+        frames = load_video(path, num_frames=4)
+    assert indices_of(frames) == [1, 4, 7, 10]
+    assert "damaged packets skipped, 12 frames decoded" in caplog.text
+
+
+def test_videos_held_upright_are_shown_upright() -> None:
+    class Frame:  # what PyAV gives for a phone's recording
+        width, height, rotation = 32, 16, -90
+
+        def to_image(self) -> Image.Image:
+            image = Image.new("RGB", SIZE)
+            image.putpixel((0, 0), (255, 0, 0))
+            return image
+
+    image = _to_image(Frame(), "video")
+    assert image.size == (16, 32) and image.getpixel((15, 0)) == (255, 0, 0)  # turned clockwise
+
+
+def test_what_is_no_video_is_an_error_that_says_why(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_bytes(b"this is no video at all" * 10)
+    (tmp_path / "cut.gif").write_bytes(b"GIF89a")
+    for source, reason in [
+        (tmp_path / "empty.mp4", r"empty\.mp4 is empty"),
+        (tmp_path / "text.mp4", r"text\.mp4 is not a video"),
+        (tmp_path / "cut.gif", r"cut\.gif"),
+        (tmp_path / "none.mp4", r"none\.mp4' does not exist"),
+        ("https://example.com/cat.mp4", "web address"),
+        ([], "no frames"),
+        (np.zeros((3, 4, 3), dtype=np.uint8), r"\[3, 4, 3\]"),
+        (7, "int"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            load_video(source)
+    with pytest.raises(ValueError, match="num_frames=0"):
+        load_video(grey_frames(2), num_frames=0)
+
+
+def test_missing_pyav_names_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "video.mp4").write_bytes(b"anything")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r"owl2\[video\]"):
+        load_video(tmp_path / "video.mp4")
