@@ -266,7 +266,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
-    parser.add_argument("--compile", action="store_true", help="torch.compile(fullgraph=True); a static cache in decode")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile(fullgraph=True); a static cache in decode"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="at least 5")
     parser.add_argument("--warmup", type=int, default=3, help="rounds that are not counted")
     parser.add_argument(

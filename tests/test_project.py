@@ -110,7 +110,7 @@ class TestDocuments:
         blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
         assert blocks
         for block in blocks:
-            for directory in ('"runs/quickstart/checkpoint"', '"DIR"'):
+            for directory in ('"runs/quickstart-nano/checkpoint"', '"DIR"'):
                 block = block.replace(directory, repr(str(directories[1])))
             exec(block, names)
 

@@ -7,6 +7,7 @@ copied.
 """
 
 import json
+import math
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -320,19 +321,23 @@ def _tables(config: Owl2Config) -> dict[str, torch.Tensor]:
     return tables
 
 
-def _expected_table(name: str, config: Owl2Config) -> torch.Tensor:
+def _expected_table(name: str, config: Owl2Config, grid_size: int | None = None) -> torch.Tensor:
     vision, abstractor, text = config.vision_config, config.abstractor_config, config.text_config
     if _QUERY_TABLE.match(name):
         return sincos_positions(abstractor.num_learnable_queries, abstractor.hidden_size)
     if _PATCH_TABLE.match(name):
-        side = vision.image_size // vision.patch_size
+        side = grid_size or vision.image_size // vision.patch_size
         return sincos_grid_positions((side, side), abstractor.hidden_size, int(vision.use_cls_token))
     exponents = torch.arange(0, text.head_dim, 2).float() / text.head_dim
     return 1.0 / ((text.rope_parameters or {}).get("rope_theta", 10000.0) ** exponents)
 
 
 def _check_table(name: str, table: torch.Tensor, config: Owl2Config) -> None:
-    expected = _expected_table(name, config)
+    # A table may be for another grid than the images': positions are recomputed for the image at hand in any case.
+    grid_size = (
+        math.isqrt(max(0, table.shape[0] - int(config.vision_config.use_cls_token))) if table.ndim == 2 else None
+    )
+    expected = _expected_table(name, config, grid_size)
     tolerance = 1e-5 if table.dtype == torch.float32 else 1e-2
     if table.shape != expected.shape:
         raise CheckpointError(

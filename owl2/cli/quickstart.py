@@ -4,16 +4,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-FAST_ALLOCATION = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-}
-"""glibc keeps freed memory instead of giving it back: training on a CPU is then several times faster. Read at start-up."""
+from owl2.environment import MALLOC_SETTINGS
 
 
 def quickstart(
@@ -49,13 +44,13 @@ def quickstart(
 
 
 def _allocate_fast() -> None:
-    """Starts the program again with glibc's settings, if nobody set them."""
-    if sys.platform == "linux" and not any(name in os.environ for name in FAST_ALLOCATION):
-        os.environ.update(FAST_ALLOCATION)
+    """Starts the program again with the settings that glibc reads only at the start, if nobody set them."""
+    if sys.platform == "linux" and not any(name in os.environ for name in MALLOC_SETTINGS):
+        os.environ.update(MALLOC_SETTINGS)
         os.execv(sys.executable, [sys.executable, "-m", "owl2.cli.main", *sys.argv[1:]])
 
 
-def _show(metrics: dict, directory: Path, console: object) -> None:
+def _show(metrics: dict[str, Any], directory: Path, console: Any) -> None:
     from rich.table import Table
 
     table = Table(title=f"Quickstart {metrics['preset']}")

@@ -22,7 +22,7 @@ class Conversation(NamedTuple):
 
 
 def turns(exchanges: list[tuple[str, str]], num_images: int = 0) -> list[dict[str, Any]]:
-    """Messages of (question, answer) exchanges, with the images before the first question as the published prompt has them."""
+    """Messages of (question, answer) exchanges, the images before the first question as in the published prompt."""
     messages: list[dict[str, Any]] = []
     for index, (question, answer) in enumerate(exchanges):
         images = [{"type": "image"}] * num_images if index == 0 else []

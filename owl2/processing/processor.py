@@ -183,7 +183,7 @@ class Owl2Processor(ProcessorMixin):
             messages: turns with `role` and `content` (a string, or parts of type text, image and video).
             images, videos: those of the placeholders, in order, unless the content parts carry them.
             max_length, truncation: as for `__call__`.
-            with_pixels: False leaves the images to the caller, who adds `pixel_values` in the order of the placeholders.
+            with_pixels: False leaves the images to the caller, who adds `pixel_values` in their order.
 
         Returns:
             Lists `input_ids`, `attention_mask`, `mm_token_type_ids`, `labels` (the assistant's tokens with the end of

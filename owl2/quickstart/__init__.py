@@ -1,1 +1,1 @@
-"""The whole life of mPLUG-Owl2 on a laptop: a language model, both stages of the paper, measured and drawn, on easy-VQA."""
+"""The whole life of mPLUG-Owl2 on a laptop: a language model, both stages of the paper on easy-VQA, measured."""

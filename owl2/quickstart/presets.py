@@ -28,7 +28,7 @@ class Preset(NamedTuple):
     evaluation_batch_size: int
 
 
-# A small encoder learns from nothing: larger initial weights than CLIP's 0.02 let the picture through from the first step.
+# The encoder learns from nothing: larger initial weights than CLIP's 0.02 let the picture through from the start.
 _VISION = {
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -75,8 +75,10 @@ SMOL = Preset(
     text=None,
     vision=_VISION,
     abstractor=_ABSTRACTOR,
-    pretraining=StageSettings(steps=400, batch_size=32, learning_rate=1e-3, minimum_rate=2e-4),
-    instruction_tuning=StageSettings(steps=400, batch_size=16, learning_rate=2e-4, minimum_rate=1e-5),
+    pretraining=StageSettings(steps=460, batch_size=32, learning_rate=1e-3, minimum_rate=3e-4),
+    instruction_tuning=StageSettings(
+        steps=250, batch_size=16, learning_rate=8e-4, minimum_rate=2e-5, language_rate=0.15
+    ),
     questions_per_conversation=6,
     text_share=0.1,
     evaluation_batch_size=128,

@@ -1,4 +1,4 @@
-"""The English texts of the quickstart, written for it: passages, instructions, and the facts that probe what is known."""
+"""The English texts of the quickstart, written for it: passages, instructions, and facts to ask about."""
 
 import json
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""The training loop of one stage: progress, metrics as JSON lines, a clean stop at Ctrl-C, resuming where it stopped."""
+"""The training loop of one stage: progress, metrics as JSON lines, a clean stop at Ctrl-C, and going on from there."""
 
 import json
 import random
@@ -25,6 +25,7 @@ class StageSettings(NamedTuple):
     Attributes:
         steps, batch_size: optimizer steps of so many samples.
         learning_rate, minimum_rate, warmup_steps: cosine schedule.
+        vision_layer_decay, language_rate: shares of the rate for some parts; see `MasterWeightAdamW`.
         mirror: augment images by horizontal flips.
     """
 
@@ -35,6 +36,7 @@ class StageSettings(NamedTuple):
     warmup_steps: int = 20
     weight_decay: float = 0.05
     vision_layer_decay: float = 1.0
+    language_rate: float = 1.0
     mirror: bool = True
     seed: int = 0
 
@@ -65,7 +67,7 @@ def train_stage(
     Raises:
         Interrupted: at Ctrl-C or SIGTERM, after the current step was saved.
     """
-    optimizer = MasterWeightAdamW(model, settings.weight_decay, settings.vision_layer_decay)
+    optimizer = MasterWeightAdamW(model, settings.weight_decay, settings.vision_layer_decay, settings.language_rate)
     saved = directory / f"{name}.interrupted.pt"
     first = _resume(saved, model, optimizer) if saved.is_file() else 0
     started, smoothed = time.perf_counter(), None

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .stages import is_language_model
+
 BETAS, EPSILON = (0.9, 0.98), 1e-6
 """Supplement, Table 9."""
 
@@ -19,11 +21,17 @@ class MasterWeightAdamW:
 
     Args:
         vision_layer_decay: the rate of a vision layer is this many times that of the layer above it (section 4.1).
+        language_rate: rate of the language model's own weights, as a share of that of the vision parts.
         max_norm: gradients are clipped to this norm.
     """
 
     def __init__(
-        self, model: nn.Module, weight_decay: float, vision_layer_decay: float = 1.0, max_norm: float = 1.0
+        self,
+        model: nn.Module,
+        weight_decay: float,
+        vision_layer_decay: float = 1.0,
+        language_rate: float = 1.0,
+        max_norm: float = 1.0,
     ) -> None:
         self.max_norm = max_norm
         self.weights: list[nn.Parameter] = []
@@ -38,6 +46,8 @@ class MasterWeightAdamW:
             self.masters.append(master)
             decays = parameter.ndim >= 2 and "embed" not in name and "queries" not in name
             scale = _vision_rate_scale(model, name, vision_layer_decay)
+            if is_language_model(name):
+                scale *= language_rate
             groups.setdefault((scale, weight_decay if decays else 0.0), []).append(master)
         self._adamw = torch.optim.AdamW(
             [{"params": group, "scale": scale, "weight_decay": decay} for (scale, decay), group in groups.items()],

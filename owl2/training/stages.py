@@ -16,7 +16,7 @@ _PARTS = {
     "shared": r"^model\.language_model\.",
 }
 PARTS = tuple(_PARTS)
-"""Vision encoder; visual abstractor; the decoder's vision copies, token embeddings and head, text copies, and all else."""
+"""Vision encoder; visual abstractor; of the decoder the vision copies, embeddings, text copies and the rest."""
 
 PRETRAINING_PARTS = ("vision_encoder", "abstractor", "vision_half")
 """Stage 1: the language model is frozen, the vision half of the modality-adaptive module is not."""
@@ -39,6 +39,11 @@ def _is_separate(name: str, modality_adaptive: Iterable[str]) -> bool:
     """Whether the parameter has a copy for vision."""
     kinds = {"norm": r"layernorm\.weight$", "q": r"\.q_proj\.", "k": r"\.k_proj\.", "v": r"\.v_proj\."}
     return any(re.search(kinds[kind], name) for kind in modality_adaptive)
+
+
+def is_language_model(name: str) -> bool:
+    """Whether a parameter came with the language model: all of the decoder and head but the vision copies."""
+    return not re.match(rf"{_PARTS['vision_encoder']}|{_PARTS['abstractor']}|{_PARTS['vision_half']}", name)
 
 
 def select_trainable(model: Owl2ForConditionalGeneration, parts: Iterable[str]) -> dict[str, int]:

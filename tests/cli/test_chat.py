@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from owl2.chat import ChatSession, load_for_chat
+from owl2.cli.main import COMMANDS
 
 QUICK = ("--max-new-tokens", 6)
 ROWS = 9  # of an image: 8 queries and the end of the image
@@ -270,3 +271,8 @@ class TestErrors:
 
         monkeypatch.setattr(ChatSession, "ask", fail)
         assert isinstance(owl2("chat", "-m", ours, "hi").exception, RuntimeError)
+
+
+def test_the_help_lists_every_command(owl2):
+    result = owl2("--help")
+    assert result.exit_code == 0 and all(f" {command} " in result.stdout for command in COMMANDS)

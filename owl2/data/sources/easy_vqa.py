@@ -8,6 +8,8 @@ from ..records import Conversation, Pair, turns
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+
+
 class Question(NamedTuple):
     id: str
     image: str
