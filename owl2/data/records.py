@@ -2,23 +2,21 @@
 
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 
 class Pair(NamedTuple):
-    """An image and its caption."""
+    """The file of an image, and its caption."""
 
     id: str
-    image: str | Image.Image
+    image: str
     caption: str
 
 
 class Conversation(NamedTuple):
-    """Chat messages in the transformers form; images fill the `{"type": "image"}` parts in their order."""
+    """Chat messages in the transformers form; the image files fill the `{"type": "image"}` parts in their order."""
 
     id: str
     messages: list[dict[str, Any]]
-    images: tuple[str | Image.Image, ...] = ()
+    images: tuple[str, ...] = ()
 
 
 def turns(exchanges: list[tuple[str, str]], num_images: int = 0) -> list[dict[str, Any]]:

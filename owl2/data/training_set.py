@@ -17,7 +17,7 @@ class PixelStore:
     def __init__(self, processor: Owl2Processor, images: Iterable[str], dtype: torch.dtype) -> None:
         self._index = {image: index for index, image in enumerate(dict.fromkeys(images))}
         rows = [processor.image_processor([load_image(image)])["pixel_values"][0] for image in self._index]
-        self._pixels = torch.stack([torch.as_tensor(row) for row in rows]).to(dtype) if rows else None
+        self._pixels = torch.stack([torch.as_tensor(row) for row in rows]).to(dtype) if rows else torch.empty(0)
 
     def __getitem__(self, images: Sequence[str]) -> torch.Tensor:
         """[N, 3, H, W] of the named images."""

@@ -27,8 +27,14 @@ def answer(
 
     Args:
         images: the image of each question; without them the questions are asked blind.
+        pixels: where the names of the images lead.
         on_batch: told how many questions a batch answered.
+
+    Raises:
+        ValueError: images without pixels, or the reverse.
     """
+    if (images is None) != (pixels is None):
+        raise ValueError("Give both images and their pixels, or neither.")
     model.eval()
     prompts = [_prompt(processor, question, images is not None) for question in questions]
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]["input_ids"]))
@@ -36,7 +42,7 @@ def answer(
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = processor.pad([prompts[index] for index in indices], padding_side="left")
-        if images is not None:
+        if images is not None and pixels is not None:
             batch["pixel_values"] = pixels[[images[index] for index in indices]].to(model.dtype)
         generated = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
         texts = processor.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)

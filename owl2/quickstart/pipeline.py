@@ -109,6 +109,7 @@ class Quickstart:
             self.console.print("Language model: SmolLM2-135M-Instruct, dequantised from its GGUF file.")
             convert_smollm2(target)
         else:
+            assert self.preset.text is not None, "a preset with sizes of a language model has a text stage"
             self.console.print("Language model: a small LLaMA, trained on text on the spot.")
             train_language_model(self.preset.language_model, self.preset.text, target, self.directory, self.dtype)
 
@@ -234,12 +235,10 @@ class Quickstart:
     def _keep_attention(
         self, model: Any, processor: Any, questions: list[easy_vqa.Question], replies: list[str]
     ) -> None:
-        """Attention of one answer about the shape, for the report."""
-        shown = next(
-            index
-            for index, item in enumerate(questions)
-            if item.answer in easy_vqa.SHAPES and replies[index] == item.answer
-        )
+        """Attention of one answer about the shape, a right one if there is any, for the report."""
+        about_shape = [index for index, item in enumerate(questions) if item.answer in easy_vqa.SHAPES]
+        right = [index for index in about_shape if replies[index] == questions[index].answer]
+        shown = (right or about_shape)[0]
         question = questions[shown]
         messages = turns([(question.question, "")], num_images=1)[:1]
         prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

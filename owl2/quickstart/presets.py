@@ -45,7 +45,7 @@ _ABSTRACTOR = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_learnable_queries": 8,
-    "initializer_range": 0.08,
+    "initializer_range": 0.15,
 }
 
 NANO = Preset(
@@ -74,10 +74,10 @@ SMOL = Preset(
     language_model=None,
     text=None,
     vision=_VISION,
-    abstractor=_ABSTRACTOR,
-    pretraining=StageSettings(steps=460, batch_size=32, learning_rate=1e-3, minimum_rate=3e-4),
+    abstractor=_ABSTRACTOR | {"initializer_range": 0.08},  # a wide decoder amplifies what the abstractor gives it
+    pretraining=StageSettings(steps=780, batch_size=16, learning_rate=7e-4, minimum_rate=2e-4),
     instruction_tuning=StageSettings(
-        steps=250, batch_size=16, learning_rate=8e-4, minimum_rate=2e-5, language_rate=0.15
+        steps=235, batch_size=16, learning_rate=7e-4, minimum_rate=2e-5, language_rate=0.15
     ),
     questions_per_conversation=6,
     text_share=0.1,

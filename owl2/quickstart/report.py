@@ -41,8 +41,8 @@ Test images, with a question, the model's answer and, where it is wrong, the rig
 ![Answers](answers.png)
 
 Where the model looks when it answers: attention of the position that predicts the answer, through the decoder (mean
-over layers and heads) and the visual abstractor, on the patches of the image; beside it the share of attention that each
-decoder layer gives to the visual tokens.
+over layers and heads) and the visual abstractor, on the patches of the image; beside it the share of attention that
+each decoder layer gives to the visual tokens.
 
 ![Attention](attention.png)
 
@@ -68,7 +68,7 @@ def _rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         ("always the most frequent training answer", f"{metrics['accuracy_majority']:.1%}"),
         (
             "perplexity of held-out English, before and after",
-            f"{before:.2f}, {after:.2f} ({after / before - 1:+.1%}; target at most {PERPLEXITY_TARGET - 1:+.0%}: {kept})",
+            f"{before:.2f}, {after:.2f} ({after / before - 1:+.1%}; allowed {PERPLEXITY_TARGET - 1:+.0%}: {kept})",
         ),
         ("factual questions answered, before and after", facts),
         ("time", f"{metrics['seconds']:.0f} s on {metrics['threads']} threads, {metrics['dtype']}"),

@@ -73,7 +73,11 @@ def train_stage(
     started, smoothed = time.perf_counter(), None
     model.train()
     batches = data.batches(settings.batch_size, settings.seed, first)
-    with _stop_signal() as stopped, progress_bar() as progress, (directory / "metrics.jsonl").open("a") as metrics:
+    with (
+        _stop_signal() as stopped,
+        progress_bar() as progress,
+        (directory / "metrics.jsonl").open("a", buffering=1) as metrics,
+    ):
         bar = progress.add_task(name, total=settings.steps, completed=first, loss="", speed="")
         for step in range(first, settings.steps):
             flips = random.Random(f"{settings.seed}-{step}") if settings.mirror else None

@@ -44,7 +44,7 @@ class MasterWeightAdamW:
             master = parameter if is_float else parameter.detach().float().requires_grad_()
             self.weights.append(parameter)
             self.masters.append(master)
-            decays = parameter.ndim >= 2 and "embed" not in name and "queries" not in name
+            decays = parameter.ndim >= 2 and not re.search(r"embed_tokens|position_embedding|learnable_queries", name)
             scale = _vision_rate_scale(model, name, vision_layer_decay)
             if is_language_model(name):
                 scale *= language_rate

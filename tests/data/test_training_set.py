@@ -70,7 +70,7 @@ def test_collated_pixels_follow_the_samples_and_mirror_about_half(processor: Owl
     data = training_set(40, 2)
     plain = data.collate([5, 41, 7], processor, None)
     assert plain["pixel_values"][:, 0, 0, 0].tolist() == [50.0, 70.0]
-    assert plain["input_ids"].shape == (3, 12) and plain["labels"][0, 10:].tolist() == [-100, -100]
+    assert plain["input_ids"].shape == (3, 11) and plain["labels"][2, 5:].tolist() == [-100] * 6
     mirrored = data.collate(list(range(40)), processor, random.Random(0))["pixel_values"]
     flipped = [row[0, 0, 0] > row[0, 0, -1] for row in mirrored]
     assert 10 < sum(flipped) < 30
