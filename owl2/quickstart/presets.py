@@ -63,7 +63,7 @@ NANO = Preset(
     text=StageSettings(steps=520, batch_size=32, learning_rate=2e-3, minimum_rate=1e-4),
     vision=_VISION,
     abstractor=_ABSTRACTOR,
-    pretraining=StageSettings(steps=420, batch_size=64, learning_rate=1e-3, minimum_rate=1e-4),
+    pretraining=StageSettings(steps=600, batch_size=32, learning_rate=1e-3, minimum_rate=1e-4),
     instruction_tuning=StageSettings(steps=480, batch_size=32, learning_rate=1e-3, minimum_rate=2e-5),
     questions_per_conversation=6,
     text_share=0.1,
