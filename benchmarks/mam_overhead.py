@@ -249,8 +249,9 @@ def table(report: dict[str, Any]) -> str:
         ratio = {name: row["ratios"][name]["median"] for name in row["ratios"]}
         low, high = row["ratios"]["adaptive/plain"]["quartiles"]
         target = "-" if row["target"] is None else f"{row['target']:.2f}"
+        milliseconds = row["seconds"]["adaptive"]["median"] * 1e3
         lines.append(
-            f"{row['phase']:8} {row['batch']:3} {row['length']:5} {row['seconds']['adaptive']['median'] * 1e3:7.1f} ms   "
+            f"{row['phase']:8} {row['batch']:3} {row['length']:5} {milliseconds:7.1f} ms   "
             f"{ratio['adaptive/plain']:6.3f} {low:6.3f}-{high:5.3f}  {ratio['adaptive/llama']:6.3f} "
             f"{ratio['plain/llama']:11.3f} {target:>6}"
         )

@@ -24,6 +24,7 @@ from owl2.evaluation.generation import answer, contains_answer, perplexity
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
 from owl2.training.loop import progress_bar, train_stage
+from owl2.training.memory import release_free_memory
 from owl2.training.optimizer import fastest_training_dtype
 from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS, select_trainable
 
@@ -90,6 +91,7 @@ class Quickstart:
             return target
         make(partial)
         partial.rename(target)
+        release_free_memory()
         self._add_seconds(name)
         return target
 

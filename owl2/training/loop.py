@@ -16,6 +16,7 @@ from torch import nn
 from owl2.data.training_set import TrainingSet
 from owl2.processing import Owl2Processor
 
+from .memory import RELEASE_EVERY, release_free_memory
 from .optimizer import MasterWeightAdamW, cosine_rate
 
 
@@ -97,6 +98,8 @@ def train_stage(
             metrics.write(json.dumps({**line, "seconds": round(seconds, 3)}) + "\n")
             done = (step + 1 - first) * len(batch["input_ids"])
             progress.update(bar, advance=1, loss=f"loss {smoothed:.3f}", speed=f"{done / seconds:.0f} samples/s")
+            if step % RELEASE_EVERY == 0:
+                release_free_memory()
             if stopped():
                 torch.save(
                     {"step": step + 1, "model": _trained(model), "optimizer": optimizer.state_dict()},
