@@ -23,10 +23,12 @@ def quickstart(
     """
     _allocate_fast()
     from rich.console import Console
+    from transformers.utils import logging
 
     from owl2.quickstart.pipeline import Quickstart
     from owl2.training.loop import Interrupted
 
+    logging.disable_progress_bar()  # of loading and saving weights: ours say more
     console = Console()
     directory = out or Path("runs") / f"quickstart-{preset}"
     if (directory / "metrics.json").is_file() and (directory / "report.md").is_file():

@@ -17,10 +17,10 @@ from owl2.training.loop import StageSettings, train_stage
 
 from . import texts
 
-DESCRIPTIONS = 2500
+DESCRIPTIONS = 4000
 """Conversations about described pictures in the text stage."""
 
-REPEATS = {"passages": 3, "instructions": 2, "facts": 12}
+REPEATS = {"passages": 2, "instructions": 1, "facts": 10}
 """How often each text comes in one epoch of the text stage, so that few facts are not lost among many descriptions."""
 
 

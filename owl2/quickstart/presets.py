@@ -60,7 +60,7 @@ NANO = Preset(
         "initializer_range": 0.06,
         "tie_word_embeddings": True,
     },
-    text=StageSettings(steps=520, batch_size=32, learning_rate=2e-3, minimum_rate=1e-4),
+    text=StageSettings(steps=720, batch_size=32, learning_rate=2e-3, minimum_rate=1e-4),
     vision=_VISION,
     abstractor=_ABSTRACTOR,
     pretraining=StageSettings(steps=600, batch_size=32, learning_rate=1e-3, minimum_rate=1e-4),
