@@ -45,7 +45,7 @@ _ABSTRACTOR = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_learnable_queries": 8,
-    "initializer_range": 0.15,
+    "initializer_range": 0.08,
 }
 
 NANO = Preset(
@@ -63,8 +63,8 @@ NANO = Preset(
     text=StageSettings(steps=720, batch_size=32, learning_rate=2e-3, minimum_rate=1e-4),
     vision=_VISION,
     abstractor=_ABSTRACTOR,
-    pretraining=StageSettings(steps=600, batch_size=32, learning_rate=1e-3, minimum_rate=1e-4),
-    instruction_tuning=StageSettings(steps=480, batch_size=32, learning_rate=1e-3, minimum_rate=2e-5),
+    pretraining=StageSettings(steps=480, batch_size=64, learning_rate=1e-3, minimum_rate=1e-4),
+    instruction_tuning=StageSettings(steps=540, batch_size=32, learning_rate=1e-3, minimum_rate=2e-5),
     questions_per_conversation=6,
     text_share=0.1,
     evaluation_batch_size=256,
@@ -74,7 +74,7 @@ SMOL = Preset(
     language_model=None,
     text=None,
     vision=_VISION,
-    abstractor=_ABSTRACTOR | {"initializer_range": 0.08},  # a wide decoder amplifies what the abstractor gives it
+    abstractor=_ABSTRACTOR,
     pretraining=StageSettings(steps=780, batch_size=16, learning_rate=7e-4, minimum_rate=2e-4),
     instruction_tuning=StageSettings(
         steps=235, batch_size=16, learning_rate=7e-4, minimum_rate=2e-5, language_rate=0.15
