@@ -241,8 +241,12 @@ class _Streamer(TextStreamer):
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.on_text = on_text
+        self.begun = False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if not self.begun:
+            text = text.lstrip()  # the space between the prompt and the answer
+            self.begun = bool(text)
         if text:
             self.on_text(text)
 
