@@ -1,0 +1,42 @@
+"""The scores of every benchmark as pure functions: no model, no torch, no files.
+
+Each takes what a model said and what is right, and follows the program that the benchmark is scored with. Where several
+programs disagree, `protocol` names one.
+"""
+
+from .agieval import agieval_answer
+from .bbh import bbh_answer
+from .gqa import gqa_match
+from .judged import mmhal_score, mmvet_score, video_judge_reply
+from .math_equivalence import math_equivalent
+from .mmbench import mmbench_choice, mmbench_circular
+from .mme import mme_answer, mme_scores
+from .mmlu import mmlu_scores
+from .pope import pope_answer, pope_scores
+from .qbench import qbench_choice
+from .scienceqa import scienceqa_choice
+from .seed import seed_choice
+from .vqa import evalai_answer, normalize_vqa_answer, vqa_accuracy
+
+__all__ = [
+    "agieval_answer",
+    "bbh_answer",
+    "evalai_answer",
+    "gqa_match",
+    "math_equivalent",
+    "mmbench_choice",
+    "mmbench_circular",
+    "mme_answer",
+    "mme_scores",
+    "mmhal_score",
+    "mmlu_scores",
+    "mmvet_score",
+    "normalize_vqa_answer",
+    "pope_answer",
+    "pope_scores",
+    "qbench_choice",
+    "scienceqa_choice",
+    "seed_choice",
+    "video_judge_reply",
+    "vqa_accuracy",
+]

@@ -1,0 +1,71 @@
+"""GQA: whether a prediction is the one right answer.
+
+The official program compares the strings as they are; those who publish numbers normalise first, each in their way.
+
+Source: evaluation specification, section 3.
+"""
+
+import string
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def gqa_match(prediction: str, answer: str, protocol: str = "llava") -> bool:
+    """Whether a prediction counts as the answer.
+
+    Args:
+        prediction: the answer of the model, as generated.
+        answer: the answer in the question file, one or two words in lower case.
+        protocol:
+            `llava`: the prediction without the periods at its end, in lower case, is the answer.
+            `official`: the prediction is the answer, with no normalisation at all.
+            `qwen`: the prediction is cut down to its presumed core first: its first clause in lower case, what follows
+            `is `, `are `, `a `, `an `, `the ` in turn, and of that what precedes ` of`. Case of the answer and white
+            space around both are ignored.
+            `lmms`: equal but for case and ASCII punctuation; white space around the prediction is ignored.
+
+    Raises:
+        ValueError: unknown protocol.
+
+    Source: evaluation specification, section 3 (convert_gqa_for_eval of LLaVA, eval_mm of Qwen-VL, lmms-eval).
+    """
+    match = _PROTOCOLS.get(protocol)
+    if match is None:
+        raise ValueError(f"unknown protocol {protocol!r}: choose one of {', '.join(_PROTOCOLS)}")
+    return match(prediction, answer)
+
+
+def _llava(prediction: str, answer: str) -> bool:
+    return prediction.rstrip(".").lower() == answer
+
+
+def _official(prediction: str, answer: str) -> bool:
+    return prediction == answer
+
+
+def _qwen(prediction: str, answer: str) -> bool:
+    return _qwen_core(prediction) == answer.strip().lower()
+
+
+def _lmms(prediction: str, answer: str) -> bool:
+    predicted, expected = (text.lower().translate(_NO_PUNCTUATION) for text in (prediction.strip(), answer))
+    return predicted == expected
+
+
+_PROTOCOLS = {"llava": _llava, "official": _official, "qwen": _qwen, "lmms": _lmms}
+
+
+def _qwen_core(prediction: str) -> str:
+    """The piece of the first clause that follows a verb or an article.
+
+    The markers are looked for as substrings, so `pizza box` loses its `pizza `, and `This is a box`, where `is ` is
+    met first inside `This `, becomes empty: published numbers contain both.
+    """
+    core = prediction.strip()
+    for mark in ".,!":
+        core = core.split(mark)[0]
+    core = core.lower()
+    for marker in ("is ", "are ", "a ", "an ", "the "):
+        if marker in core:
+            core = core.split(marker)[1]  # up to the next occurrence, as the original does
+    return core.split(" of")[0].strip()
