@@ -4,7 +4,8 @@ import random
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-from ..records import Conversation, Pair, turns
+from ..records import Conversation, Pair
+from .merging import Asked, merge_questions
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
@@ -54,15 +55,25 @@ def conversations(questions: list[Question], seed: int = 0, max_questions: int |
     Args:
         max_questions: split longer conversations in several.
     """
+    asked = (Asked(item.image, item.image, item.question, item.answer) for item in questions)
+    return list(merge_questions(asked, random.Random(seed), max_questions))
+
+
+def balanced(questions: list[Question], seed: int = 0) -> list[Question]:
+    """Questions of which "yes" answers as many as "no": training on them cannot get by without the image.
+
+    Seven of eight questions whether there is a teal shape are about a shape that is not teal. Of the questions that name
+    one of the seven other colours one in seven is kept, of those that name one of the two other shapes one in two.
+    """
     generator = random.Random(seed)
-    found = []
-    for image, asked in _by_image(questions).items():
-        asked = generator.sample(asked, len(asked))
-        size = max_questions or len(asked)
-        for start in range(0, len(asked), size):
-            exchanges = [(question.question, question.answer) for question in asked[start : start + size]]
-            found.append(Conversation(f"{image}-{start}", turns(exchanges, num_images=1), (image,)))
-    return found
+    described = {image: set((_described(asked) or "").split()) for image, asked in _by_image(questions).items()}
+
+    def is_kept(question: Question) -> bool:
+        named = set(question.question.rstrip("?").split())
+        others = [words for words in (COLORS, SHAPES) if named & set(words) - described[question.image]]
+        return all(generator.random() * (len(words) - 1) < 1 for words in others)
+
+    return [question for question in questions if is_kept(question)]
 
 
 def majority_answer(questions: list[Question]) -> str:

@@ -1,0 +1,48 @@
+"""ShareGPT: conversations of people with ChatGPT, text only; Table 8's 40K is a part which the paper does not name.
+
+Public collections, such as `ShareGPT_V3_unfiltered_cleaned_split.json`, hold what people shared. A conversation
+is made to begin with the person and to end with an answer: answers before the first question and questions after the
+last answer are dropped. What then is not person and model in turns, or has an empty turn, is left out, counted and
+logged, as LLaVA-1.5 leaves out invalid conversations. Nothing is cut here for its length.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+from ..records import Conversation
+from .annotations import AnyPath, rows
+from .chat import Turn, fault, messages, turns_of
+
+logger = logging.getLogger(__name__)
+
+
+def conversations(annotations: AnyPath) -> Iterator[Conversation]:
+    """One record a usable conversation, the same in every epoch.
+
+    Args:
+        annotations: a list, each with `id` and `conversations`.
+
+    Raises:
+        ValueError: a broken record, by file and number.
+    """
+    left_out: Counter[str] = Counter()
+    for row in rows(annotations):
+        turns = _from_question_to_answer(turns_of(row))
+        problem = fault(turns)
+        if problem is None:
+            yield Conversation(f"sharegpt-{row.text('id')}", messages(turns))
+        else:
+            left_out[problem] += 1
+    if left_out:
+        logger.warning("%s: left out %d conversations: %s", annotations, left_out.total(), dict(left_out))
+
+
+def _from_question_to_answer(turns: list[Turn]) -> list[Turn]:
+    system = [turn for turn in turns[:1] if turn[0] == "system" and turn[1]]
+    spoken = turns[1:] if turns and turns[0][0] == "system" else turns
+    while spoken and spoken[0][0] == "assistant":
+        spoken = spoken[1:]
+    while spoken and spoken[-1][0] == "user":
+        spoken = spoken[:-1]
+    return [*system, *spoken]

@@ -1,0 +1,18 @@
+"""VQAv2: `v2_OpenEnded_mscoco_train2014_questions.json` and `v2_mscoco_train2014_annotations.json`.
+
+443,757 questions of 82,783 images in `train2014/`, merged by image (Table 8's 83K). `vqa_annotations.py` has the rule
+for the answer; every question is worded as in the published evaluation.
+"""
+
+from collections.abc import Iterator
+
+from ..records import Conversation
+from .annotations import AnyPath
+from .vqa_annotations import merged_questions
+
+
+def conversations(
+    questions: AnyPath, annotations: AnyPath, images: AnyPath, seed: int = 0, epoch: int = 0
+) -> Iterator[Conversation]:
+    """One record an image; see `merged_questions` for the arguments and errors."""
+    return merged_questions(questions, annotations, images, "vqav2", seed, epoch)
