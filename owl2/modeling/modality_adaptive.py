@@ -3,7 +3,7 @@
 Shapes: B batch, S sequence, D hidden, V vision rows of the whole batch.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -36,6 +36,69 @@ def build_routing(is_vision: torch.Tensor, num_vision: int) -> ModalityRouting:
     return ModalityRouting(is_vision.unsqueeze(-1), permutation, inverse, num_vision)
 
 
+class _Permute(torch.autograd.Function):
+    """Rows [R, D] in another order. The gradient is the inverse gather; that of `index_select` adds into zeros."""
+
+    @staticmethod
+    def forward(rows: torch.Tensor, permutation: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+        return rows.index_select(0, permutation)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        permutation, inverse = ctx.saved_tensors
+        return _Permute.apply(gradient, inverse, permutation), None, None
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Eq. 4 with its gradient in closed form: it keeps the input and one number a row, not every float32 step."""
+
+    @staticmethod
+    def forward(
+        hidden_states: torch.Tensor,  # [B, S, D]
+        weight: torch.Tensor,  # [D]
+        vision_weight: torch.Tensor | None,
+        is_vision: torch.Tensor | None,  # [B, S, 1]
+        eps: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        states = hidden_states.float()
+        scale = torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + eps)  # [B, S, 1]
+        return _select(weight, vision_weight, is_vision) * (states * scale).to(hidden_states.dtype), scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        hidden_states, weight, vision_weight, is_vision, _ = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(hidden_states, weight, vision_weight, is_vision, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden_states, weight, vision_weight, is_vision, scale = ctx.saved_tensors
+        normalized = hidden_states.float() * scale
+        for_states = for_text = for_vision = None
+        if ctx.needs_input_grad[0]:
+            inner = (gradient * _select(weight, vision_weight, is_vision)).float()
+            inner = inner - normalized * (inner * normalized).mean(-1, keepdim=True)
+            for_states = (inner * scale).to(hidden_states.dtype)
+        if any(ctx.needs_input_grad[1:3]):
+            rows = (gradient * normalized.to(gradient.dtype)).float().flatten(0, -2)  # [B * S, D]
+            vision = rows.new_zeros(rows.shape[0]) if is_vision is None else is_vision.flatten().to(rows.dtype)
+            sums = torch.stack([1 - vision, vision]) @ rows  # [2, D]
+            for_text = sums[0].to(weight.dtype)
+            for_vision = None if vision_weight is None else sums[1].to(vision_weight.dtype)
+        return for_states, for_text, for_vision, None, None
+
+
+def _select(weight: torch.Tensor, vision_weight: torch.Tensor | None, is_vision: torch.Tensor | None) -> torch.Tensor:
+    """The weight of each row: [B, S, D], or [D] where it is the same for all."""
+    if vision_weight is None or is_vision is None:
+        return weight
+    return torch.where(is_vision, vision_weight, weight)
+
+
 class ModalityAdaptiveRMSNorm(nn.Module):
     """Root mean square norm with a weight per modality (eq. 4). Statistics are in float32."""
 
@@ -46,13 +109,10 @@ class ModalityAdaptiveRMSNorm(nn.Module):
         self.vision_weight = nn.Parameter(torch.ones(hidden_size)) if separate else None
 
     def forward(self, hidden_states: torch.Tensor, routing: ModalityRouting | None = None) -> torch.Tensor:
-        dtype = hidden_states.dtype
-        hidden_states = hidden_states.float()
-        hidden_states = hidden_states * torch.rsqrt(hidden_states.pow(2).mean(-1, keepdim=True) + self.eps)
-        if routing is None or self.vision_weight is None:
-            return self.weight * hidden_states.to(dtype)
-        weight = torch.where(routing.is_vision, self.vision_weight, self.weight)  # [B, S, D]
-        return weight * hidden_states.to(dtype)
+        is_vision = None if routing is None or self.vision_weight is None else routing.is_vision
+        vision_weight = None if is_vision is None else self.vision_weight
+        normalize = _RMSNorm.apply if torch.is_grad_enabled() else _RMSNorm.forward
+        return normalize(hidden_states, self.weight, vision_weight, is_vision, self.eps)[0]
 
 
 def modality_adaptive_projections(
@@ -72,13 +132,14 @@ def modality_adaptive_projections(
     """
     if routing is None or all(vision is None for _, vision in projections):
         return [shared(hidden_states) for shared, _ in projections]
-    rows = hidden_states.flatten(0, 1).index_select(0, routing.permutation)  # [B * S, D], vision first
+    rows = _Permute.apply(hidden_states.flatten(0, 1), routing.permutation, routing.inverse)  # [B * S, D], vision first
     vision_rows, text_rows = rows[: routing.num_vision], rows[routing.num_vision :]
     outputs = []
     for shared, vision in projections:
         if vision is None:
             outputs.append(shared(hidden_states))
             continue
-        separate = torch.cat([vision(vision_rows), shared(text_rows)]).index_select(0, routing.inverse)
+        separate = torch.cat([vision(vision_rows), shared(text_rows)])  # [B * S, D'], vision first
+        separate = _Permute.apply(separate, routing.inverse, routing.permutation)
         outputs.append(separate.view(*hidden_states.shape[:-1], -1))
     return outputs

@@ -16,7 +16,7 @@ from torch import nn
 from owl2.data.training_set import TrainingSet
 from owl2.processing import Owl2Processor
 
-from .memory import RELEASE_EVERY, release_free_memory
+from .memory import memory_keeper
 from .optimizer import MasterWeightAdamW, cosine_rate
 
 
@@ -71,7 +71,7 @@ def train_stage(
     optimizer = MasterWeightAdamW(model, settings.weight_decay, settings.vision_layer_decay, settings.language_rate)
     saved = directory / f"{name}.interrupted.pt"
     first = _resume(saved, model, optimizer) if saved.is_file() else 0
-    started, smoothed = time.perf_counter(), None
+    started, smoothed, keep_memory = time.perf_counter(), None, memory_keeper()
     model.train()
     batches = data.batches(settings.batch_size, settings.seed, first)
     with (
@@ -98,8 +98,7 @@ def train_stage(
             metrics.write(json.dumps({**line, "seconds": round(seconds, 3)}) + "\n")
             done = (step + 1 - first) * len(batch["input_ids"])
             progress.update(bar, advance=1, loss=f"loss {smoothed:.3f}", speed=f"{done / seconds:.0f} samples/s")
-            if step % RELEASE_EVERY == 0:
-                release_free_memory()
+            keep_memory()
             if stopped():
                 torch.save(
                     {"step": step + 1, "model": _trained(model), "optimizer": optimizer.state_dict()},

@@ -1,10 +1,13 @@
 """Giving freed memory back on Linux, where the settings that make a CPU fast keep it."""
 
 import ctypes
+import resource
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
-RELEASE_EVERY = 20
-"""Steps of training between two releases: batches of many lengths would otherwise fragment the heap without bound."""
+GROWTH = 1.6
+"""How many times the memory between two steps the process may hold before it gives some back."""
 
 
 def release_free_memory() -> None:
@@ -13,3 +16,30 @@ def release_free_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def memory_keeper(resident: Callable[[], int] | None = None) -> Callable[[], None]:
+    """What to call after every step: batches of many lengths would otherwise fragment the heap without bound.
+
+    Releasing is dear (each page is faulted in again), so that it waits until the process holds `GROWTH` times what it
+    held after the first release, which comes after the first step: weights and the optimizer's state, no activations.
+
+    Args:
+        resident: bytes that the process holds, by default from the system.
+    """
+    resident = resident or resident_bytes
+    floor = 0
+
+    def keep() -> None:
+        nonlocal floor
+        if floor == 0 or resident() > GROWTH * floor:
+            release_free_memory()
+            floor = floor or resident()
+
+    return keep
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now; 0 where the system does not tell."""
+    statistics = Path("/proc/self/statm")
+    return int(statistics.read_text().split()[1]) * resource.getpagesize() if statistics.is_file() else 0
