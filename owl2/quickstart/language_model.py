@@ -17,10 +17,10 @@ from owl2.training.loop import StageSettings, train_stage
 
 from . import texts
 
-DESCRIPTIONS = 4000
+DESCRIPTIONS = 7000
 """Conversations about described pictures in the text stage."""
 
-REPEATS = {"passages": 2, "instructions": 1, "facts": 10}
+REPEATS = {"passages": 1, "instructions": 1, "facts": 10}
 """How often each text comes in one epoch of the text stage, so that few facts are not lost among many descriptions."""
 
 
@@ -78,7 +78,7 @@ def _described(limit: int) -> list[list[tuple[str, str]]]:
 
     A language model of any size would know what "not" and "teal" mean; this one learns it here, from text alone.
     """
-    questions = easy_vqa.load_questions("train")
+    questions = easy_vqa.thinned(easy_vqa.load_questions("train"))
     captions = {pair.image: pair.caption for pair in easy_vqa.pairs(questions)}
     found = []
     for conversation in easy_vqa.conversations(questions, max_questions=4):

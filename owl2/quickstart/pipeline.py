@@ -127,7 +127,7 @@ class Quickstart:
 
     def _tune(self, stage1: Path, target: Path) -> None:
         model, processor = _load(stage1, torch.float32)
-        questions = easy_vqa.load_questions("train")
+        questions = easy_vqa.thinned(easy_vqa.load_questions("train"))
         conversations = easy_vqa.conversations(questions, max_questions=self.preset.questions_per_conversation)
         pixels = PixelStore(processor, [name for item in conversations for name in item.images], self.dtype)
         samples = [processor.encode_conversation(item.messages, with_pixels=False) for item in conversations]

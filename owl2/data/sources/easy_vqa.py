@@ -59,21 +59,21 @@ def conversations(questions: list[Question], seed: int = 0, max_questions: int |
     return list(merge_questions(asked, random.Random(seed), max_questions))
 
 
-def balanced(questions: list[Question], seed: int = 0) -> list[Question]:
-    """Questions of which "yes" answers as many as "no": training on them cannot get by without the image.
+def thinned(questions: list[Question], seed: int = 0) -> list[Question]:
+    """Questions without every second of those that name another colour than the image's.
 
-    Seven of eight questions whether there is a teal shape are about a shape that is not teal. Of the questions that name
-    one of the seven other colours one in seven is kept, of those that name one of the two other shapes one in two.
+    Seven of eight questions whether there is a teal shape are about a shape that is not teal, so that a model may learn
+    the frequent answer and never compare the colours. (With "yes" as frequent as "no" it would have nothing to start
+    from: which answer is the frequent one is how it finds out what "not" does.)
     """
     generator = random.Random(seed)
-    described = {image: set((_described(asked) or "").split()) for image, asked in _by_image(questions).items()}
+    colors = {image: _revealed(asked, COLORS) for image, asked in _by_image(questions).items()}
 
-    def is_kept(question: Question) -> bool:
-        named = set(question.question.rstrip("?").split())
-        others = [words for words in (COLORS, SHAPES) if named & set(words) - described[question.image]]
-        return all(generator.random() * (len(words) - 1) < 1 for words in others)
+    def names_another(question: Question) -> bool:
+        named = set(question.question.rstrip("?").split()) & set(COLORS)
+        return bool(named - {colors[question.image]})
 
-    return [question for question in questions if is_kept(question)]
+    return [question for question in questions if not names_another(question) or generator.random() < 0.5]
 
 
 def majority_answer(questions: list[Question]) -> str:
