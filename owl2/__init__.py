@@ -4,29 +4,24 @@ Importing it registers the model with the Auto classes of transformers.
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+if find_spec("torch") is not None:  # owl2.evaluation.metrics works without it
+    from .auto_classes import register as _register
+    from .modeling import (
+        CheckpointError,
+        Owl2AbstractorConfig,
+        Owl2Config,
+        Owl2ForConditionalGeneration,
+        Owl2LanguageDecoder,
+        Owl2Model,
+        Owl2TextConfig,
+        Owl2VisionConfig,
+        Owl2VisionEncoder,
+    )
+    from .processing import Owl2ImageProcessor, Owl2Processor
 
-from .modeling import (
-    CheckpointError,
-    Owl2AbstractorConfig,
-    Owl2Config,
-    Owl2ForConditionalGeneration,
-    Owl2LanguageDecoder,
-    Owl2Model,
-    Owl2TextConfig,
-    Owl2VisionConfig,
-    Owl2VisionEncoder,
-)
-from .processing import Owl2ImageProcessor, Owl2Processor
+    _register()
 
 __all__ = [
     "CheckpointError",
@@ -46,26 +41,3 @@ try:
     __version__ = version("owl2")
 except PackageNotFoundError:  # a source tree on the path
     __version__ = "0.0.0"
-
-
-def _register() -> None:
-    """Makes the Auto classes of transformers know the model; doing it twice does no harm."""
-    for config in (Owl2Config, Owl2VisionConfig, Owl2AbstractorConfig, Owl2TextConfig):
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-    AutoModel.register(Owl2Config, Owl2Model, exist_ok=True)
-    AutoModel.register(Owl2TextConfig, Owl2LanguageDecoder, exist_ok=True)
-    AutoModel.register(Owl2VisionConfig, Owl2VisionEncoder, exist_ok=True)
-    AutoModelForImageTextToText.register(Owl2Config, Owl2ForConditionalGeneration, exist_ok=True)
-    AutoModelForMultimodalLM.register(Owl2Config, Owl2ForConditionalGeneration, exist_ok=True)
-    # `transformers serve` looks the class up by name here.
-    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[Owl2Config.model_type] = Owl2ForConditionalGeneration.__name__
-    AutoProcessor.register(Owl2Config, Owl2Processor, exist_ok=True)
-    try:
-        AutoImageProcessor.register(Owl2Config, image_processor_classes={"pil": Owl2ImageProcessor}, exist_ok=True)
-    except (
-        ImportError
-    ):  # transformers 5.17 has no AutoImageProcessor without torchvision; Owl2Processor does not need it
-        pass
-
-
-_register()

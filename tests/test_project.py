@@ -156,3 +156,13 @@ class TestPackaging:
 def constraints(file: str) -> dict[str, str]:
     lines = (ROOT / "constraints" / file).read_text().splitlines()
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_metrics_are_usable_without_torch_and_transformers() -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, transformers=None, numpy=None)\n"
+        "from owl2.evaluation.metrics import vqa_accuracy\n"
+        "print(vqa_accuracy('dog', ['dog'] * 10))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout == "1.0\n", result.stderr
