@@ -8,8 +8,8 @@ from typer.core import TyperGroup
 
 from owl2.cli.errors import user_errors_as_one_line
 
-COMMANDS = ("quickstart", "chat", "info", "doctor")
-"""Module `owl2.cli.NAME` holds the function NAME. At its top it imports only what is cheap."""
+COMMANDS = ("quickstart", "chat", "data", "info", "doctor")
+"""Module `owl2.cli.NAME` holds NAME, a function or a `Typer` of several. At its top it imports only what is cheap."""
 
 
 class LazyCommands(TyperGroup):
@@ -21,8 +21,11 @@ class LazyCommands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
+        command = getattr(import_module(f"owl2.cli.{cmd_name}"), cmd_name)
+        if isinstance(command, typer.Typer):
+            return typer.main.get_command(command)
         single = typer.Typer(add_completion=False)
-        single.command(cmd_name)(getattr(import_module(f"owl2.cli.{cmd_name}"), cmd_name))
+        single.command(cmd_name)(command)
         return typer.main.get_command(single)
 
     def invoke(self, ctx: Any) -> Any:

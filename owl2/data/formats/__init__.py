@@ -1,0 +1,9 @@
+"""Instruction data of any source: LLaVA conversations and chat messages, from JSON lists and JSON lines.
+
+`RecordFile` opens a file; `docs/data.md` describes the formats, `docs/schemas/instruction-record.json` is their schema.
+"""
+
+from .problems import Problem, ProblemKind
+from .record_file import RecordFile
+
+__all__ = ["Problem", "ProblemKind", "RecordFile"]

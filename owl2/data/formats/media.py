@@ -1,0 +1,81 @@
+"""Where the images and videos of a record are: files below one root, data URLs, or web addresses if allowed.
+
+A record comes from anywhere, so a path must not lead out of the root: no `..`, no absolute path elsewhere, no symbolic
+link to elsewhere, and nothing but regular files.
+"""
+
+import os
+import re
+import stat
+from typing import Any
+
+from .problems import Problem, ProblemKind, shown
+
+_DATA_URL = re.compile(r"data:[\w.+/-]*;base64,")
+_WEB = ("http://", "https://")
+
+
+class MediaRoot:
+    """Resolves the sources of images and videos.
+
+    Args:
+        root: the directory below which all files lie.
+        allow_urls: let http and https addresses pass as they are; owl2 itself fetches nothing.
+
+    Raises:
+        ValueError: `root` is not a directory.
+    """
+
+    def __init__(self, root: str | os.PathLike, allow_urls: bool = False) -> None:
+        if not os.path.isdir(root):
+            raise ValueError(f"the root of images and videos {os.fspath(root)!r} is not a directory")
+        self.root = os.path.realpath(root)
+        self.allow_urls = allow_urls
+
+    def resolve(self, source: str, kind: str) -> str | Problem:
+        """What `load_image` or `load_video` reads, or why it is refused.
+
+        Args:
+            source: a path (relative to the root, or absolute and below it), a data URL or a web address.
+            kind: "image" or "video".
+
+        Returns:
+            The absolute path without symbolic links; data URLs and allowed addresses as they are.
+        """
+        if source.startswith("data:"):
+            return self._data_url(source, kind)
+        if "://" in source:
+            if self.allow_urls and source.startswith(_WEB):
+                return source
+            return Problem(ProblemKind.REFUSED, f"the {kind} {shown(source)} is an address, not a file: download it")
+        return self._file(source, kind)
+
+    def _data_url(self, source: str, kind: str) -> str | Problem:
+        if kind == "video":
+            return Problem(ProblemKind.REFUSED, f"the video {shown(source[:40])} is a data URL: keep it in a file")
+        if not _DATA_URL.match(source):
+            return Problem(ProblemKind.UNREADABLE, f"the image {shown(source[:40])} is not data:image/png;base64,...")
+        return source
+
+    def _file(self, source: str, kind: str) -> str | Problem:
+        if ".." in re.split(r"[/\\]", source):
+            return Problem(ProblemKind.REFUSED, f"the {kind} {shown(source)} climbs with '..'")
+        try:
+            path = os.path.realpath(os.path.join(self.root, source))
+            if os.path.commonpath((path, self.root)) != self.root:
+                return Problem(ProblemKind.REFUSED, f"the {kind} {shown(source)} leads out of the root {self.root}")
+            status = os.stat(path)
+        except (OSError, ValueError) as error:  # ValueError: a null character, or another drive on Windows
+            kind_of_problem = ProblemKind.UNREADABLE if isinstance(error, PermissionError) else ProblemKind.MISSING
+            reason = error.strerror if isinstance(error, OSError) else error
+            return Problem(kind_of_problem, f"the {kind} {shown(source)} in {self.root}: {reason}")
+        if not stat.S_ISREG(status.st_mode):
+            return Problem(ProblemKind.UNREADABLE, f"the {kind} {shown(source)} is not a regular file")
+        if status.st_size == 0:
+            return Problem(ProblemKind.UNREADABLE, f"the {kind} {shown(source)} is empty (0 bytes)")
+        return path
+
+
+def is_web_address(source: Any) -> bool:
+    """Whether a source of a record is an address that was allowed."""
+    return isinstance(source, str) and source.startswith(_WEB)

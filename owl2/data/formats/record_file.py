@@ -1,0 +1,113 @@
+"""Files of instruction records: a JSON list, or JSON lines, read one record at a time through a memory map."""
+
+import json
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from owl2.processing.image_loading import check_local_path
+
+from ..records import Conversation
+from .chat_messages import read_chat_messages
+from .draft import Draft
+from .llava import read_llava
+from .media import MediaRoot
+from .problems import Problem, ProblemKind, shown
+from .spans import spans_of_lines, spans_of_list
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class RecordFile:
+    """The records of a file, read when they are asked for.
+
+    Both forms of records (`conversations`, `messages`) may be in both kinds of files (a JSON list, one record a line);
+    blank lines are no records. Only the offsets of the records are kept in memory, and processes that are forked share
+    the pages of the file.
+
+    Args:
+        path: the file.
+        root: the directory of the images and videos; that of the file by default.
+        allow_urls: let http and https addresses of images and videos pass; owl2 itself fetches nothing.
+
+    Raises:
+        ValueError: the file is missing, or has no records; the root is not a directory.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, root: str | os.PathLike | None = None, allow_urls: bool = False
+    ) -> None:
+        self.path = Path(check_local_path(path, "file of records"))
+        self.root = MediaRoot(self.path.parent if root is None else root, allow_urls)
+        if not self.path.stat().st_size:
+            raise ValueError(f"the file of records {self.path} is empty (0 bytes)")
+        with self.path.open("rb") as file:
+            self._buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        first = len(_BYTE_ORDER_MARK) if self._buffer[:3] == _BYTE_ORDER_MARK else 0
+        self.is_list = self._buffer[first : first + 4096].lstrip().startswith(b"[")
+        self._spans = (spans_of_list if self.is_list else spans_of_lines)(self._buffer, first)
+        if not len(self):
+            raise ValueError(f"the file of records {self.path} holds no records")
+
+    def __len__(self) -> int:
+        return len(self._spans.starts)
+
+    def __iter__(self) -> Iterator[Conversation]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Conversation:
+        """A record as a conversation: images in their order, videos as the `path` of their parts.
+
+        Raises:
+            ValueError: everything that is wrong with it, with the file and the line.
+        """
+        conversation, problems = self.examine(index)
+        if conversation is None:
+            listed = "; ".join(f"{problem.kind}: {problem.text}" for problem in problems)
+            raise ValueError(f"{self.path}, line {self.line(index)}: {listed}")
+        return conversation
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecordFile, (self.path, self.root.root, self.root.allow_urls)
+
+    def line(self, index: int) -> int:
+        """The line, counted from 1, in which a record begins."""
+        return int(self._spans.lines[index])
+
+    def examine(self, index: int) -> tuple[Conversation | None, list[Problem]]:
+        """A record as a conversation, or all its problems.
+
+        Raises:
+            IndexError: there is no such record.
+        """
+        start, end = int(self._spans.starts[index]), int(self._spans.ends[index])
+        record = _parse(self._buffer[start:end])
+        if isinstance(record, Problem):
+            if self.is_list and end == len(self._buffer):
+                record = Problem(record.kind, f"{record.text}; the rest of the file was not read")
+            return None, [record]
+        draft = Draft(str(record.get("id", index)))
+        if ("conversations" in record) == ("messages" in record):
+            text = f"a record has either 'conversations' or 'messages', this one has {shown(list(record))}"
+            return None, [Problem(ProblemKind.MALFORMED, text)]
+        (read_llava if "conversations" in record else read_chat_messages)(record, draft)
+        conversation = draft.finish(self.root)
+        return conversation, draft.problems
+
+
+def _parse(octets: bytes) -> dict[str, Any] | Problem:
+    """The fields of a record."""
+    try:
+        record = json.loads(octets.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        text = f"byte {error.start} of the record is {octets[error.start]:#04x}, which is not UTF-8"
+        return Problem(ProblemKind.INVALID_UTF8, text)
+    except json.JSONDecodeError as error:
+        return Problem(ProblemKind.INVALID_JSON, f"{error.msg}, at character {error.pos} of the record")
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists of thousands of lists
+        return Problem(ProblemKind.INVALID_JSON, str(error))
+    if not isinstance(record, dict):
+        return Problem(ProblemKind.MALFORMED, f"a record is an object, this one is {shown(record)}")
+    return record
