@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-GROWTH = 1.6
+GROWTH = 1.4
 """How many times the memory between two steps the process may hold before it gives some back."""
 
 

@@ -66,6 +66,20 @@ def test_conversations_hold_every_question_once_and_one_image_each(train: list[Q
         assert kinds[0] == "image" and kinds.count("image") == 1 == len(conversation.images)
 
 
+def test_thinning_out_leaves_half_of_the_questions_that_name_another_color_and_all_of_the_rest(
+    train: list[Question],
+) -> None:
+    colors = {item.image: item.answer for item in train if item.answer in easy_vqa.COLORS}
+    known = [item for item in train if item.image in colors]
+    named = {item.id: set(item.question.rstrip("?").split()) & set(easy_vqa.COLORS) for item in known}
+    others = {item.id for item in known if named[item.id] - {colors[item.image]}}
+    kept = {item.id for item in easy_vqa.thinned(train)}
+
+    assert 0.48 < len(others & kept) / len(others) < 0.52
+    assert {item.id for item in known} - others <= kept
+    assert kept == {item.id for item in easy_vqa.thinned(train)}
+
+
 def test_the_majority_answer_is_the_most_frequent_one(train: list[Question]) -> None:
     assert easy_vqa.majority_answer(train) == "yes"
     assert easy_vqa.majority_answer(asked(("a?", "no"), ("b?", "no"), ("c?", "teal"))) == "no"

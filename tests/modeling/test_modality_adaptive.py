@@ -9,7 +9,11 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from owl2.modeling import Owl2LanguageDecoder
-from owl2.modeling.modality_adaptive import build_routing
+from owl2.modeling.modality_adaptive import (
+    ModalityAdaptiveRMSNorm,
+    build_routing,
+    modality_adaptive_projections,
+)
 
 SETTINGS = [
     (),
@@ -169,3 +173,40 @@ def test_video_tokens_are_vision_too() -> None:
     image, video = model(**inputs, mm_token_type_ids=kinds), model(**inputs, mm_token_type_ids=2 * kinds)
     assert torch.equal(image.logits, video.logits)
     assert torch.equal(image.logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_the_norms_gradients_are_those_of_its_equation(separate: bool) -> None:
+    norm = ModalityAdaptiveRMSNorm(8, eps=1e-5, separate=separate)
+    randomize(norm)
+    is_vision = torch.tensor([[True, True, False, False, True], [False] * 5])
+    states = torch.randn(2, 5, 8, requires_grad=True)
+    weights = torch.where(is_vision[..., None], norm.vision_weight if separate else norm.weight, norm.weight)
+    expected = weights * states / (states.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()  # eq. 4
+    pull = torch.randn(2, 5, 8)
+    inputs = [states, *norm.parameters()]
+    wanted = torch.autograd.grad((expected * pull).sum(), inputs)
+
+    output = norm(states, build_routing(is_vision, 3))
+    found = torch.autograd.grad((output * pull).sum(), inputs)
+
+    torch.testing.assert_close(output, expected)
+    for gradient, reference in zip(found, wanted, strict=True):
+        torch.testing.assert_close(gradient, reference)
+
+
+def test_the_gradient_of_routed_projections_is_that_of_choosing_each_rows_projection() -> None:
+    torch.manual_seed(0)
+    shared, vision = torch.nn.Linear(8, 6), torch.nn.Linear(8, 6)
+    is_vision = torch.tensor([[False, True, True, False], [True, False, False, False]])
+    states = torch.randn(2, 4, 8, requires_grad=True)
+    expected = torch.where(is_vision[..., None], vision(states), shared(states))
+    inputs = [states, *shared.parameters(), *vision.parameters()]
+    pull = torch.randn(2, 4, 6)
+
+    (output,) = modality_adaptive_projections(states, [(shared, vision)], build_routing(is_vision, 3))
+
+    torch.testing.assert_close(output, expected)
+    found = torch.autograd.grad((output * pull).sum(), inputs)
+    for gradient, reference in zip(found, torch.autograd.grad((expected * pull).sum(), inputs), strict=True):
+        torch.testing.assert_close(gradient, reference)
