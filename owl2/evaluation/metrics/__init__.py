@@ -6,6 +6,7 @@ programs disagree, `protocol` names one.
 
 from .agieval import agieval_answer
 from .bbh import bbh_answer
+from .captioning import CaptionScore, caption_scores
 from .gqa import gqa_match
 from .judged import mmhal_score, mmvet_score, video_judge_reply
 from .math_equivalence import math_equivalent
@@ -13,14 +14,17 @@ from .mmbench import mmbench_choice, mmbench_circular
 from .mme import mme_answer, mme_scores
 from .mmlu import mmlu_scores
 from .pope import pope_answer, pope_scores
+from .ptb_tokenizer import ptb_tokenize
 from .qbench import qbench_choice
 from .scienceqa import scienceqa_choice
 from .seed import seed_choice
 from .vqa import evalai_answer, normalize_vqa_answer, vqa_accuracy
 
 __all__ = [
+    "CaptionScore",
     "agieval_answer",
     "bbh_answer",
+    "caption_scores",
     "evalai_answer",
     "gqa_match",
     "math_equivalent",
@@ -34,6 +38,7 @@ __all__ = [
     "normalize_vqa_answer",
     "pope_answer",
     "pope_scores",
+    "ptb_tokenize",
     "qbench_choice",
     "scienceqa_choice",
     "seed_choice",
