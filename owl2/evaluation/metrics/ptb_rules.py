@@ -199,7 +199,6 @@ _RULES: list[tuple[str, Callable[[str], list[str]]]] = [
     ("-{2,4}|[\u0096\u0097–—―]", lambda text: ["--"]),
     (f"[{''.join(BRACKETS).replace(']', chr(92) + ']')}]", lambda text: [BRACKETS[text]]),
     ("[\u0091-\u0094`‘-‟‹›«»]{1,2}", _quotes),
-    ("[\u0085…]", lambda text: ["..."]),
     ('"', lambda text: ["''"]),
     (f"[!-/:-@\\\\^_`|~{character_class(SYMBOLS)}]", _whole),
 ]

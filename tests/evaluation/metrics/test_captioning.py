@@ -96,6 +96,8 @@ def test_the_order_of_images_changes_nothing() -> None:
 
 
 def test_ids_that_differ_are_named() -> None:
+    with pytest.raises(ValueError, match=r"0 without a hypothesis \[\], 1 without references \[2\]"):
+        caption_scores({1: ["x"]}, {1: "x", 2: "y"})
     with pytest.raises(ValueError, match=r"1 without a hypothesis \['b'\], 1 without references \['c'\]"):
         caption_scores({"a": ["x"], "b": ["y"]}, {"a": "x", "c": "y"})
 

@@ -60,6 +60,15 @@ def test_a_line_break_inside_a_caption_never_shifts_the_next_one(line_break: str
     assert ptb_tokenize([f"a red{line_break}bus", "a cat"]) == ["a red bus", "a cat"]
 
 
+@pytest.mark.parametrize("line_break", ["\n", "\r", "\v", "\f", "\u2028", "\u2029"])
+def test_a_line_break_counts_as_a_space(line_break: str) -> None:
+    assert tokens(f"bus no.{line_break}5") == tokens("bus no. 5") == "bus no. 5"
+
+
+def test_white_space_at_the_end_goes_even_where_it_is_part_of_a_token() -> None:
+    assert tokens("see http://a.bc/d\u00a0") == "see http://a.bc/d"
+
+
 def test_each_caption_gives_one_text_also_when_nothing_is_left_of_it() -> None:
     assert ptb_tokenize([]) == []
     assert ptb_tokenize(["", "...", " ", "😀", "a cat"]) == ["", "", "", "", "a cat"]
