@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from owl2.processing.collation import IGNORED_LABEL
-from owl2.processing.tokenization import TEXT
+from owl2.processing.collation import IGNORED_LABEL, joined_pixels, pad_sequence, padding_values
 
 Encoded = dict[str, Any]
 
@@ -156,7 +155,7 @@ def pack_encoded(samples: Sequence[Encoded]) -> Encoded:
         row["labels"] += [IGNORED_LABEL, *sample["labels"][1:]]
         row["mm_token_type_ids"] += sample["mm_token_type_ids"]
         row["position_ids"] += range(len(sample["input_ids"]))
-    return row | _pixels(samples)
+    return row | joined_pixels(samples)
 
 
 def pad_packed(rows: Sequence[Encoded], pad_token_id: int, length: int | None = None) -> dict[str, torch.Tensor]:
@@ -185,20 +184,10 @@ def pad_packed(rows: Sequence[Encoded], pad_token_id: int, length: int | None = 
         raise ValueError(f"row {lengths.index(max(lengths))} has {max(lengths)} tokens, more than length={length}")
     padded = [_with_padding(row, length, pad_token_id) for row in rows]
     batch = {name: torch.tensor([row[name] for row in padded]) for name in (*_NAMES, "position_ids")}
-    return batch | _pixels(rows)
+    return batch | joined_pixels(rows)
 
 
 def _with_padding(row: Encoded, length: int, pad_token_id: int) -> Encoded:
-    missing = length - len(row["input_ids"])
-    return {
-        "input_ids": row["input_ids"] + [pad_token_id] * missing,
-        "labels": row["labels"] + [IGNORED_LABEL] * missing,
-        "mm_token_type_ids": row["mm_token_type_ids"] + [TEXT] * missing,
-        "position_ids": row["position_ids"] + list(range(missing)),
-    }
-
-
-def _pixels(parts: Sequence[Encoded]) -> Encoded:
-    """Pixels of samples or rows together; nothing if none has any."""
-    pixels = [part["pixel_values"] for part in parts if "pixel_values" in part]
-    return {"pixel_values": torch.cat(pixels)} if pixels else {}
+    values = padding_values(pad_token_id)
+    padded = {name: pad_sequence(row[name], length, values[name], "right") for name in _NAMES}
+    return {**padded, "position_ids": [*row["position_ids"], *range(length - len(row["input_ids"]))]}

@@ -11,7 +11,10 @@ from .tokenization import TEXT, TokenSequence
 
 IGNORED_LABEL = -100
 
-_PADDING = {"attention_mask": 0, "mm_token_type_ids": 0, "labels": IGNORED_LABEL}
+
+def padding_values(pad_token_id: int) -> dict[str, int]:
+    """What fills each entry of a sample where there is no token."""
+    return {"input_ids": pad_token_id, "attention_mask": 0, "mm_token_type_ids": TEXT, "labels": IGNORED_LABEL}
 
 
 def encoded_sample(sequence: TokenSequence, is_learnt: Sequence[bool], pixels: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def pad_rows(
         length = max_length
     if pad_to_multiple_of:
         length = math.ceil(length / pad_to_multiple_of) * pad_to_multiple_of
-    values = {"input_ids": pad_token_id, **_PADDING}
+    values = padding_values(pad_token_id)
     return {name: [pad_sequence(row, length, values[name], padding_side) for row in own] for name, own in rows.items()}
 
 
@@ -112,12 +115,15 @@ def pad_encoded(
         if set(sample) - {"pixel_values"} != set(names):
             raise ValueError(f"sample {index} has the entries {sorted(sample)}, but sample 0 has {sorted(samples[0])}")
     length = max(len(sample["input_ids"]) for sample in samples)
-    padding = {"input_ids": pad_token_id, **_PADDING}
+    padding = padding_values(pad_token_id)
     batch = {
         name: torch.tensor([pad_sequence(sample[name], length, padding[name], padding_side) for sample in samples])
         for name in names
     }
-    pixel_values = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
-    if pixel_values:
-        batch["pixel_values"] = torch.cat(pixel_values)
-    return batch
+    return batch | joined_pixels(samples)
+
+
+def joined_pixels(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """`pixel_values` [N, 3, H, W] of all samples in their order; nothing if none has any."""
+    pixels = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
+    return {"pixel_values": torch.cat(pixels)} if pixels else {}

@@ -10,17 +10,10 @@ more than Table 8's 30K, whose choice the paper does not give. `regions.py` has 
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
 from ..records import Conversation
 from .annotations import AnyPath, Row, image_path, numbered, read_json, rows
-from .regions import MAX_REGIONS, Region, normalized_box, region_conversation
-
-
-class _Image(NamedTuple):
-    file: str
-    width: float
-    height: float
+from .regions import MAX_REGIONS, Region, SizedImage, normalized_box, region_conversation
 
 
 def conversations(
@@ -59,15 +52,15 @@ def conversations(
                 yield region_conversation(name, sizes[image].file, part, seed, epoch)
 
 
-def _images(instances: Row, images: AnyPath) -> dict[int, _Image]:
+def _images(instances: Row, images: AnyPath) -> dict[int, SizedImage]:
     found = {}
     for row in numbered(instances.items("images"), f"{instances.where}, images"):
         file = image_path(images, f"train2014/{row.text('file_name')}", row)
-        found[row.integer("id")] = _Image(file, row.positive("width"), row.positive("height"))
+        found[row.integer("id")] = SizedImage.of(file, row)
     return found
 
 
-def _boxes(instances: Row, sizes: dict[int, _Image]) -> dict[tuple[int, int], tuple[float, float, float, float]]:
+def _boxes(instances: Row, sizes: dict[int, SizedImage]) -> dict[tuple[int, int], tuple[float, float, float, float]]:
     """The box of each (image, annotation)."""
     found = {}
     for row in numbered(instances.items("annotations"), f"{instances.where}, annotations"):

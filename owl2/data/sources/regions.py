@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..records import Conversation, turns
+from .annotations import Row
 
 MAX_REGIONS = 10
 """Exchanges in one conversation, as LLaVA-1.5 limits its regional data."""
@@ -21,6 +22,19 @@ class Region(NamedTuple):
 
     box: tuple[float, float, float, float]
     phrase: str
+
+
+class SizedImage(NamedTuple):
+    """The file of an image, and its size in pixels."""
+
+    file: str
+    width: float
+    height: float
+
+    @classmethod
+    def of(cls, file: str, row: Row) -> "SizedImage":
+        """With the `width` and `height` of a record."""
+        return cls(file, row.positive("width"), row.positive("height"))
 
 
 def normalized_box(

@@ -9,20 +9,13 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ..records import Conversation
 from .annotations import AnyPath, Row, image_path, rows
-from .regions import Region, normalized_box, region_conversation
+from .regions import Region, SizedImage, normalized_box, region_conversation
 
 logger = logging.getLogger(__name__)
-
-
-class _Image(NamedTuple):
-    file: str
-    width: float
-    height: float
 
 
 def conversations(
@@ -53,7 +46,7 @@ def conversations(
         logger.warning("%s: left out %d regions: %s", regions, left_out.total(), dict(left_out))
 
 
-def _usable(row: Row, image: _Image, left_out: Counter[str]) -> list[Region]:
+def _usable(row: Row, image: SizedImage, left_out: Counter[str]) -> list[Region]:
     found = []
     for region in row.rows("regions"):
         x, y, width, height = (region.number(name) for name in ("x", "y", "width", "height"))
@@ -68,10 +61,10 @@ def _usable(row: Row, image: _Image, left_out: Counter[str]) -> list[Region]:
     return found
 
 
-def _images(image_data: AnyPath, images: AnyPath) -> dict[int, _Image]:
+def _images(image_data: AnyPath, images: AnyPath) -> dict[int, SizedImage]:
     found = {}
     for row in rows(image_data):
         parts = PurePosixPath(urlsplit(row.text("url")).path).parts[-2:]
         file = image_path(images, "/".join(parts), row)
-        found[row.integer("image_id")] = _Image(file, row.positive("width"), row.positive("height"))
+        found[row.integer("image_id")] = SizedImage.of(file, row)
     return found

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from ..judge import JudgeItem
-from ..metrics.judged import mmhal_score, mmvet_score, video_judge_reply
+from ..metrics.judged import mmhal_ratings, mmvet_score, video_judge_reply
 from ..metrics.mmbench import REFUSAL, mmbench_choice
 from .request import Ask, Message
 
@@ -22,7 +22,6 @@ _MMVET_TOKENS = 3
 _MMVET_AGAIN = "\nPredict the correctness of the answer (digit): "
 _VIDEO_ATTEMPTS = 5  # without limit in Video-ChatGPT
 _MMBENCH_ATTEMPTS = 3
-_MMHAL_RATING = re.compile("rating: ([0-6])")
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -137,4 +136,5 @@ def _fill(template: str, **values: str) -> str:
 
 def _mmhal_rating(reply: str) -> int | None:
     """As `mmhal_score`, but `None` where that warns and gives 0, to be counted."""
-    return mmhal_score(reply) if len(set(_MMHAL_RATING.findall(reply.lower()))) == 1 else None
+    ratings = mmhal_ratings(reply)
+    return ratings[0] if len(ratings) == 1 else None

@@ -81,11 +81,11 @@ def cider(references: References, hypotheses: Hypotheses, sigma: float = 6.0) ->
 
     scores = []
     for texts, hypothesis in zip(counted, hypotheses, strict=True):
-        of_hypothesis, bigrams = _counts(hypothesis), _bigrams(hypothesis)
-        weights = vector(of_hypothesis)
+        of_hypothesis = _counts(hypothesis)
+        weights, bigrams = vector(of_hypothesis), _bigrams(of_hypothesis)
         total = 0.0
         for reference in texts:
-            difference = bigrams - sum(count for gram, count in reference.items() if len(gram) == 2)
+            difference = bigrams - _bigrams(reference)
             penalty = exp(-(difference**2) / (2 * sigma**2))
             total += sum(_cosines(weights, vector(reference))) / 4 * penalty
         scores.append(10 * total / len(texts))
@@ -170,8 +170,8 @@ def _counts(text: str) -> Counter[NGram]:
     return Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
 
 
-def _bigrams(text: str) -> int:
-    return max(0, len(text.split()) - 1)
+def _bigrams(counts: Counter[NGram]) -> int:
+    return sum(count for gram, count in counts.items() if len(gram) == 2)
 
 
 def _check(references: Mapping[Id, Sequence[str]], hypotheses: Mapping[Id, str], metrics: Collection[str]) -> None:

@@ -7,6 +7,8 @@ Source: evaluation specification, section 3.
 
 import string
 
+from .protocols import chosen_protocol
+
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -29,9 +31,7 @@ def gqa_match(prediction: str, answer: str, protocol: str = "llava") -> bool:
 
     Source: evaluation specification, section 3 (convert_gqa_for_eval of LLaVA, eval_mm of Qwen-VL, lmms-eval).
     """
-    match = _PROTOCOLS.get(protocol)
-    if match is None:
-        raise ValueError(f"unknown protocol {protocol!r}: choose one of {', '.join(_PROTOCOLS)}")
+    match = chosen_protocol(_PROTOCOLS, protocol)
     return match(prediction, answer)
 
 

@@ -29,12 +29,17 @@ def mmhal_score(reply: str) -> int:
     It is the one digit of 0 to 6 that follows "rating: ", in any case ("Rating: 10" is 1). A reply with none
     ("Rating:4", "**Rating:** 4") or with different ones is 0, with a warning.
     """
-    text = reply.lower()
-    found = [rating for rating in _MMHAL_RATINGS if f"rating: {rating}" in text]
+    found = mmhal_ratings(reply)
     if len(found) == 1:
         return found[0]
     warnings.warn(f"an MMHal-Bench reply has ratings {found}, not one: scored 0. Reply: {reply!r:.200}", stacklevel=2)
     return 0
+
+
+def mmhal_ratings(reply: str) -> list[int]:
+    """The different ratings in an MMHal-Bench reply, as `mmhal_score` looks for them."""
+    text = reply.lower()
+    return [rating for rating in _MMHAL_RATINGS if f"rating: {rating}" in text]
 
 
 def video_judge_reply(reply: str) -> tuple[str, int] | None:

@@ -6,6 +6,8 @@ Source: evaluation specification, section 4.
 import re
 from string import ascii_uppercase
 
+from .protocols import chosen_protocol
+
 _LLAVA_LETTERS = tuple("ABCDE")
 _LLAVA_SENTENCE = re.compile(r"The answer is ([A-Z]).")  # any character but a line break must follow, not a period
 
@@ -30,9 +32,7 @@ def scienceqa_choice(prediction: str, num_choices: int, protocol: str = "lmms") 
 
     Source: evaluation specification, section 4 (eval_science_qa of LLaVA, lmms-eval).
     """
-    named_letter = _PROTOCOLS.get(protocol)
-    if named_letter is None:
-        raise ValueError(f"unknown protocol {protocol!r}: choose one of {', '.join(_PROTOCOLS)}")
+    named_letter = chosen_protocol(_PROTOCOLS, protocol)
     if not 1 <= num_choices <= len(ascii_uppercase):
         raise ValueError(f"num_choices must be from 1 to {len(ascii_uppercase)}, one letter each, got {num_choices}")
     letter = named_letter(prediction)

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .protocols import chosen_protocol
+
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _DIGITS_AROUND_COMMA = re.compile(r"\d,\d")
 _PERIOD_BEFORE_NO_DIGIT = re.compile(r"\.(?!\d)")
@@ -111,9 +113,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str | Mapping[str, Any]], pr
 
     Source: evaluation specification, section 2.2.
     """
-    prepare = _PROTOCOLS.get(protocol)
-    if prepare is None:
-        raise ValueError(f"unknown protocol {protocol!r}: choose one of {', '.join(_PROTOCOLS)}")
+    prepare = chosen_protocol(_PROTOCOLS, protocol)
     predicted, references = prepare(prediction, _texts(answers))
     return _leave_one_out(predicted, references)
 
