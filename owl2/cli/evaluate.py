@@ -1,0 +1,84 @@
+"""`owl2 evaluate`: run benchmarks, or check their data."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    model: Annotated[str | None, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Benchmarks, separated by commas; see --list.")] = None,
+    data: Annotated[Path, typer.Option(metavar="ROOT", help="Where the benchmarks lie (docs/evaluation.md).")] = Path(
+        "data"
+    ),
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Directory of the results; a second run resumes.")] = Path(
+        "runs/evaluation"
+    ),
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many samples of each.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time; it does not change results.")] = 8,
+    split: Annotated[str | None, typer.Option(help="Another split than the default, for one task.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Another prompt than the default, for one task.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="What follows the frame `USER: ... ASSISTANT:`.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    judge: Annotated[bool, typer.Option("--judge", help="Score also the protocols that need a judge.")] = False,
+    no_judge: Annotated[bool, typer.Option("--no-judge", help="Only predict where a judge is needed.")] = False,
+    judge_model: Annotated[str | None, typer.Option(help="Another judge than the benchmark's own.")] = None,
+    judge_runs: Annotated[int | None, typer.Option(min=1, help="Another number of runs than the benchmark's.")] = None,
+    judge_cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Replies; by default in RUN.")] = None,
+    judge_replay: Annotated[bool, typer.Option("--judge-replay", help="Only replies in the cache.")] = False,
+    check: Annotated[Path | None, typer.Option(metavar="ROOT", help="Say which benchmarks are complete.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="List the benchmarks with their protocols.")] = False,
+) -> None:
+    """Run the benchmarks that the paper reports; `torchrun -m owl2 evaluate ...` shares them among GPUs."""
+    if show:
+        _list()
+        return
+    if check is not None:
+        _check(check)
+        return
+    if model is None or tasks is None:
+        raise ValueError("Say which model and tasks: --model DIR --tasks vqav2,pope (or --list, or --check ROOT).")
+    from owl2.evaluation.evaluate import evaluate as run
+    from owl2.evaluation.runner import Settings
+    from owl2.evaluation.scoring import JudgeSettings
+
+    settings = Settings(data, out, split, prompt, suffix, limit, batch_size)
+    judging = None
+    if judge or judge_replay or judge_model:
+        judging = JudgeSettings(judge_cache or out / "judge_cache", judge_model, judge_runs, judge_replay)
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    run(model, names, settings, judging, no_judge, dtype, device, show_result)
+
+
+def show_result(result: dict[str, Any]) -> None:
+    """A result in a few lines."""
+    counted = f"{result['samples']} of {result['samples_of_split']} samples"
+    typer.echo(f"{result['title']} ({result['split']}, {counted}{', PARTIAL' if result['partial'] else ''})")
+    for protocol, entry in result["protocols"].items():
+        for name, value in entry["summary"].items():
+            if isinstance(value, int | float):
+                typer.echo(f"  {protocol:<20} {name:<24} {value:.4f}")
+        if "judged_by" in entry:
+            typer.echo(
+                f"  {protocol:<20} judge {entry['judged_by']['judge']}, failures {entry['judged_by']['failures']}"
+            )
+
+
+def _list() -> None:
+    from owl2.evaluation.tasks import TASKS, task_named
+
+    for name in TASKS:
+        task = task_named(name)
+        for kind, names in (("splits", task.splits), ("prompts", task.prompts), ("protocols", task.protocols)):
+            typer.echo(f"{name if kind == 'splits' else '':<16}{kind:<11}{', '.join(names)}")
+
+
+def _check(root: Path) -> None:
+    from owl2.evaluation.data_check import check_data
+
+    for finding in check_data(root):
+        typer.echo(f"{finding.task.name:<16}{finding.split:<14}{finding.state}")
+        for file in finding.files:
+            typer.echo(f"{'':<30}{file['sha256']}  {file['file']}")

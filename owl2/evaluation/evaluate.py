@@ -1,0 +1,90 @@
+"""`owl2 evaluate`: every task is checked before a model is loaded; then each is predicted and scored."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from owl2.chat import load_for_chat
+
+from .judge import Judge
+from .ranks import Ranks
+from .runner import Settings, plan, predict
+from .scoring import JudgeSettings, score_directory
+from .tasks import task_named
+
+_PACKAGES = ("owl2", "torch", "transformers", "pillow")
+
+
+def evaluate(
+    model: str,
+    tasks: Sequence[str],
+    settings: Settings,
+    judge: JudgeSettings | None = None,
+    no_judge: bool = False,
+    dtype: str = "auto",
+    device: str = "auto",
+    on_result: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> list[dict[str, Any]]:
+    """Predicts and scores tasks, on all ranks that `torchrun` started.
+
+    Args:
+        judge: also score under the protocols that need a judge. Without it, only the benchmarks that have no other
+            protocol ask their own judge, unless `no_judge`.
+        on_result: told each result.
+
+    Returns:
+        The results; none on ranks but the first.
+
+    Raises:
+        ValueError: a task or a setting is unknown, a file or image is missing, a judge lacks its key, a prompt does not
+            fit the context.
+    """
+    known = [task_named(name) for name in tasks]
+    if len(known) > 1 and (settings.split or settings.prompt):
+        raise ValueError(f"--split and --prompt belong to one task, got {len(known)} tasks: {', '.join(tasks)}")
+    judges = {}
+    for task in known:
+        needs = task.judged is not None and task.protocols[0] in task.judged.protocols
+        if task.judged is not None and (judge or (needs and not no_judge)):
+            judges[task.name] = judge or JudgeSettings(settings.out / "judge_cache")
+            own = judges[task.name]
+            Judge(own.model or task.judged.model, own.cache, base_url=own.base_url, replay=own.replay)  # has it a key?
+    described = _description(model, dtype)
+    plans = [plan(task, settings, described) for task in known]
+    results = []
+    with Ranks() as ranks:
+        place = f"cuda:{ranks.local_rank}" if device == "auto" and ranks.size > 1 and _has_gpu() else device
+        loaded, processor = load_for_chat(model, dtype, place)
+        for task, planned in zip(known, plans, strict=True):
+            if predict(planned, loaded, processor, ranks, settings.batch_size) is None:
+                continue
+            only_judged = task.judged is not None and set(task.protocols) == set(task.judged.protocols)
+            if only_judged and task.name not in judges:
+                continue  # predictions for a judge to come
+            results.append(score_directory(planned.directory, judge=judges.get(task.name)))
+            on_result(results[-1])
+    return results
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _description(model: str, dtype: str) -> dict[str, Any]:
+    """The model, as a result names it: its configuration by hash, its weights by name and size."""
+    directory = Path(model).expanduser()
+    config = directory / "config.json"
+    weights = sorted([*directory.glob("*.safetensors"), *directory.glob("*.bin")])
+    return {
+        "model": {
+            "name": directory.name,
+            "config_sha256": hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else None,
+            "weights": [{"file": file.name, "bytes": file.stat().st_size} for file in weights],
+            "dtype": dtype,
+        },
+        "versions": {package: version(package) for package in _PACKAGES},
+    }

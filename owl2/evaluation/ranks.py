@@ -1,0 +1,43 @@
+"""The processes that share the samples: one, or those that `torchrun` started."""
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+_LONGEST_WAIT = timedelta(days=7)  # for the slowest rank: a share may take days
+
+
+class Ranks:
+    """This process among `size`; as a context manager it opens and closes the group of processes."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+
+    def __enter__(self) -> "Ranks":
+        if self.size > 1:
+            dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.size > 1 and kind is None:
+            dist.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """A contiguous part of the items for each process: none is lost, none is there twice."""
+        start, end = (len(items) * number // self.size for number in (self.rank, self.rank + 1))
+        return items[start:end]

@@ -1,0 +1,126 @@
+"""Files of predictions: a header on the first line, then one sample a line (specification, 0.3).
+
+`predictions.jsonl` of a finished task holds its samples in their order. While a task runs, each rank appends to a file
+of its own, `partial-RANK.jsonl`; what is there is not predicted again.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .task import Ranking, Record, Sample, Scores
+
+PREDICTIONS = "predictions.jsonl"
+
+
+def line_of(record: Record, parsed: Any = None, score: float | None = None) -> str:
+    """A record as a line of JSON."""
+    raw = record.raw if isinstance(record.raw, str) else asdict(record.raw)
+    values = {"id": record.id, "prompt": record.prompt, "raw": raw, "parsed": parsed, "gold": record.gold}
+    return json.dumps({**values, "score": score, "details": record.details}, ensure_ascii=False) + "\n"
+
+
+def read_predictions(path: Path) -> tuple[dict[str, Any], list[Record]]:
+    """Header and records of a file of predictions.
+
+    Raises:
+        ValueError: the file is missing, or a line of it cannot be read, which is named.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file of predictions {path}: owl2 evaluate writes it when a task is complete")
+    with path.open(encoding="utf-8") as file:
+        lines = enumerate(file, start=1)
+        header = _header(next(lines, (1, ""))[1], path)
+        return header, [_record(line, f"{path}:{number}") for number, line in lines]
+
+
+def read_partial(path: Path) -> tuple[dict[str, Any], list[Record]]:
+    """As `read_predictions` of a file that is being written: a last line that was cut off is left out."""
+    contents = path.read_text(encoding="utf-8", errors="replace")
+    complete = contents[: contents.rfind("\n") + 1].splitlines()
+    if not complete:
+        return {}, []
+    header = _header(complete[0], path)
+    return header, [_record(line, f"{path}:{number}") for number, line in enumerate(complete[1:], start=2)]
+
+
+def write_predictions(path: Path, header: dict[str, Any], records: Sequence[Record], scores: Scores | None) -> None:
+    """Writes a file of predictions, whole or not at all."""
+    parsed: Iterable[Any] = scores.parsed if scores else [None] * len(records)
+    values: Iterable[float | None] = scores.scores if scores else [None] * len(records)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(header_line(header))
+        file.writelines(line_of(*entry) for entry in zip(records, parsed, values, strict=True))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def header_line(header: dict[str, Any]) -> str:
+    return json.dumps({"header": header}, ensure_ascii=False) + "\n"
+
+
+def ids_hash(ids: Iterable[str]) -> str:
+    """SHA-256 of ids in their order, which says whether a file holds all of them."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def check_complete(header: dict[str, Any], records: Sequence[Record], allow_partial: bool) -> dict[str, int]:
+    """Number of samples `found`, `expected` and `duplicated`.
+
+    Raises:
+        ValueError: samples are missing, unknown or there more than once, unless `allow_partial`; duplicates never pass.
+    """
+    counts = Counter(record.id for record in records)
+    duplicated = [name for name, count in counts.items() if count > 1]
+    if duplicated:
+        raise ValueError(f"{len(duplicated)} ids occur more than once, such as {duplicated[0]!r}: no score is given")
+    expected = int(header["samples"])
+    complete = len(records) == expected and ids_hash(record.id for record in records) == header["ids_sha256"]
+    if not complete and not allow_partial:
+        raise ValueError(
+            f"the predictions of {header['task']} are not those of the whole split: {len(records)} of {expected} "
+            "samples, or other ids than those. Predict the rest, or pass --allow-partial, which the result will show"
+        )
+    return {"found": len(records), "expected": expected}
+
+
+def _header(line: str, path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(line)["header"]
+        return {**header, "task": str(header["task"]), "samples": int(header["samples"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}:1: not the header of a file of predictions: {line[:80]!r}") from error
+
+
+def _record(line: str, where: str) -> Record:
+    try:
+        values = json.loads(line)
+        raw = values["raw"]
+        if isinstance(raw, dict):
+            raw = Ranking(**{name: tuple(entry) if isinstance(entry, list) else entry for name, entry in raw.items()})
+        elif not isinstance(raw, str):
+            raise TypeError("raw is neither a text nor a ranking")
+        return Record(str(values["id"]), str(values["prompt"]), raw, values["gold"], dict(values["details"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where}: not a prediction ({error}): {line[:80]!r}") from error
+
+
+def record_of(sample: Sample, prompt: str, raw: str | Ranking) -> Record:
+    """The record of a sample."""
+    return Record(sample.id, prompt, raw, sample.gold, sample.details)
+
+
+def file_hashes(files: Iterable[Path], root: Path) -> Iterator[dict[str, Any]]:
+    """Name below the root, size and SHA-256 of files."""
+    for file in files:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        name = str(file.relative_to(root)) if file.is_relative_to(root) else file.name
+        yield {"file": name, "bytes": file.stat().st_size, "sha256": digest}

@@ -1,0 +1,232 @@
+"""Runs a model over a task: batches, ranks, resuming, and the file of predictions."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.processing import Owl2Processor
+
+from .predictor import Predictor, Prepared
+from .ranks import Ranks
+from .records import (
+    PREDICTIONS,
+    file_hashes,
+    header_line,
+    ids_hash,
+    line_of,
+    read_partial,
+    read_predictions,
+    write_predictions,
+)
+from .task import Record, Sample, Task
+
+_GROUPED = 16  # batches among which samples of like length are brought together
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a task is run; None takes the task's default."""
+
+    data: Path
+    out: Path
+    split: str | None = None
+    prompt: str | None = None
+    suffix: str | None = None
+    limit: int | None = None
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is to be predicted: the samples, complete and with their files in place, and the header of the result."""
+
+    task: Task
+    samples: list[Sample]
+    header: dict[str, Any]
+    directory: Path
+
+
+def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> Prediction:
+    """Loads the samples and checks the files they need, before any model is.
+
+    Args:
+        setting_of_model: goes into the header.
+
+    Raises:
+        ValueError: a file of the data is missing or broken, an image is missing, or an id occurs twice.
+    """
+    split, prompt = task.chosen("split", settings.split), task.chosen("prompt", settings.prompt)
+    files = task.files(settings.data, split)
+    if lacking := [file for file in files if not file.is_file()]:
+        raise ValueError(f"{task.title} needs {lacking[0]}, which is not there. {task.fetch}")
+    samples = task.load(settings.data, split, prompt)
+    _check(task, samples)
+    total = len(samples)
+    if settings.limit is not None:
+        samples = samples[: settings.limit]
+    header = {
+        "task": task.name,
+        "title": task.title,
+        "split": split,
+        "prompt": prompt,
+        "suffix": task.suffix if settings.suffix is None else settings.suffix,
+        "aspect": task.aspect,
+        "decoding": {"greedy": True, **asdict(task.decoding_of(prompt))},
+        "frames": sorted({sample.clip.num_frames for sample in samples if sample.clip}),
+        "samples": len(samples),
+        "samples_of_split": total,
+        "samples_expected": task.counts.get(split),
+        "limit": settings.limit,
+        "ids_sha256": ids_hash(sample.id for sample in samples),
+        "data": list(file_hashes(files, settings.data)),
+        **setting_of_model,
+    }
+    return Prediction(task, samples, header, settings.out / task.name)
+
+
+def _check(task: Task, samples: Sequence[Sample]) -> None:
+    if not samples:
+        raise ValueError(f"{task.title} has no samples in its files")
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise ValueError(f"{task.title} has two samples of the id {sample.id!r}")
+        seen.add(sample.id)
+    missing, total = missing_media(samples)
+    if missing:
+        raise ValueError(
+            f"{task.title}: {len(missing)} of {total} images or videos are missing, first {missing[0]}. {task.fetch}"
+        )
+
+
+def missing_media(samples: Sequence[Sample]) -> tuple[list[str], int]:
+    """The images and videos of the samples that are not there, and how many there should be."""
+    named = {path for sample in samples for path in _paths(sample)}
+    return sorted(str(path) for path in named if not path.is_file()), len(named)
+
+
+def _paths(sample: Sample) -> Iterator[Path]:
+    yield from (image for image in sample.images if isinstance(image, Path))
+    if sample.clip is not None:
+        yield sample.clip.path
+
+
+def predict(
+    prediction: Prediction,
+    model: Owl2ForConditionalGeneration,
+    processor: Owl2Processor,
+    ranks: Ranks,
+    batch_size: int = 8,
+) -> tuple[dict[str, Any], list[Record]] | None:
+    """Predicts what is not predicted yet, and writes the whole file when all is.
+
+    A run that was killed goes on where it stopped, on any number of ranks.
+
+    Returns:
+        Header and records, in the order of the samples; None on all ranks but the first.
+
+    Raises:
+        ValueError: the directory holds predictions of another setting (it is named).
+    """
+    directory = prediction.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    finished = directory / PREDICTIONS
+    known = _known(prediction)
+    ranks.wait()  # before any rank writes what another might read
+    pending = [sample for sample in prediction.samples if sample.id not in known]
+    predictor = Predictor(
+        model,
+        processor,
+        prediction.task,
+        prediction.task.decoding_of(prediction.header["prompt"]),
+        prediction.header["suffix"],
+    )
+    own = ranks.share(pending)
+    with _progress(ranks.is_first) as progress:
+        bar = progress.add_task(prediction.task.title, total=len(own))
+        path = directory / f"partial-{ranks.rank}.jsonl"
+        for records in _predicted(predictor, own, batch_size):
+            _append(path, prediction.header, records)
+            progress.advance(bar, len(records))
+    ranks.wait()
+    if not ranks.is_first:
+        return None
+    known = _known(prediction)
+    ordered = [known[sample.id] for sample in prediction.samples]
+    if pending or not finished.is_file():
+        write_predictions(finished, prediction.header, ordered, None)
+    for partial in directory.glob("partial-*.jsonl"):
+        partial.unlink()
+    return prediction.header, ordered
+
+
+def _predicted(predictor: Predictor, samples: Sequence[Sample], batch_size: int) -> Iterator[list[Record]]:
+    """Records of one batch after the other. Images of the next samples are read while the model works."""
+    window = batch_size * _GROUPED
+    with ThreadPoolExecutor(2) as pool:
+        prepared = (pool.submit(predictor.prepare, sample) for sample in samples)
+        ahead = [future for _, future in zip(range(window), prepared, strict=False)]
+        while ahead:
+            block = [future.result() for future in ahead]
+            ahead = [future for _, future in zip(range(window), prepared, strict=False)]
+            for batch in _batches(block, batch_size):
+                yield predictor.predict(batch)
+
+
+def _batches(block: Sequence[Prepared], batch_size: int) -> Iterator[list[Prepared]]:
+    """Batches of like length. Samples to rank stay in their order, in which they share their beginnings."""
+    if not any(entry.choices for entry in block):
+        block = sorted(block, key=lambda entry: len(entry.tokens["input_ids"]))
+    for start in range(0, len(block), batch_size):
+        yield list(block[start : start + batch_size])
+
+
+def _known(prediction: Prediction) -> dict[str, Record]:
+    """What is predicted already, by id."""
+    directory, known = prediction.directory, {}
+    found = [read_partial(path) for path in sorted(directory.glob("partial-*.jsonl"))]
+    if (directory / PREDICTIONS).is_file():
+        found.append(read_predictions(directory / PREDICTIONS))
+    for header, records in found:
+        _check_same(header, prediction)
+        known.update({record.id: record for record in records})
+    return known
+
+
+def _check_same(header: dict[str, Any], prediction: Prediction) -> None:
+    wanted = prediction.header
+    ignored = {"versions", "samples", "limit", "ids_sha256"}  # more or fewer samples of the same setting fit together
+    differing = [name for name in wanted if name not in ignored and header and header.get(name) != wanted[name]]
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{prediction.directory} holds predictions of another setting: {name} is {header.get(name)!r:.80} there "
+            f"and {wanted[name]!r:.80} now. Choose another --out"
+        )
+
+
+def _append(path: Path, header: dict[str, Any], records: Sequence[Record]) -> None:
+    if path.is_file():
+        with path.open("r+b") as file:  # a line that was cut off must not swallow the next
+            contents = file.read()
+            file.truncate(contents.rfind(b"\n") + 1)
+    is_new = not path.is_file() or path.stat().st_size == 0
+    with path.open("a", encoding="utf-8") as file:
+        file.write((header_line(header) if is_new else "") + "".join(map(line_of, records)))
+
+
+def _progress(is_shown: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        disable=not is_shown,
+    )

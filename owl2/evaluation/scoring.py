@@ -1,0 +1,151 @@
+"""Scores of saved predictions, in any protocol, from their file alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .judge import Judge
+from .records import PREDICTIONS, check_complete, read_predictions, write_predictions
+from .task import Record, Scores, Task
+from .tasks import task_named
+
+SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """The judge to use; see `Judge`. `model` None is the one that the benchmark's own program asks, `runs` likewise."""
+
+    cache: Path
+    model: str | None = None
+    runs: int | None = None
+    replay: bool = False
+    base_url: str | None = None
+    concurrency: int = 8
+
+
+def task_directories(run: Path) -> list[Path]:
+    """The directories of a run's tasks, or the run itself if it is one of them.
+
+    Raises:
+        ValueError: there are no predictions.
+    """
+    found = [run] if (run / PREDICTIONS).is_file() else sorted(path.parent for path in run.glob(f"*/{PREDICTIONS}"))
+    if not found:
+        raise ValueError(f"{run} holds no complete predictions ({PREDICTIONS}): run owl2 evaluate, which resumes")
+    return found
+
+
+def score_directory(
+    directory: Path,
+    protocol: str | None = None,
+    allow_partial: bool = False,
+    judge: JudgeSettings | None = None,
+) -> dict[str, Any]:
+    """Scores the predictions of a task and adds the result to its `scores.json`, beside those of other protocols.
+
+    Args:
+        protocol: by default all that need no judge, and with a `judge` those too.
+
+    Raises:
+        ValueError: predictions are missing or there twice; a protocol is unknown or needs a judge.
+    """
+    header, records = read_predictions(directory / PREDICTIONS)
+    task = task_named(header["task"])
+    counts = check_complete(header, records, allow_partial)
+    judged = task.judged.protocols if task.judged else ()
+    protocols = [task.chosen("protocol", protocol)] if protocol else list(task.protocols)
+    if protocol is None and judge is None:
+        protocols = [name for name in protocols if name not in judged]
+    results = {}
+    for name in protocols:
+        scores, how = _scores(task, records, name, judge, allow_partial)
+        results[name] = {"summary": scores.summary, **how}
+        if name == task.protocols[0]:
+            write_predictions(directory / PREDICTIONS, header, records, scores)
+    return _add_results(directory, task, header, counts, results)
+
+
+def write_submission(directory: Path, out: Path) -> Path:
+    """Writes what the evaluation server of a task takes, and says where.
+
+    Raises:
+        ValueError: the task has no such server, or predictions are missing.
+    """
+    header, records = read_predictions(directory / PREDICTIONS)
+    task = task_named(header["task"])
+    if task.submission is None:
+        raise ValueError(f"{task.title} has no form for an evaluation server")
+    check_complete(header, records, allow_partial=False)
+    if len(records) != header["samples_of_split"]:
+        raise ValueError(
+            f"{task.title} has predictions for {len(records)} of {header['samples_of_split']} samples: a submission "
+            "needs all"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    return task.submission(records, out)
+
+
+def _scores(
+    task: Task, records: Sequence[Record], protocol: str, judge: JudgeSettings | None, allow_partial: bool
+) -> tuple[Scores, dict[str, Any]]:
+    judged = task.judged
+    if judged is None or protocol not in judged.protocols:
+        return task.score(records, protocol), {}
+    if judge is None:
+        raise ValueError(
+            f"{task.title} under {protocol} needs a judge: pass --judge (its key is read from OPENAI_API_KEY), or "
+            "--judge-replay with the cache of an earlier run"
+        )
+    model = judge.model or judged.model
+    asked = Judge(model, judge.cache, base_url=judge.base_url, replay=judge.replay, concurrency=judge.concurrency)
+    items = judged.items(records, protocol)
+    runs = [asked.run(items, run) for run in range(judge.runs or judged.runs)]
+    values: list[Mapping[str, Any]] = [run.values(allow_partial) for run in runs]
+    how = {
+        "judge": model,
+        "runs": len(runs),
+        "judged": len(items),
+        "failures": [run.failures for run in runs],
+        "failed_attempts": [run.failed_attempts for run in runs],
+        "served_by": [run.served_by for run in runs],
+    }
+    return judged.score(records, values, protocol), {"judged_by": how}
+
+
+def _add_results(
+    directory: Path, task: Task, header: dict[str, Any], counts: dict[str, int], results: dict[str, Any]
+) -> dict[str, Any]:
+    path = directory / SCORES
+    result = {
+        "task": task.name,
+        "title": task.title,
+        "headline": task.headline,
+        "default_protocol": task.protocols[0],
+        **{name: header.get(name) for name in ("split", "prompt", "suffix", "frames", "model", "data")},
+        "samples": counts["found"],
+        "samples_of_split": header["samples_of_split"],
+        "samples_expected": header["samples_expected"],
+        "partial": counts["found"] != header["samples_of_split"],
+        "protocols": results,
+    }
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before.get("samples") == result["samples"]:
+            result["protocols"] = {**before["protocols"], **results}
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return result
+
+
+def value_at(summary: Mapping[str, Any], key: str) -> Any:
+    """An entry of a summary; dots lead into nested ones.
+
+    Raises:
+        KeyError: there is none.
+    """
+    value: Any = summary
+    for name in key.split("."):
+        value = value[name]
+    return value

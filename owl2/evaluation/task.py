@@ -1,0 +1,220 @@
+"""What a benchmark is: samples from local files, a prompt, decoding, a way to score (specification, 0.3).
+
+A task is data and functions, one file under `tasks`. Neither loading nor scoring needs a model, so that saved
+predictions can be scored again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .judge import JudgeItem
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Greedy decoding (specification, 0.2).
+
+    Attributes:
+        stop: texts at which an answer ends; they and what follows are cut off.
+    """
+
+    max_new_tokens: int
+    min_new_tokens: int = 1
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video, or the part of it from `start` to `end`, of which `num_frames` frames are spread evenly (`load_video`).
+
+    Attributes:
+        unit: of `start` and `end`.
+    """
+
+    path: Path
+    num_frames: int = 8
+    start: float | None = None
+    end: float | None = None
+    unit: Literal["seconds", "frames"] = "seconds"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question.
+
+    Attributes:
+        id: unique in the task.
+        prompt: what the user says, without images, which come first. The runner puts it into the chat frame.
+        gold: what is right, as the scorer needs it; JSON.
+        images: paths or bytes of images.
+        choices: continuations of the prompt to rank by likelihood; none if an answer is generated.
+        is_framed: in the chat frame `USER: ... ASSISTANT:`; otherwise the model continues the bare text.
+        preamble, shots: bare text in front of the prompt. Shots are left out from the last on where a prompt does not
+            fit the context (specification, 13.1).
+        whole_sequence: the ranking needs the likelihood of the prompt as well.
+        details: what else the scorer needs; JSON.
+    """
+
+    id: str
+    prompt: str
+    gold: Any
+    images: tuple[Path | bytes, ...] = ()
+    clip: Clip | None = None
+    choices: tuple[str, ...] = ()
+    is_framed: bool = True
+    preamble: str = ""
+    shots: tuple[str, ...] = ()
+    whole_sequence: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Likelihoods of the choices of a sample, natural logarithms.
+
+    Attributes:
+        log_probabilities: of the tokens of each choice, after the context.
+        tokens: how many these are.
+        context_log_probability, context_tokens: of what stands before them, the first token aside; scorers that rank
+            whole sequences need it.
+    """
+
+    choices: tuple[str, ...]
+    log_probabilities: tuple[float, ...]
+    tokens: tuple[int, ...]
+    context_log_probability: float
+    context_tokens: int
+
+    def best(self) -> int:
+        """Index of the likeliest choice; the first of equals."""
+        return self.log_probabilities.index(max(self.log_probabilities))
+
+
+@dataclass(frozen=True)
+class Record:
+    """A sample with what the model said, as it is saved: all that a scorer gets.
+
+    Attributes:
+        prompt: as it was sent, frame and placeholders included.
+        raw: the answer, or the likelihoods of the choices.
+    """
+
+    id: str
+    prompt: str
+    raw: str | Ranking
+    gold: Any
+    details: dict[str, Any]
+
+    @property
+    def answer(self) -> str:
+        """The generated answer.
+
+        Raises:
+            ValueError: choices were ranked.
+        """
+        if isinstance(self.raw, str):
+            return self.raw
+        raise ValueError(f"sample {self.id} has ranked choices, but this protocol scores a generated answer")
+
+    @property
+    def ranking(self) -> Ranking:
+        """The likelihoods.
+
+        Raises:
+            ValueError: an answer was generated.
+        """
+        if isinstance(self.raw, Ranking):
+            return self.raw
+        raise ValueError(f"sample {self.id} has a generated answer, but this protocol scores ranked choices")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What became of the records, in their order.
+
+    Attributes:
+        parsed: the answer as the parser read it, JSON; None where it could not.
+        scores: of each record; None where the benchmark scores only groups.
+        summary: the measures, fractions where the benchmark counts right answers; JSON.
+    """
+
+    parsed: Sequence[Any]
+    scores: Sequence[float | None]
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class JudgedScoring:
+    """How a judge scores the records under some protocols.
+
+    Attributes:
+        model: that the benchmark's own program asks.
+        runs: independent repetitions.
+        protocols: those that need the judge.
+        items: what to ask of the records, under a protocol.
+        score: the scores from the values by id of each run.
+    """
+
+    model: str
+    runs: int
+    protocols: tuple[str, ...]
+    items: Callable[[Sequence[Record], str], list[JudgeItem[Any]]]
+    score: Callable[[Sequence[Record], Sequence[Mapping[str, Any]], str], Scores]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark. Of splits, prompts and protocols, the first is the default.
+
+    Attributes:
+        name: on the command line and of its folder in a run.
+        files: the annotation files of a split below the root of the data, with which `--check` and the hashes of the
+            result begin.
+        load: samples of a split with a prompt, from the root of the data.
+        counts: number of samples of each split, where the specification gives it.
+        score: under a protocol that needs no judge.
+        headline: the key of the summary by which the benchmark is known.
+        fetch: what to fetch and from whom, in a line.
+        decoding: of a prompt, by name; the entry "" is that of all others.
+        aspect: how images become square; see `Owl2ImageProcessorPil`. None leaves it to the model's processor.
+        suffix: follows the chat frame. The official scripts end their prompts with a space (specification, 0.2).
+        submission: writes the official form into a directory, and says which file it wrote.
+        published: our measures (keys of the summary, dots for nesting) by (table, measure) of `published`.
+    """
+
+    name: str
+    title: str
+    splits: tuple[str, ...]
+    prompts: tuple[str, ...]
+    protocols: tuple[str, ...]
+    files: Callable[[Path, str], list[Path]]
+    load: Callable[[Path, str, str], list[Sample]]
+    score: Callable[[Sequence[Record], str], Scores]
+    headline: str
+    fetch: str
+    decoding: Mapping[str, Decoding]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    aspect: str | None = None
+    suffix: str = " "
+    judged: JudgedScoring | None = None
+    submission: Callable[[Sequence[Record], Path], Path] | None = None
+    published: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def decoding_of(self, prompt: str) -> Decoding:
+        """The decoding of a prompt."""
+        return self.decoding.get(prompt, self.decoding[""])
+
+    def chosen(self, kind: Literal["split", "prompt", "protocol"], name: str | None) -> str:
+        """The name, or the default if it is None.
+
+        Raises:
+            ValueError: there is no such split, prompt or protocol.
+        """
+        known = {"split": self.splits, "prompt": self.prompts, "protocol": self.protocols}[kind]
+        if name is None:
+            return known[0]
+        if name not in known:
+            raise ValueError(f"{self.name} has no {kind} {name!r}: choose among {', '.join(known)}")
+        return name

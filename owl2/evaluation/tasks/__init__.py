@@ -1,0 +1,48 @@
+"""The benchmarks, one file each; its name is the task's. A new one is a new file and a name here."""
+
+from difflib import get_close_matches
+from importlib import import_module
+
+from ..task import Task
+
+TASKS = (
+    "coco_caption",
+    "flickr30k",
+    "vqav2",
+    "okvqa",
+    "gqa",
+    "vizwiz",
+    "textvqa",
+    "scienceqa",
+    "msrvtt_qa",
+    "msvd_qa",
+    "tgif_qa",
+    "mmlu",
+    "bbh",
+    "agieval",
+    "arc_challenge",
+    "arc_easy",
+    "mme",
+    "mmbench",
+    "mmvet",
+    "seed",
+    "qbench",
+    "pope",
+    "mmhal",
+    "easy_vqa",
+)
+
+
+def task_named(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        ValueError: there is no such task; the nearest is named.
+    """
+    if name not in TASKS:
+        near = get_close_matches(name, TASKS, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"there is no task {name!r}.{hint} The tasks are {', '.join(TASKS)}")
+    task = import_module(f".{name}", __name__).TASK
+    assert isinstance(task, Task) and task.name == name
+    return task

@@ -1,0 +1,45 @@
+"""easy-VQA: the test questions of the quickstart, which the PyPI package `easy-vqa` ships. Nothing is to be fetched."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from owl2.data.sources.easy_vqa import COLORS, SHAPES, load_questions
+
+from ..task import Decoding, Record, Sample, Scores, Task
+
+
+def _load(root: Path, split: str, prompt: str) -> list[Sample]:
+    questions = load_questions(split)
+    return [Sample(item.id, item.question, item.answer, images=(Path(item.image),)) for item in questions]
+
+
+def _score(records: Sequence[Record], protocol: str) -> Scores:
+    correct = [float(record.answer.lower() == record.gold) for record in records]
+    kinds = [_kind(record.gold) for record in records]
+    by_kind = {
+        kind: fmean(value for value, own in zip(correct, kinds, strict=True) if own == kind)
+        for kind in sorted(set(kinds))
+    }
+    return Scores([record.answer for record in records], correct, {"accuracy": fmean(correct), "by_kind": by_kind})
+
+
+def _kind(answer: str) -> str:
+    return "shape" if answer in SHAPES else "color" if answer in COLORS else "yes_no"
+
+
+TASK = Task(
+    name="easy_vqa",
+    title="easy-VQA",
+    splits=("test", "train"),
+    prompts=("question",),
+    protocols=("exact_match",),
+    files=lambda root, split: [],
+    load=_load,
+    score=_score,
+    headline="accuracy",
+    fetch="pip install 'owl2[quickstart]'",
+    decoding={"": Decoding(max_new_tokens=8)},
+    counts={"test": 9673, "train": 38575},
+    suffix="",  # as the models of the quickstart were trained
+)

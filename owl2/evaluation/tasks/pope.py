@@ -1,0 +1,69 @@
+"""POPE: is an object in the picture? Three ways of choosing the absent objects (specification, 9)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from owl2.data.sources.annotations import line_rows
+
+from ..metrics import pope_answer, pope_scores
+from ..task import Decoding, Record, Sample, Scores, Task
+from .common import SHORT_ANSWER, coco_val2014
+
+SUBSETS = ("random", "popular", "adversarial")
+
+_JOINT = {"newline": "\n", "space": " "}
+
+
+def _file(root: Path, subset: str) -> Path:
+    return root / "pope" / f"coco_pope_{subset}.json"
+
+
+def _load(root: Path, split: str, prompt: str) -> list[Sample]:
+    samples = []
+    for subset in SUBSETS:
+        for number, row in line_rows(_file(root, subset)):
+            label = row.text("label")
+            if label not in ("yes", "no"):
+                raise row.error(f"'label' is {label!r}, not yes or no")
+            samples.append(
+                Sample(
+                    id=f"{subset}-{row.values.get('question_id', number)}",  # ids start anew in each file
+                    prompt=row.text("text") + _JOINT[prompt] + SHORT_ANSWER,
+                    gold=label,
+                    images=(coco_val2014(root, row.text("image"), row),),
+                    details={"subset": subset},
+                )
+            )
+    return samples
+
+
+def _score(records: Sequence[Record], protocol: str) -> Scores:
+    parsed = [pope_answer(record.answer) for record in records]
+    summary: dict[str, object] = {}
+    for subset in SUBSETS:
+        own = [index for index, record in enumerate(records) if record.details["subset"] == subset]
+        if own:
+            summary[subset] = pope_scores([records[i].answer for i in own], [records[i].gold for i in own])
+    found = [scores for scores in summary.values() if isinstance(scores, dict)]
+    for measure in ("accuracy", "precision", "recall", "f1", "yes_ratio"):
+        summary[measure] = fmean(scores[measure] for scores in found)  # unweighted
+    correct = [float(answer == record.gold) for answer, record in zip(parsed, records, strict=True)]
+    return Scores(parsed, correct, summary)
+
+
+TASK = Task(
+    name="pope",
+    title="POPE",
+    splits=("coco",),
+    prompts=("newline", "space"),
+    protocols=("pope_official",),
+    files=lambda root, split: [_file(root, subset) for subset in SUBSETS],
+    load=_load,
+    score=_score,
+    headline="f1",
+    fetch="Put coco_pope_{random,popular,adversarial}.json of RUCAIBox/POPE (output/coco) into pope/, "
+    "and COCO's val2014 images into coco/val2014/.",
+    decoding={"": Decoding(max_new_tokens=10)},
+    counts={"coco": 9000},
+)
