@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from owl2.checkpoints import load_language_model, load_tokenizer
+from owl2.checkpoints.small_language_model import random_language_model, train_tokenizer
 from owl2.data.records import turns
 from owl2.data.sources import easy_vqa
 from owl2.data.training_set import PixelStore, TrainingSet
@@ -52,8 +52,7 @@ def train_language_model(
     tokenizer = _train_tokenizer(sizes["vocab_size"])
     processor = Owl2Processor(Owl2ImageProcessor(), tokenizer)
     torch.manual_seed(settings.seed)
-    config = LlamaConfig(**sizes, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
-    model = LlamaForCausalLM(config).to(dtype)
+    model = random_language_model(sizes, tokenizer).to(dtype)
     model.set_attn_implementation("eager")
     facts = [(fact.question, fact.statement) for fact in texts.facts()] * REPEATS["facts"]
     instructions = texts.instructions() * REPEATS["instructions"]
@@ -94,21 +93,7 @@ def _described(limit: int) -> list[list[tuple[str, str]]]:
 
 def _train_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of the texts and of the words of easy-VQA's training questions."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    specials = ["<unk>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=specials,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     corpus = [*texts.passages("train"), *(f"{question} {answer}" for question, answer in texts.instructions())]
     corpus += [f"{fact.question} {fact.statement}" for fact in texts.facts()]
     corpus += [f"USER: {item.question} ASSISTANT: {item.answer}" for item in easy_vqa.load_questions("train")[:4000]]
-    tokenizer.train_from_iterator(corpus, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
-    )
-    return fast
+    return train_tokenizer(corpus, vocab_size)

@@ -3,6 +3,7 @@
 import math
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ class MasterWeightAdamW:
         vision_layer_decay: the rate of a vision layer is this many times that of the layer above it (section 4.1).
         language_rate: rate of the language model's own weights, as a share of that of the vision parts.
         max_norm: gradients are clipped to this norm.
+        betas, eps: of the running means.
+
+    Attributes:
+        names: of the parameters that train, in the order of `masters`.
     """
 
     def __init__(
@@ -32,27 +37,31 @@ class MasterWeightAdamW:
         vision_layer_decay: float = 1.0,
         language_rate: float = 1.0,
         max_norm: float = 1.0,
+        betas: tuple[float, float] = BETAS,
+        eps: float = EPSILON,
     ) -> None:
         self.max_norm = max_norm
+        self.names: list[str] = []
         self.weights: list[nn.Parameter] = []
         self.masters: list[torch.Tensor] = []
-        groups: dict[tuple[float, float], list[torch.Tensor]] = {}
+        groups: dict[tuple[float, float, Any], list[torch.Tensor]] = {}
+        layers = num_vision_layers(model)
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
             is_float = parameter.dtype == torch.float32
             master = parameter if is_float else parameter.detach().float().requires_grad_()
+            self.names.append(name)
             self.weights.append(parameter)
             self.masters.append(master)
-            decays = parameter.ndim >= 2 and not re.search(r"embed_tokens|position_embedding|learnable_queries", name)
-            scale = _vision_rate_scale(model, name, vision_layer_decay)
-            if is_language_model(name):
-                scale *= language_rate
-            groups.setdefault((scale, weight_decay if decays else 0.0), []).append(master)
+            decay = weight_decay if decays(name, parameter.ndim) else 0.0
+            scale = rate_scale(name, layers, vision_layer_decay, language_rate)
+            mesh = getattr(parameter, "device_mesh", None)  # one fused update takes no mixture of meshes
+            groups.setdefault((scale, decay, mesh), []).append(master)
         self._adamw = torch.optim.AdamW(
-            [{"params": group, "scale": scale, "weight_decay": decay} for (scale, decay), group in groups.items()],
-            betas=BETAS,
-            eps=EPSILON,
+            [{"params": group, "scale": scale, "weight_decay": decay} for (scale, decay, _), group in groups.items()],
+            betas=betas,
+            eps=eps,
             fused=True,
         )
 
@@ -62,16 +71,36 @@ class MasterWeightAdamW:
         Returns:
             Norm of the gradient before clipping.
         """
+        norm = self.clip()
+        self.update(rate)
+        return float(norm)
+
+    def clip(
+        self, clip: Callable[[list[torch.Tensor], float], torch.Tensor] = nn.utils.clip_grad_norm_
+    ) -> torch.Tensor:
+        """Moves the gradients to the masters and clips them; the norm before.
+
+        Args:
+            clip: what clips the gradients of tensors to a norm and returns theirs, where they lie on several meshes.
+        """
         for weight, master in zip(self.weights, self.masters, strict=True):
             if weight is not master:
                 master.grad, weight.grad = (None if weight.grad is None else weight.grad.float()), None
-        norm = nn.utils.clip_grad_norm_(self.masters, self.max_norm)
+        return clip(self.masters, self.max_norm)
+
+    def update(self, rate: float) -> None:
+        """One update with the gradients that `clip` left, at a learning rate; clears them."""
         for group in self._adamw.param_groups:
             group["lr"] = rate * group["scale"]
         self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+        self.clear()
         self._copy_to_weights()
-        return float(norm)
+
+    def clear(self) -> None:
+        """Forgets the gradients: of a step that is skipped."""
+        self._adamw.zero_grad(set_to_none=True)
+        for weight in self.weights:
+            weight.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"adamw": self._adamw.state_dict(), "masters": [master.detach() for master in self.masters]}
@@ -83,6 +112,26 @@ class MasterWeightAdamW:
             master.copy_(saved)
         self._copy_to_weights()
 
+    def named_state(self) -> dict[str, torch.Tensor]:
+        """Tensors of the state by name, zeros before the first step: `NAME.master`, `.exp_avg`, `.exp_avg_sq`, `.step`.
+
+        Writing into them and then calling `restored` loads a state.
+        """
+        found: dict[str, torch.Tensor] = {}
+        for name, master in zip(self.names, self.masters, strict=True):
+            state = self._adamw.state[master]
+            if not state:
+                device = master.device
+                state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(master), torch.zeros_like(master)
+            found[f"{name}.master"] = master.detach()
+            found |= {f"{name}.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step")}
+        return found
+
+    def restored(self) -> None:
+        """To be called when `named_state` was written into: the model's weights follow their masters."""
+        self._copy_to_weights()
+
     @torch.no_grad()
     def _copy_to_weights(self) -> None:
         for weight, master in zip(self.weights, self.masters, strict=True):
@@ -90,15 +139,30 @@ class MasterWeightAdamW:
                 weight.copy_(master)
 
 
-def _vision_rate_scale(model: nn.Module, name: str, decay: float) -> float:
-    """Rate of a vision parameter as a share of the peak: the last layer 1, each one below `decay` times that."""
-    if "vision_tower." not in name or decay == 1.0:
+def num_vision_layers(model: nn.Module) -> int:
+    """Depth of the vision encoder; 0 where there is none."""
+    vision = getattr(getattr(model, "config", None), "vision_config", None)
+    return vision.num_hidden_layers if vision is not None else 0
+
+
+def decays(name: str, ndim: int) -> bool:
+    """Whether weight decay applies to a parameter: not to vectors, nor to tables of embeddings and queries."""
+    return ndim >= 2 and not re.search(r"embed_tokens|position_embedding|learnable_queries", name)
+
+
+def rate_scale(name: str, vision_layers: int, vision_layer_decay: float, language_rate: float) -> float:
+    """Rate of a parameter as a share of the peak.
+
+    Of the vision encoder, the last layer has 1 and each one below `vision_layer_decay` times that (section 4.1).
+    """
+    if is_language_model(name):
+        return language_rate
+    if "vision_tower." not in name or vision_layer_decay == 1.0:
         return 1.0
-    depth = model.config.vision_config.num_hidden_layers
     layer = re.search(r"vision_tower\.layers\.(\d+)\.", name)
     if layer:
-        return decay ** (depth - 1 - int(layer[1]))
-    return 1.0 if "post_layernorm" in name else decay**depth
+        return vision_layer_decay ** (vision_layers - 1 - int(layer[1]))
+    return 1.0 if "post_layernorm" in name else vision_layer_decay**vision_layers
 
 
 def cosine_rate(step: int, total_steps: int, warmup_steps: int, peak: float, minimum: float) -> float:

@@ -27,10 +27,11 @@ INSTRUCTION_TUNING_PARTS = PARTS
 
 def part_of(name: str, modality_adaptive: Iterable[str]) -> str:
     """The part that a parameter belongs to."""
+    plain = plain_name(name)
     for part, pattern in _PARTS.items():
-        if not re.match(pattern, name):
+        if not re.match(pattern, plain):
             continue
-        if part != "text_half" or _is_separate(name, modality_adaptive):
+        if part != "text_half" or _is_separate(plain, modality_adaptive):
             return part
     raise ValueError(f"The parameter {name} belongs to none of {', '.join(PARTS)}.")
 
@@ -43,7 +44,16 @@ def _is_separate(name: str, modality_adaptive: Iterable[str]) -> bool:
 
 def is_language_model(name: str) -> bool:
     """Whether a parameter came with the language model: all of the decoder and head but the vision copies."""
-    return not re.match(rf"{_PARTS['vision_encoder']}|{_PARTS['abstractor']}|{_PARTS['vision_half']}", name)
+    return not re.match(rf"{_PARTS['vision_encoder']}|{_PARTS['abstractor']}|{_PARTS['vision_half']}", plain_name(name))
+
+
+def plain_name(name: str) -> str:
+    """The name of a parameter in the model itself, without what PEFT, checkpointing and compilation put around it."""
+    return re.sub(
+        r"^base_model\.model\.|\b_orig_mod\.|\b_checkpoint_wrapped_module\.|\bbase_layer\.|\bmodules_to_save\.\w+\.",
+        "",
+        name,
+    )
 
 
 def select_trainable(model: Owl2ForConditionalGeneration, parts: Iterable[str]) -> dict[str, int]:
