@@ -1,0 +1,40 @@
+"""Shared by the tests of the evaluation: a tiny model with its processor, and the way from files to predictions."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import GOLDENS, tiny_config, tiny_model
+from transformers import AutoTokenizer
+
+from owl2.evaluation.ranks import Ranks
+from owl2.evaluation.runner import Settings, plan, predict
+from owl2.evaluation.tasks import task_named
+from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.processing import Owl2ImageProcessor, Owl2Processor
+
+
+@pytest.fixture(scope="session")
+def model() -> Owl2ForConditionalGeneration:
+    """A random model, whose answers are as good as its weights."""
+    return tiny_model(tiny_config(vocab_size=320, eos_token_id=2))
+
+
+@pytest.fixture(scope="session")
+def processor() -> Owl2Processor:
+    tokenizer = AutoTokenizer.from_pretrained(GOLDENS / "tokenizer")
+    return Owl2Processor(Owl2ImageProcessor(size={"height": 16, "width": 16}), tokenizer, num_image_tokens=4)
+
+
+@pytest.fixture
+def predicted(model: Owl2ForConditionalGeneration, processor: Owl2Processor, tmp_path: Path) -> Callable[..., Path]:
+    """Predicts a task whose files lie below a root as `owl2 evaluate` does, and returns the directory to score."""
+
+    def run(task: str, data: Path, batch_size: int = 4, **settings: Any) -> Path:
+        wanted = Settings(data, tmp_path / "run", batch_size=batch_size, **settings)
+        planned = plan(task_named(task), wanted, {"model": {"name": "tiny"}, "versions": {}})
+        assert predict(planned, model, processor, Ranks(), batch_size) is not None
+        return planned.directory
+
+    return run
