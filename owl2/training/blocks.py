@@ -1,0 +1,74 @@
+"""What happens inside one layer in training: what it keeps for the backward pass, and its compilation."""
+
+import functools
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+ActivationCheckpointing = Literal["none", "selective", "full"]
+
+_KEPT_ATTENTION = tuple(
+    getattr(torch.ops.aten, name).default
+    for name in (
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    )
+)
+_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+
+
+def recompute_block(block: nn.Module, how: ActivationCheckpointing) -> None:
+    """Lets a layer keep less for the backward pass; in place.
+
+    Args:
+        how: "none" keeps everything; "full" keeps the layer's input and computes all again (a third more work);
+            "selective" keeps what attention and the projections around it gave, and computes the wide middle of the
+            MLP, norms and element-wise steps again (half of that work): about six rows of the hidden size a token.
+    """
+    if how == "none":
+        return
+    options: dict[str, Any] = {}
+    if how == "selective":
+        policy = functools.partial(_keep_attention_and_projections, _hidden_size(block))
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, policy)
+    forward = block.forward
+
+    @functools.wraps(forward)
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("past_key_values") is not None:
+            raise ValueError("Activation checkpointing computes layers twice, which a cache cannot: use_cache=False.")
+        return checkpoint(forward, *args, use_reentrant=False, **options, **kwargs)
+
+    block.forward = recomputed
+
+
+def compile_block(block: nn.Module) -> None:
+    """Compiles a layer with what `recompute_block` did to it; in place. The hooks of sharding stay outside."""
+    block.forward = torch.compile(block.forward)
+
+
+def _hidden_size(block: nn.Module) -> int:
+    return next(module for module in block.mlp.modules() if isinstance(module, nn.Linear)).in_features
+
+
+def _keep_attention_and_projections(
+    hidden_size: int, context: Any, operator: Any, *args: Any, **kwargs: Any
+) -> CheckpointPolicy:
+    """Keeps attention and the products from rows of the hidden size to rows no wider.
+
+    All products cost the same work a byte of their result; that of the last one is never needed again.
+    """
+    if operator in _KEPT_ATTENTION:
+        return CheckpointPolicy.MUST_SAVE
+    if operator in _PRODUCTS:
+        inner, outer = args[-1].shape
+        return CheckpointPolicy.MUST_SAVE if outer <= inner == hidden_size else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.PREFER_RECOMPUTE

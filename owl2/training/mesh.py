@@ -1,0 +1,156 @@
+"""The processes of a run and the mesh that they form: replicas x shards x tensor ranks.
+
+One process is a mesh of one, so that nothing else asks how many there are. Several are started by torchrun, whose
+environment (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT) says who they are.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Literal, NamedTuple
+
+import torch
+from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+COLLECTIVE_TIMEOUT = 2.0
+"""A collective gives up after so many times the stall limit: the report of the stalled rank (`owl2.training.stall`) is
+to come first, because it names the rank."""
+
+
+class Mesh(NamedTuple):
+    """Where this process stands among all.
+
+    Attributes:
+        device_mesh: dimensions `replicate`, `shard` and `tensor`. Trained parameters are sharded over `shard`, their
+            gradients summed over `replicate` too; the ranks of `tensor` share every layer and read the same samples.
+        data_rank, data_size: which share of a batch this rank reads, of how many.
+        data_group: the ranks that read the other shares, at this place of `tensor`.
+        host_group: all ranks, for tensors and objects on the host.
+    """
+
+    device: torch.device
+    device_mesh: DeviceMesh
+    rank: int
+    size: int
+    data_rank: int
+    data_size: int
+    data_group: dist.ProcessGroup
+    host_group: dist.ProcessGroup
+
+    @property
+    def shards(self) -> int:
+        return self.device_mesh["shard"].size()
+
+    @property
+    def tensor(self) -> int:
+        return self.device_mesh["tensor"].size()
+
+    def sum_over_data(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the shares of the batch, in place: counts of tokens, summed losses."""
+        dist.all_reduce(values, group=self.data_group)
+        return values
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank: all ranks get the same answer, as when one of them is told to stop."""
+        flags = torch.tensor([int(flag)])
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.host_group)
+        return bool(flags.item())
+
+
+@contextmanager
+def process_group(stall_timeout_s: float = 1800.0) -> Iterator[torch.device]:
+    """The process group of torchrun's environment, or of this process alone; gloo on a CPU, NCCL on GPUs.
+
+    Yields:
+        The device of this rank.
+
+    Raises:
+        ValueError: there are fewer GPUs than ranks on this machine.
+    """
+    device = _device()
+    backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT * stall_timeout_s)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"Local rank {local_rank} needs a GPU of its own, but this machine has {torch.cuda.device_count()}: start "
+            f"torchrun with --nproc-per-node {torch.cuda.device_count()}."
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def build_mesh(
+    device: torch.device,
+    data_shards: int | Literal["auto"] = "auto",
+    replicas: int | Literal["auto"] = "auto",
+    tensor: int = 1,
+) -> Mesh:
+    """The mesh of all ranks; see `mesh_shape` for the sizes.
+
+    Neighbouring ranks, which share a machine, are those of `tensor`, then of `shard`.
+    """
+    shape = mesh_shape(dist.get_world_size(), machine_size(), data_shards, replicas, tensor)
+    device_mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard", "tensor"))
+    rank = dist.get_rank()
+    data_ranks = torch.arange(dist.get_world_size()).view(-1, tensor)  # [data_size, tensor]
+    data_groups = [dist.new_group(column.tolist()) for column in data_ranks.T]
+    return Mesh(
+        device=device,
+        device_mesh=device_mesh,
+        rank=rank,
+        size=dist.get_world_size(),
+        data_rank=rank // tensor,
+        data_size=len(data_ranks),
+        data_group=data_groups[rank % tensor],
+        host_group=dist.new_group(backend="gloo"),
+    )
+
+
+def machine_size() -> int:
+    """Ranks on this machine; all where torchrun does not say."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
+
+
+def mesh_shape(
+    size: int, on_machine: int, data_shards: int | Literal["auto"], replicas: int | Literal["auto"], tensor: int
+) -> tuple[int, int, int]:
+    """Replicas, shards and tensor ranks of `size` ranks.
+
+    Args:
+        on_machine: ranks of one machine. With both "auto", the ranks of a machine share the parameters and every
+            machine is a replica (hybrid sharding): only sums of gradients travel between machines.
+
+    Raises:
+        ValueError: the numbers do not multiply to `size`.
+    """
+    if data_shards == "auto":
+        within = (
+            on_machine
+            if replicas == "auto" and size % on_machine == 0
+            else size // (replicas if replicas != "auto" else 1)
+        )
+        data_shards = max(1, within // tensor)
+    if replicas == "auto":
+        replicas = max(1, size // (data_shards * tensor))
+    if replicas * data_shards * tensor != size:
+        raise ValueError(
+            f"{size} ranks are not {replicas} replicas x {data_shards} data shards x {tensor} tensor ranks: change the "
+            "section parallel of the recipe or --nproc-per-node of torchrun."
+        )
+    return replicas, data_shards, tensor

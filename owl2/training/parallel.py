@@ -1,0 +1,128 @@
+"""Spreads a model over the ranks of a mesh: tensor parallel, activation checkpointing, compilation, sharding.
+
+Only what trains is sharded. Frozen parameters stay whole on every rank in the precision of the computation, so that
+they are never sent: stage 1 (paper, section 3.4) exchanges the 1.5 B trained parameters and not the 8.2 B of all.
+"""
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from owl2.modeling import Owl2ForConditionalGeneration
+
+from .blocks import ActivationCheckpointing, compile_block, recompute_block
+from .mesh import Mesh
+from .tensor_parallel import split_over_tensor_ranks
+
+LOCAL_ACCUMULATION_SHARE = 0.25
+"""Share of the device's memory that whole gradients may take, so that they are sent once for several micro-batches."""
+
+
+def parallelize(
+    model: Owl2ForConditionalGeneration,
+    mesh: Mesh,
+    compute_dtype: torch.dtype = torch.float32,
+    activation_checkpointing: ActivationCheckpointing = "none",
+    compile: bool = False,
+) -> None:
+    """Makes the model, the same on every rank, one model over all of them; in place.
+
+    Call it when `requires_grad` says what trains, and before the optimizer is made. Trained parameters become float32
+    `DTensor`s, of which a rank holds its shard; they are gathered in `compute_dtype` layer by layer. Gradients are
+    float32 sums over the data ranks: the loss of each rank must be divided by what counts over all of them.
+
+    Args:
+        activation_checkpointing: see `recompute_block`.
+        compile: compile every layer.
+
+    Raises:
+        ValueError: the ranks hold different models, or heads cannot be shared evenly by the tensor ranks.
+    """
+    _check_equal_on_all_ranks(model, mesh)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(mesh.device, torch.float32 if parameter.requires_grad else compute_dtype)
+    model.to(mesh.device)  # buffers
+    if mesh.tensor > 1:
+        split_over_tensor_ranks(model, mesh.device_mesh["tensor"])
+    blocks = blocks_of(model)
+    for block in blocks:
+        recompute_block(block, activation_checkpointing)
+        if compile:
+            compile_block(block)
+    if mesh.size > 1 or compute_dtype != torch.float32:
+        _shard(model, blocks, mesh, compute_dtype)
+
+
+def blocks_of(model: Owl2ForConditionalGeneration) -> list[nn.Module]:
+    """The layers of vision encoder, abstractor and language decoder."""
+    core = model.base_model
+    return [*core.vision_tower.layers, *core.abstractor.layers, *core.language_model.layers]
+
+
+def _shard(
+    model: Owl2ForConditionalGeneration, blocks: list[nn.Module], mesh: Mesh, compute_dtype: torch.dtype
+) -> None:
+    """One unit per layer, and one each for what else the encoder, the abstractor and the whole model hold."""
+    data_mesh = mesh.device_mesh["replicate", "shard"] if mesh.device_mesh["replicate"].size() > 1 else None
+    policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
+    frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
+    units = [*blocks, model.base_model.vision_tower, model.base_model.abstractor]
+    units = [unit for unit in units if any(parameter.requires_grad for parameter in unit.parameters())]
+    for unit in [*units, model]:
+        fully_shard(
+            unit,
+            mesh=mesh.device_mesh["shard"] if data_mesh is None else data_mesh,
+            mp_policy=policy,
+            ignored_params=frozen,
+        )
+        # Sums: what the loss is divided by is the loop's business.
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
+
+
+def synchronize_gradients(model: nn.Module, last: bool, device: torch.device) -> None:
+    """To be called before each forward pass of an accumulated batch.
+
+    Between micro-batches gradients stay whole on each rank and are not sent, and gathered parameters are kept, where
+    the device has room for both (`LOCAL_ACCUMULATION_SHARE`); elsewhere each micro-batch sends its gradients.
+
+    Args:
+        last: this is the last micro-batch before the optimizer's step.
+    """
+    if not isinstance(model, FSDPModule):
+        return
+    exchange = last or not _has_room_for_whole_gradients(model, device)
+    model.set_requires_gradient_sync(exchange)
+    model.set_reshard_after_backward(exchange)
+    model.set_is_last_backward(last)
+
+
+def _has_room_for_whole_gradients(model: nn.Module, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    whole = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    bytes_needed = whole * (torch.float32.itemsize + torch.bfloat16.itemsize)
+    return bytes_needed <= LOCAL_ACCUMULATION_SHARE * torch.cuda.get_device_properties(device).total_memory
+
+
+def _check_equal_on_all_ranks(model: nn.Module, mesh: Mesh) -> None:
+    """Raises if the ranks did not build the same model: each would train a part of another one."""
+    if mesh.size == 1:
+        return
+    sums = {name: _checksum(tensor) for name, tensor in model.named_parameters()}
+    gathered: list[dict[str, int]] = [{}] * mesh.size
+    dist.all_gather_object(gathered, sums, group=mesh.host_group)
+    different = [name for name in sums if any(other.get(name) != sums[name] for other in gathered)]
+    if different:
+        raise ValueError(
+            f"{len(different)} parameters are not the same on all ranks, among them {different[0]}: build the model "
+            "from the same checkpoint, or with the same seed, on every rank."
+        )
+
+
+def _checksum(tensor: torch.Tensor) -> int:
+    """Sum of the bits as whole numbers: exact in any order."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return int(tensor.detach().contiguous().view(integers[tensor.element_size()]).sum(dtype=torch.int64))

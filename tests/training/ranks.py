@@ -1,0 +1,81 @@
+"""Starts ranks of a function on this machine, as torchrun would, with a time limit and failures that can be read."""
+
+import multiprocessing
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+
+class RankFailed(AssertionError):
+    """A rank raised, died or did not end in time."""
+
+
+def run_ranks(size: int, function: Callable[..., Any], *arguments: Any, limit_s: float = 120.0) -> list[Any]:
+    """What a function returns on each of `size` ranks.
+
+    Args:
+        function: defined at the top of an importable module; called with the arguments in a new process that has
+            torchrun's environment. It must be picklable, and so must what it returns.
+    """
+    processes, pipes = start_ranks(size, function, *arguments)
+    deadline = time.monotonic() + limit_s
+    try:
+        return [_result(rank, pipe, deadline) for rank, pipe in enumerate(pipes)]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def start_ranks(
+    size: int, function: Callable[..., Any], *arguments: Any
+) -> tuple[list[multiprocessing.process.BaseProcess], list[Connection]]:
+    """Processes and the pipes that their results come from."""
+    context = multiprocessing.get_context("spawn")
+    port = _free_port()
+    processes, pipes = [], []
+    for rank in range(size):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_enter, args=(theirs, rank, size, port, function, arguments), daemon=True)
+        process.start()
+        theirs.close()
+        processes.append(process)
+        pipes.append(ours)
+    return processes, pipes
+
+
+def _enter(
+    pipe: Connection, rank: int, size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
+    torch.set_num_threads(1)
+    try:
+        pipe.send((True, function(*arguments)))
+    except BaseException:
+        pipe.send((False, traceback.format_exc()))
+        raise
+
+
+def _result(rank: int, pipe: Connection, deadline: float) -> Any:
+    if not pipe.poll(max(0.0, deadline - time.monotonic())):
+        raise RankFailed(f"rank {rank} did not end in time")
+    try:
+        succeeded, value = pipe.recv()
+    except EOFError:
+        raise RankFailed(f"rank {rank} died") from None
+    if not succeeded:
+        raise RankFailed(f"rank {rank} raised:\n{value}")
+    return value
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
