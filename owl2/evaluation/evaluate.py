@@ -46,7 +46,8 @@ def evaluate(
         raise ValueError(f"--split and --prompt belong to one task, got {len(known)} tasks: {', '.join(tasks)}")
     judges = {}
     for task in known:
-        needs = task.judged is not None and task.protocols[0] in task.judged.protocols
+        usable = task.protocols_for(task.chosen("prompt", settings.prompt))
+        needs = task.judged is not None and usable[0] in task.judged.protocols
         if task.judged is not None and (judge or (needs and not no_judge)):
             judges[task.name] = judge or JudgeSettings(settings.out / "judge_cache")
             own = judges[task.name]
@@ -60,8 +61,8 @@ def evaluate(
         for task, planned in zip(known, plans, strict=True):
             if predict(planned, loaded, processor, ranks, settings.batch_size) is None:
                 continue
-            only_judged = task.judged is not None and set(task.protocols) == set(task.judged.protocols)
-            if only_judged and task.name not in judges:
+            usable = set(task.protocols_for(planned.header["prompt"]))
+            if task.judged is not None and usable <= set(task.judged.protocols) and task.name not in judges:
                 continue  # predictions for a judge to come
             results.append(score_directory(planned.directory, judge=judges.get(task.name)))
             on_result(results[-1])

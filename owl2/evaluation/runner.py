@@ -180,10 +180,15 @@ def _predicted(predictor: Predictor, samples: Sequence[Sample], batch_size: int)
 
 def _batches(block: Sequence[Prepared], batch_size: int) -> Iterator[list[Prepared]]:
     """Batches of like length. Samples to rank stay in their order, in which they share their beginnings."""
-    if not any(entry.choices for entry in block):
-        block = sorted(block, key=lambda entry: len(entry.tokens["input_ids"]))
-    for start in range(0, len(block), batch_size):
-        yield list(block[start : start + batch_size])
+    ranked = [entry for entry in block if entry.choices is not None]
+    answered = sorted((entry for entry in block if entry.choices is None), key=_length)
+    for group in (ranked, answered):
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
+
+
+def _length(entry: Prepared) -> int:
+    return len(entry.tokens["input_ids"])
 
 
 def _known(prediction: Prediction) -> dict[str, Record]:

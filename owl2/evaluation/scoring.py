@@ -56,14 +56,19 @@ def score_directory(
     task = task_named(header["task"])
     counts = check_complete(header, records, allow_partial)
     judged = task.judged.protocols if task.judged else ()
-    protocols = [task.chosen("protocol", protocol)] if protocol else list(task.protocols)
+    usable = task.protocols_for(header["prompt"])
+    if protocol is not None and task.chosen("protocol", protocol) not in usable:
+        raise ValueError(
+            f"{task.title}: {protocol} cannot score the prompt {header['prompt']!r}; these can: {', '.join(usable)}"
+        )
+    protocols = [protocol] if protocol else list(usable)
     if protocol is None and judge is None:
         protocols = [name for name in protocols if name not in judged]
     results = {}
     for name in protocols:
         scores, how = _scores(task, records, name, judge, allow_partial)
         results[name] = {"summary": scores.summary, **how}
-        if name == task.protocols[0]:
+        if name == usable[0]:
             write_predictions(directory / PREDICTIONS, header, records, scores)
     return _add_results(directory, task, header, counts, results)
 
@@ -123,7 +128,7 @@ def _add_results(
         "task": task.name,
         "title": task.title,
         "headline": task.headline,
-        "default_protocol": task.protocols[0],
+        "default_protocol": task.protocols_for(header["prompt"])[0],
         **{name: header.get(name) for name in ("split", "prompt", "suffix", "frames", "model", "data")},
         "samples": counts["found"],
         "samples_of_split": header["samples_of_split"],

@@ -178,6 +178,7 @@ class Task:
         headline: the key of the summary by which the benchmark is known.
         fetch: what to fetch and from whom, in a line.
         decoding: of a prompt, by name; the entry "" is that of all others.
+        protocols_of: those that can score a prompt's answers, by prompt; all, where it is not named.
         aspect: how images become square; see `Owl2ImageProcessorPil`. None leaves it to the model's processor.
         suffix: follows the chat frame. The official scripts end their prompts with a space (specification, 0.2).
         submission: writes the official form into a directory, and says which file it wrote.
@@ -195,6 +196,7 @@ class Task:
     headline: str
     fetch: str
     decoding: Mapping[str, Decoding]
+    protocols_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     aspect: str | None = None
     suffix: str = " "
@@ -205,6 +207,10 @@ class Task:
     def decoding_of(self, prompt: str) -> Decoding:
         """The decoding of a prompt."""
         return self.decoding.get(prompt, self.decoding[""])
+
+    def protocols_for(self, prompt: str) -> tuple[str, ...]:
+        """The protocols that can score a prompt's answers; the first is the default."""
+        return self.protocols_of.get(prompt, self.protocols)
 
     def chosen(self, kind: Literal["split", "prompt", "protocol"], name: str | None) -> str:
         """The name, or the default if it is None.

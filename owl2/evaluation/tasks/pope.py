@@ -66,4 +66,9 @@ TASK = Task(
     "and COCO's val2014 images into coco/val2014/.",
     decoding={"": Decoding(max_new_tokens=10)},
     counts={"coco": 9000},
+    published={
+        ("supplement_table_3", f"{subset}.{measure}"): f"{subset}.{measure}"
+        for subset in SUBSETS
+        for measure in ("accuracy", "precision", "recall", "f1", "yes_ratio")
+    },
 )

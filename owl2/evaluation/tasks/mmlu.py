@@ -1,0 +1,136 @@
+"""MMLU, 5-shot: 57 subjects, four choices (specification, 13.1)."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..metrics import mmlu_scores
+from ..metrics.mmlu import MMLU_GROUPS
+from ..task import Decoding, Record, Sample, Scores, Task
+from .ranking import likeliest, likeliest_sequence
+
+SUBJECTS = tuple(sorted(subject for subjects in MMLU_GROUPS.values() for subject in subjects))
+SHOTS = 5
+LETTERS = "ABCD"
+
+
+class Question(NamedTuple):
+    """A row of a file of the benchmark."""
+
+    text: str
+    choices: tuple[str, ...]
+    answer: str
+
+    def written(self) -> str:
+        return "\n".join(
+            [self.text, *(f"{letter}. {text}" for letter, text in zip(LETTERS, self.choices, strict=True))]
+        )
+
+
+def _file(root: Path, subject: str, split: str) -> Path:
+    return root / "mmlu" / split / f"{subject}_{split}.csv"
+
+
+def _files(root: Path, split: str) -> list[Path]:
+    return [_file(root, subject, part) for subject in SUBJECTS for part in ("dev", split)]
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a CSV file without a header: question, four choices, letter of the answer.
+
+    Raises:
+        ValueError: naming the file and the line.
+    """
+    found = []
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        for row in reader:
+            if len(row) != 6 or row[5].strip() not in LETTERS or not row[5].strip():
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: expected a question, four choices and a letter A to D, found "
+                    f"{row!r:.200}"
+                )
+            found.append(Question(row[0], tuple(row[1:5]), row[5].strip()))
+    return found
+
+
+def _load(root: Path, split: str, prompt: str) -> list[Sample]:
+    return [sample for subject in SUBJECTS for sample in _subject(root, subject, split, prompt)]
+
+
+def _subject(root: Path, subject: str, split: str, prompt: str) -> list[Sample]:
+    shots = read_questions(_file(root, subject, "dev"))[:SHOTS]
+    if len(shots) != SHOTS:
+        raise ValueError(f"{_file(root, subject, 'dev')} has {len(shots)} questions, fewer than the {SHOTS} shots")
+    write = _generated if prompt == "generate" else _ranked
+    questions = read_questions(_file(root, subject, split))
+    return [write(subject, shots, question, f"{subject}-{number}") for number, question in enumerate(questions)]
+
+
+def _ranked(subject: str, shots: Sequence[Question], question: Question, name: str) -> Sample:
+    """The layout of the original repository, whose header has two spaces before the subject."""
+    return Sample(
+        id=name,
+        preamble=f"The following are multiple choice questions (with answers) about  {_title(subject)}.\n\n",
+        shots=tuple(f"{shot.written()}\nAnswer: {shot.answer}\n\n" for shot in shots),
+        prompt=f"{question.written()}\nAnswer:",
+        choices=tuple(f" {letter}" for letter in LETTERS),
+        gold=question.answer,
+        is_framed=False,
+        details={"subject": subject},
+    )
+
+
+def _generated(subject: str, shots: Sequence[Question], question: Question, name: str) -> Sample:
+    """OpenCompass' instruction, in one turn of the user together with the shots."""
+    hint = f"There is a single choice question about {_title(subject)}. Answer the question by replying A, B, C or D."
+    return Sample(
+        id=name,
+        shots=tuple(f"{hint}\nQuestion: {shot.written()}\nAnswer: {shot.answer}\n" for shot in shots),
+        prompt=f"{hint}\nQuestion: {question.written()}\nAnswer: ",
+        gold=question.answer,
+        details={"subject": subject},
+    )
+
+
+def _title(subject: str) -> str:
+    return subject.replace("_", " ")
+
+
+def _score(records: Sequence[Record], protocol: str) -> Scores:
+    parsed = [_parsed(record, protocol) for record in records]
+    correct: dict[str, list[bool]] = {}
+    for letter, record in zip(parsed, records, strict=True):
+        correct.setdefault(record.details["subject"], []).append(letter == record.gold)
+    grouping = "classic" if protocol == "classic" else "opencompass2023"
+    summary = dict(mmlu_scores(correct, grouping))
+    scores = [float(letter == record.gold) for letter, record in zip(parsed, records, strict=True)]
+    return Scores(parsed, scores, {"accuracy": summary["micro" if protocol == "classic" else "macro"], **summary})
+
+
+def _parsed(record: Record, protocol: str) -> str:
+    """The letter chosen; of a generated answer the first capital letter, or nothing."""
+    if protocol == "opencompass2023_gen":
+        return next((character for character in record.answer if character.isupper()), "")
+    choose = likeliest if protocol == "classic" else likeliest_sequence
+    return LETTERS[choose(record.ranking)]
+
+
+TASK = Task(
+    name="mmlu",
+    title="MMLU",
+    splits=("test", "val"),
+    prompts=("rank", "generate"),
+    protocols=("opencompass2023", "classic", "opencompass2023_gen"),
+    protocols_of={"rank": ("opencompass2023", "classic"), "generate": ("opencompass2023_gen",)},
+    files=_files,
+    load=_load,
+    score=_score,
+    headline="accuracy",
+    fetch="Unpack data.tar of hendrycks/test (https://people.eecs.berkeley.edu/~hendrycks/data.tar) so that "
+    "mmlu/{dev,val,test}/SUBJECT_{dev,val,test}.csv are there.",
+    decoding={"": Decoding(max_new_tokens=10)},
+    counts={"test": 14042},
+    published={("paper_table_3", "mmlu"): "accuracy", ("readme", "mmlu"): "accuracy"},
+)
