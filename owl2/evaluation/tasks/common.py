@@ -1,8 +1,11 @@
 """What several benchmarks share: instructions, and where COCO's images lie."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from owl2.data.sources.annotations import Row, image_path
+
+from ..task import Record, Scores
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 """Specification, 2.4 and 5."""
@@ -11,3 +14,14 @@ SHORT_ANSWER = "Answer the question using a single word or phrase."
 def coco_val2014(root: Path, name: str, row: Row) -> Path:
     """An image of COCO val2014 by its file name."""
     return Path(image_path(root / "coco" / "val2014", name, row))
+
+
+def verbatim(row: Row, name: str) -> str:
+    """A text that must not be empty, with the white space around it."""
+    row.text(name)
+    return row.string(name)
+
+
+def only_judged(records: Sequence[Record], protocol: str) -> Scores:
+    """The scorer of benchmarks whose every protocol needs a judge."""
+    raise ValueError(f"{protocol} needs a judge: it cannot score {len(records)} records alone")
