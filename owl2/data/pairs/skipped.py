@@ -1,0 +1,67 @@
+"""Broken pairs: counted by source and kind, shown, and refused when they become too many."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from .source import Fault
+
+logger = logging.getLogger(__name__)
+
+
+class Skip(NamedTuple):
+    """One broken pair that was passed over."""
+
+    source: str
+    fault: Fault
+    text: str
+
+
+class SkipLimit(NamedTuple):
+    """When a source is refused: more than this share of its pairs, and at least so many."""
+
+    share: float = 0.05
+    minimum: int = 100
+
+
+class SkipCounter:
+    """What was read and what was skipped, on this rank.
+
+    Raises:
+        ValueError: by `add`, a source exceeds the limit.
+    """
+
+    def __init__(self, limit: SkipLimit) -> None:
+        self.limit = limit
+        self.read: Counter[str] = Counter()
+        self.skipped: dict[str, Counter[str]] = {}
+
+    def add(self, sources: Iterable[str], skips: Iterable[Skip]) -> None:
+        """Count pairs that were read, by their sources, and pairs that were skipped."""
+        self.read.update(sources)
+        for skip in skips:
+            kinds = self.skipped.setdefault(skip.source, Counter())
+            kinds[skip.fault] += 1
+            if kinds[skip.fault] == 1:
+                logger.warning("skipped, the first of its kind in %s: %s: %s", skip.source, skip.fault, skip.text)
+            self._refuse_too_many(skip)
+
+    def _refuse_too_many(self, last: Skip) -> None:
+        kinds = self.skipped[last.source]
+        skipped = kinds.total()
+        tried = skipped + self.read[last.source]
+        if skipped >= self.limit.minimum and skipped > self.limit.share * tried:
+            counts = ", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())
+            raise ValueError(
+                f"{skipped} of {tried} pairs of the source {last.source!r} are broken, more than "
+                f"{self.limit.share:.1%} ({counts}). The last: {last.text}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return {"read": dict(self.read), "skipped": {name: dict(kinds) for name, kinds in self.skipped.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.read = Counter(state["read"])
+        self.skipped = {name: Counter(kinds) for name, kinds in state["skipped"].items()}

@@ -1,0 +1,95 @@
+"""What all sources of stage-1 pairs have in common: a pair, what can be wrong with one, and how pairs are asked for."""
+
+import unicodedata
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+LARGEST_PAIR = 1 << 28  # bytes; what is larger is damage or an attack, not an image and its caption
+
+
+class StoredPair(NamedTuple):
+    """An image as it is stored, and its caption.
+
+    Attributes:
+        id: names the pair within its source.
+        image: the bytes of a file, the path of a file, or a data URL: what `load_image` reads.
+        caption: not empty, white space collapsed.
+        source: name of the source.
+    """
+
+    id: str
+    image: bytes | str
+    caption: str
+    source: str
+
+
+class Fault(StrEnum):
+    """Kinds of broken pairs, as they are counted."""
+
+    MISSING_IMAGE = "image missing"
+    DAMAGED_IMAGE = "image damaged"
+    OVERSIZED_IMAGE = "image oversized"
+    REFUSED = "path, link or address refused"
+    MISSING_CAPTION = "caption missing"
+    EMPTY_CAPTION = "caption empty"
+    INVALID_CAPTION = "caption not valid text"
+    NOT_ENCODED = "caption cannot be encoded"
+    DUPLICATE_KEY = "key more than once"
+    UNREADABLE = "record unreadable"
+
+
+class BrokenPair(ValueError):
+    """A pair that cannot be trained on. It is skipped and counted; see `skipped.py`."""
+
+    def __init__(self, fault: Fault, text: str) -> None:
+        super().__init__(text)
+        self.fault = fault
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BrokenPair, (self.fault, str(self))
+
+
+class PairSource(Protocol):
+    """Pairs that can be read in any order.
+
+    Attributes:
+        name: unique among the sources of a run.
+        groups: numbers of pairs that lie together, as in one shard; those of a group are read at about the same time.
+    """
+
+    name: str
+    groups: Sequence[int]
+
+    def read(self, group: int, index: int) -> StoredPair:
+        """Pair `index` of a group.
+
+        Raises:
+            BrokenPair: there is no such pair after all, or it lacks its image or a caption.
+        """
+        ...
+
+
+def caption_text(value: Any, where: str) -> str:
+    """A caption as found in a file, with white space collapsed.
+
+    Args:
+        value: text, UTF-8 or nothing.
+        where: what the error begins with.
+
+    Raises:
+        BrokenPair: it is empty, or no valid text.
+    """
+    if value is None:
+        raise BrokenPair(Fault.MISSING_CAPTION, f"{where}: there is no caption")
+    try:
+        text = value.decode("utf-8-sig") if isinstance(value, bytes) else value
+        if not isinstance(text, str):
+            raise BrokenPair(Fault.INVALID_CAPTION, f"{where}: the caption is {value!r:.60}, not a text")
+        text.encode()  # half a character, as JSON's \ud83d alone, is no text
+    except UnicodeError as error:
+        raise BrokenPair(Fault.INVALID_CAPTION, f"{where}: the caption is not UTF-8: {error}") from error
+    collapsed = " ".join(text.split())
+    if all(unicodedata.category(character).startswith(("C", "Z")) for character in collapsed):
+        raise BrokenPair(Fault.EMPTY_CAPTION, f"{where}: the caption is empty")
+    return collapsed

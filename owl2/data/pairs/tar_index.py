@@ -1,0 +1,181 @@
+"""Where the pairs of tar shards begin, so that any one can be read without what lies before it.
+
+The index of a shard is that of Megatron-Energon, `SHARD.tar.idx`: little-endian uint64, the offset of the first header
+of each pair, and at last of the end. A folder that `energon prepare` has seen needs nothing more. Otherwise
+`index_shards` writes the same files and a list of them, into a folder of their own since data sets are often read-only.
+Unlike `energon prepare` it accepts shards that are cut off in the middle or hold no pair, and keys that come twice.
+"""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from .storage import Folder, LocalFolder, open_folder
+
+OWN_INDEX = ".owl2-index"
+_LIST = "shards.json"
+_ENERGON_LIST = ".nv-meta/.info.json"
+_KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # WebDataset's: up to the first dot of the file's name
+_NOT_DATA = re.compile(r"__[^/]*__($|/)")
+
+
+class Shard(NamedTuple):
+    """A shard in an index; `problem` says why its end is missing."""
+
+    name: str
+    pairs: int
+    size: int | None = None
+    problem: str | None = None
+
+
+class ShardIndex(NamedTuple):
+    """Shards of a folder, and the folder that holds their `.tar.idx` files."""
+
+    shards: list[Shard]
+    folder: Folder
+
+
+def key_and_suffix(name: str) -> tuple[str, str] | None:
+    """The key of a member's name and what follows its dot; nothing for members that are no data."""
+    match = None if _NOT_DATA.match(name) else _KEY.fullmatch(name)
+    return (match[1], match[2]) if match else None
+
+
+def find_index(folder: Folder, index: str | os.PathLike | None) -> ShardIndex:
+    """The index of a folder: in `index`, beside the shards, or of Energon.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    own = _index_folder(folder, index)
+    if own is not None and (own / _LIST).is_file():
+        return ShardIndex(_read_list(own / _LIST), LocalFolder(str(own)))
+    try:
+        with folder.open(_ENERGON_LIST) as file:
+            counts = json.loads(file.read())["shard_counts"]
+    except FileNotFoundError:
+        hint = "" if own is not None else " --index DIR"
+        raise ValueError(f"{folder.location} has no index yet: run owl2 data index {folder.location}{hint}") from None
+    return ShardIndex([Shard(name, count) for name, count in counts.items()], folder)
+
+
+def offsets_of(index: ShardIndex, shard: Shard) -> np.ndarray:
+    """Offsets of the pairs of a shard and of the end: int64 [pairs + 1].
+
+    Raises:
+        ValueError: the file is not that of the shard.
+    """
+    name = f"{shard.name}.idx"
+    with index.folder.open(name) as file:
+        octets = file.read()
+    if len(octets) != 8 * (shard.pairs + 1):
+        raise ValueError(
+            f"the index {index.folder.location}/{name} has {len(octets)} bytes, but {shard.pairs} pairs need "
+            f"{8 * (shard.pairs + 1)}: index the shards again"
+        )
+    return np.frombuffer(octets, dtype="<u8").astype(np.int64)
+
+
+def index_shards(
+    location: str | os.PathLike, index: str | os.PathLike | None = None, num_workers: int = 1
+) -> Iterator[Shard]:
+    """Index all shards of a folder; those that are unchanged since the last time are not read again.
+
+    Args:
+        location: as of `open_folder`.
+        index: local folder for the index; `.owl2-index` beside the shards by default, required for a remote folder.
+        num_workers: processes.
+
+    Yields:
+        Each shard, in the order of names. The index is complete when all were taken.
+
+    Raises:
+        ValueError: there are no shards, or no place for the index.
+    """
+    folder = open_folder(location)
+    target = _index_folder(folder, index)
+    if target is None:
+        raise ValueError(f"{folder.location} is remote: give a local folder for its index")
+    names = folder.tar_names()
+    if not names:
+        raise ValueError(f"{folder.location} holds no .tar files")
+    known = {shard.name: shard for shard in _read_list(target / _LIST)} if (target / _LIST).is_file() else {}
+    target.mkdir(parents=True, exist_ok=True)
+    shards = []
+    with ProcessPoolExecutor(num_workers) as pool:
+        jobs = [(folder, name, target, known.get(name)) for name in names]
+        for shard in pool.map(_index_shard, jobs, chunksize=4):
+            shards.append(shard)
+            yield shard
+    _write(target / _LIST, json.dumps({"shards": [shard._asdict() for shard in shards]}, indent=0).encode())
+
+
+def scan(file: IO[bytes]) -> tuple[list[int], str | None]:
+    """Offsets of the pairs of a tar file and of the end, as Energon counts them, and what is wrong with the file.
+
+    A pair begins with each regular file of another key than the one before. Of a file that is cut off, the last pair is
+    left out, since it may lack its end.
+    """
+    offsets: list[int] = []
+    last_key, problem = None, None
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # else all headers are kept
+                named = key_and_suffix(member.name) if member.isreg() else None
+                if named is not None and named[0] != last_key:
+                    offsets.append(member.offset)
+                    last_key = named[0]
+            end = tar.offset
+        file.seek(end)
+        rest = file.read(tarfile.BLOCKSIZE)
+        if rest.strip(b"\0"):
+            raise tarfile.ReadError(f"no header at byte {end}")
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        problem = f"cut off or damaged: {error}"
+        end = offsets.pop() if offsets else 0
+    return [*offsets, end], problem
+
+
+def _index_shard(job: tuple[Folder, str, Path, Shard | None]) -> Shard:
+    folder, name, target, known = job
+    size = folder.size(name)
+    file_of_index = target / f"{name}.idx"
+    if known is not None and known.size == size and file_of_index.is_file():
+        return known
+    with folder.open(name) as file:
+        offsets, problem = scan(file)
+    file_of_index.parent.mkdir(parents=True, exist_ok=True)
+    _write(file_of_index, np.array(offsets, dtype="<u8").tobytes())
+    return Shard(name, len(offsets) - 1, size, problem)
+
+
+def _index_folder(folder: Folder, index: str | os.PathLike | None) -> Path | None:
+    if index is not None:
+        return Path(index)
+    return Path(folder.location) / OWN_INDEX if isinstance(folder, LocalFolder) else None
+
+
+def _read_list(path: Path) -> list[Shard]:
+    try:
+        shards = [Shard(**entry) for entry in json.loads(path.read_bytes())["shards"]]
+        for shard in shards:
+            if ".." in PurePosixPath(shard.name).parts or PurePosixPath(shard.name).is_absolute():
+                raise ValueError(f"the shard {shard.name!r} lies outside of its folder")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"the index {path} is damaged, index the shards again: {error}") from error
+    return shards
+
+
+def _write(path: Path, contents: bytes) -> None:
+    """Through another name, so that nobody reads half a file."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(contents)
+    partial.replace(path)
