@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 ImageSource = Image.Image | str | os.PathLike | bytes | np.ndarray
 
@@ -130,7 +130,7 @@ def _decode(image: Image.Image, name: str, is_file: bool) -> Image.Image:
         refuse_decompression_bomb(image.width, image.height, name)
     try:
         image.load()
-        if is_file:
+        if is_file and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would only be copied
             image = ImageOps.exif_transpose(image)
         return _to_rgb(image)
     except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, struct.error, EOFError ...
