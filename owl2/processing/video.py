@@ -13,14 +13,23 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from .image_loading import ImageSource, check_local_path, load_image, refuse_decompression_bomb
+from .video_sampling import FrameSampling, Spacing, Unit
 
 logger = logging.getLogger(__name__)
 
 VideoSource = str | os.PathLike | np.ndarray | Sequence[ImageSource]
 
 
-def load_video(source: VideoSource, num_frames: int = 8) -> list[Image.Image]:
-    """Load at most `num_frames` frames, spread evenly over a video.
+def load_video(
+    source: VideoSource,
+    num_frames: int = 8,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    unit: Unit = "seconds",
+    spacing: Spacing = "centres",
+) -> list[Image.Image]:
+    """Load at most `num_frames` frames, spread evenly over a video or a part of it.
 
     The frames are the centres of `num_frames` equal segments: of T frames, those of index
     `floor((i + 1/2) * T / num_frames)`. A video of no more than `num_frames` frames is taken whole; frames are never
@@ -30,19 +39,21 @@ def load_video(source: VideoSource, num_frames: int = 8) -> list[Image.Image]:
         source: the path of a video file (mp4, avi, webm, gif, ...), a list of frames that `load_image` reads, or an
             array [T, H, W, 3] of type uint8.
         num_frames: how many frames to take.
+        start, end: of the part, in `unit` from the beginning of the video; `end` is not in it.
+        unit: "seconds", or "frames" (the only one for lists and arrays).
+        spacing: "centres", or "seed": the frames that SEED-Bench's program takes (see `FrameSampling`).
 
     Returns:
         RGB images in the order of time. A damaged part is skipped, and logged with the number of packets lost.
 
     Raises:
-        ValueError: `num_frames` below 1; the source is missing, empty, not a video, or without a single readable
-            frame.
+        ValueError: `num_frames` below 1; a part that is empty or begins after the end of the video; the source is
+            missing, empty, not a video, or without a single readable frame.
         ImportError: PyAV is not installed (extra `video`).
     """
-    if num_frames < 1:
-        raise ValueError(f"num_frames={num_frames}: at least one frame is needed")
+    sampling = FrameSampling(num_frames, start, end, unit, spacing)
     if isinstance(source, str | os.PathLike):
-        return _load_file(check_local_path(source, "video"), num_frames)
+        return _load_file(check_local_path(source, "video"), sampling)
     if isinstance(source, np.ndarray) and source.ndim != 4:
         raise ValueError(f"a video array must have the shape [T, H, W, 3], got {list(source.shape)}")
     if not isinstance(source, list | tuple | np.ndarray):
@@ -51,30 +62,25 @@ def load_video(source: VideoSource, num_frames: int = 8) -> list[Image.Image]:
         )
     if len(source) == 0:
         raise ValueError("the video has no frames")
-    return [load_image(source[index]) for index in sample_indices(len(source), num_frames)]
+    return [load_image(source[index]) for index in sampling.indices(len(source), None, "the list of frames")]
 
 
-def sample_indices(total: int, num_frames: int) -> list[int]:
-    """Indices of the frames to take from `total`: the centres of `num_frames` equal segments, or all of them."""
-    if total <= num_frames:
-        return list(range(total))
-    return [(2 * index + 1) * total // (2 * num_frames) for index in range(num_frames)]
-
-
-def _load_file(name: str, num_frames: int) -> list[Image.Image]:
+def _load_file(name: str, sampling: FrameSampling) -> list[Image.Image]:
     with open(name, "rb") as file:
         header = file.read(12)
     if not header:
         raise ValueError(f"the video {name} is empty (0 bytes)")
     if header.startswith(b"GIF8") or header[8:12] == b"WEBP":
-        return _load_animation(name, num_frames)
-    return _load_container(name, num_frames)
+        return _load_animation(name, sampling)
+    return _load_container(name, sampling)
 
 
-def _load_animation(name: str, num_frames: int) -> list[Image.Image]:
-    total = sum(1 for _ in _animation_frames(name))
-    frames, _ = _take_frames(_animation_frames(name), sample_indices(total, num_frames), load_image)
-    return frames
+def _load_animation(name: str, sampling: FrameSampling) -> list[Image.Image]:
+    durations = [frame.info.get("duration", 0) for frame in _animation_frames(name)]  # milliseconds
+    rate = 1000 * len(durations) / sum(durations) if sum(durations) else None
+    indices = sampling.indices(len(durations), rate, f"the video {name}")
+    frames, _ = _take_frames(_animation_frames(name), indices, load_image)
+    return [frames[index] for index in indices]
 
 
 def _animation_frames(name: str) -> Iterator[Image.Image]:
@@ -96,35 +102,73 @@ def _animation_frames(name: str) -> Iterator[Image.Image]:
         logger.warning("%s: damaged after %d frames: %s", name, count, error)
 
 
-def _load_container(name: str, num_frames: int) -> list[Image.Image]:
+def _load_container(name: str, sampling: FrameSampling) -> list[Image.Image]:
     """Containers through PyAV.
 
     Packets are counted without decoding, since containers often do not know their number of frames, or wrongly. Where
     fewer frames can be decoded than that (a damaged tail), the frames are chosen again from those that can.
     """
+    shown = f"the video {name}"
     with _open_container(name) as container:
-        expected = sum(packet.size > 0 for packet in _packets(container))
+        times = [packet.pts for packet in _packets(container) if packet.size > 0]
+        rate = container.streams.video[0].average_rate
+    seconds = float(rate) if rate else None
     to_image = partial(_to_image, name=name)
-    frames, decoded = _take_frames(_decode(name), sample_indices(expected, num_frames), to_image)
-    if len(frames) < min(expected, num_frames) and decoded:
-        frames, _ = _take_frames(_decode(name), sample_indices(decoded, num_frames), to_image)
+    indices = sampling.indices(len(times), seconds, shown)
+    frames = _seek_frames(name, times, indices, to_image) if sampling.start else {}
+    if len(frames) < len(set(indices)):
+        frames, decoded = _take_frames(_decode(name), indices, to_image)
+        if len(frames) < len(set(indices)) and decoded:
+            indices = sampling.indices(decoded, seconds, shown)
+            frames, _ = _take_frames(_decode(name), indices, to_image)
     if not frames:
         raise ValueError(f"the video {name} has no frame that can be read")
-    return frames
+    return [frames[index] for index in indices if index in frames]
 
 
 def _take_frames(
     frames: Iterable[Any], indices: list[int], to_image: Callable[[Any], Image.Image]
-) -> tuple[list[Image.Image], int]:
+) -> tuple[dict[int, Image.Image], int]:
     """The frames of these indices, as far as there are so many, and how many were decoded on the way."""
-    wanted, taken, decoded = set(indices), [], 0
+    wanted, taken, decoded = set(indices), {}, 0
     for frame in frames:
         if decoded in wanted:
-            taken.append(to_image(frame))
+            taken[decoded] = to_image(frame)
         decoded += 1
-        if len(taken) == len(indices):
+        if len(taken) == len(wanted):
             break
     return taken, decoded
+
+
+def _seek_frames(
+    name: str, times: list[int | None], indices: list[int], to_image: Callable[[Any], Image.Image]
+) -> dict[int, Image.Image]:
+    """The frames of these indices, decoded from the keyframe before the first of them on.
+
+    Args:
+        times: presentation times of all packets, of which the n-th frame has the n-th smallest.
+
+    Returns:
+        Not all of them where the times are not known or the file is damaged.
+    """
+    import av
+
+    known = sorted(time for time in times if time is not None)
+    if len(set(known)) < len(times):
+        return {}
+    wanted, taken = {known[index]: index for index in indices}, {}
+    try:
+        with _open_container(name) as container:
+            container.seek(known[indices[0]], stream=container.streams.video[0])
+            for packet in _packets(container):
+                for frame in packet.decode():
+                    if frame.pts in wanted:
+                        taken[wanted[frame.pts]] = to_image(frame)
+                if len(taken) == len(wanted):
+                    break
+    except av.FFmpegError:
+        return {}  # decoding from the beginning on counts what is damaged
+    return taken
 
 
 def _decode(name: str) -> Iterator[Any]:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from owl2.processing import load_video
-from owl2.processing.video import _to_image, sample_indices
+from owl2.processing.video import _to_image
+from owl2.processing.video_sampling import sample_indices
 
 SIZE = (32, 16)
 CODECS = {"mp4": "mpeg4", "avi": "mpeg4", "webm": "libvpx"}

@@ -1,0 +1,96 @@
+"""Which frames of a video are taken. (T frames)"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Unit = Literal["seconds", "frames"]
+Spacing = Literal["centres", "seed"]
+
+
+@dataclass(frozen=True)
+class FrameSampling:
+    """How frames are taken from a video or, with `start` or `end`, from a part of it.
+
+    Attributes:
+        num_frames: how many; a part of no more frames is taken whole.
+        start, end: of the part, from the beginning of the video; `end` is not in it. A part holds at least one frame,
+            and ends where the video does. None is the video's own.
+        unit: of `start` and `end`. Seconds become frames by the average frame rate, rounded down.
+        spacing: "centres" takes the centres of equal segments: of T frames, those of index
+            `floor((i + 1/2) * T / num_frames)`. "seed" takes what SEED-Bench's program takes (evaluation
+            specification, section 7): with `step = (T - 1) / num_frames` those of index
+            `floor(step / 2) + round(step * i)`, of which two are equal if T is `num_frames`; there the last frame of
+            a video does not count, unless the part is given in frames.
+
+    Raises:
+        ValueError: a number is out of range, or an unknown unit or spacing.
+    """
+
+    num_frames: int
+    start: float | None = None
+    end: float | None = None
+    unit: Unit = "seconds"
+    spacing: Spacing = "centres"
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1:
+            raise ValueError(f"num_frames={self.num_frames}: at least one frame is needed")
+        start, end = self.start or 0.0, math.inf if self.end is None else self.end
+        if not 0 <= start < end:
+            raise ValueError(f"a part of a video needs 0 <= start < end, got start={self.start}, end={self.end}")
+        if self.unit not in get_args(Unit) or self.spacing not in get_args(Spacing):
+            raise ValueError(
+                f"unit={self.unit!r}, spacing={self.spacing!r}: the units are {', '.join(get_args(Unit))}, the "
+                f"spacings {', '.join(get_args(Spacing))}"
+            )
+
+    @property
+    def is_part(self) -> bool:
+        return self.start is not None or self.end is not None
+
+    def indices(self, total: int, rate: float | None, name: str) -> list[int]:
+        """Indices, not decreasing, of the frames to take from `total`.
+
+        Args:
+            rate: frames a second, if it is known.
+            name: of the video, for the errors.
+
+        Raises:
+            ValueError: the part begins after the end of the video, or is in seconds and the rate is not known.
+        """
+        if total == 0:
+            return []
+        first, last = self._part(total, rate, name)
+        choose = _seed_indices if self.spacing == "seed" else sample_indices
+        return [first + index for index in choose(last - first, self.num_frames)]
+
+    def _part(self, total: int, rate: float | None, name: str) -> tuple[int, int]:
+        """First frame of the part, and the one after its last."""
+        limit = total - 1 if self.spacing == "seed" and not (self.is_part and self.unit == "frames") else total
+        first = 0 if self.start is None else self._frame(self.start, rate, name)
+        last = limit if self.end is None else min(self._frame(self.end, rate, name), limit)
+        if first >= total:
+            raise ValueError(f"{name} has {total} frames, but its part from {self.start} {self.unit} on is asked for")
+        return first, max(last, first + 1)
+
+    def _frame(self, position: float, rate: float | None, name: str) -> int:
+        if self.unit == "frames":
+            return int(position)
+        if rate is None:
+            raise ValueError(f"the frame rate of {name} is not known: give its part in frames (unit='frames')")
+        return int(position * rate)
+
+
+def sample_indices(total: int, num_frames: int) -> list[int]:
+    """Indices of the frames to take from `total`: the centres of `num_frames` equal segments, or all of them."""
+    if total <= num_frames:
+        return list(range(total))
+    return [(2 * index + 1) * total // (2 * num_frames) for index in range(num_frames)]
+
+
+def _seed_indices(total: int, num_frames: int) -> list[int]:
+    if total < num_frames:
+        return list(range(total))
+    step = (total - 1) / num_frames
+    return [int(step / 2) + round(step * index) for index in range(num_frames)]  # halves go to the even neighbour
