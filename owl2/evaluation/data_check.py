@@ -53,7 +53,7 @@ def _check(task: Task, split: str, root: Path) -> Finding:
         hashes = tuple(file_hashes((file for file in wanted if file.is_file()), root))
         if lacking:
             return Finding(task, split, f"lacks {lacking[0].relative_to(root)}", expected=expected, files=hashes)
-        samples = task.load(root, split, task.prompts[0])
+        samples = task.load(root, split, task.prompt_for(split, None))
         missing, total = missing_media(samples)
     except (ValueError, ImportError, OSError) as error:
         return Finding(task, split, str(error), expected=expected)

@@ -46,7 +46,7 @@ def evaluate(
         raise ValueError(f"--split and --prompt belong to one task, got {len(known)} tasks: {', '.join(tasks)}")
     judges = {}
     for task in known:
-        usable = task.protocols_for(task.chosen("prompt", settings.prompt))
+        usable = task.protocols_for(task.prompt_for(task.chosen("split", settings.split), settings.prompt))
         needs = task.judged is not None and usable[0] in task.judged.protocols
         if task.judged is not None and (judge or (needs and not no_judge)):
             judges[task.name] = judge or JudgeSettings(settings.out / "judge_cache")

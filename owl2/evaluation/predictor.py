@@ -123,4 +123,6 @@ class Predictor:
 
 def load_clip(clip: Clip) -> list[Any]:
     """Frames of a clip; see `load_video`."""
-    return load_video(str(clip.path), clip.num_frames)
+    return load_video(
+        str(clip.path), clip.num_frames, start=clip.start, end=clip.end, unit=clip.unit, spacing=clip.spacing
+    )

@@ -60,7 +60,8 @@ def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> Pr
     Raises:
         ValueError: a file of the data is missing or broken, an image is missing, or an id occurs twice.
     """
-    split, prompt = task.chosen("split", settings.split), task.chosen("prompt", settings.prompt)
+    split = task.chosen("split", settings.split)
+    prompt = task.prompt_for(split, settings.prompt)
     files = task.files(settings.data, split)
     if lacking := [file for file in files if not file.is_file()]:
         raise ValueError(f"{task.title} needs {lacking[0]}, which is not there. {task.fetch}")

@@ -31,6 +31,7 @@ class Clip:
 
     Attributes:
         unit: of `start` and `end`.
+        spacing: which frames; "seed" are those of SEED-Bench's program.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Clip:
     start: float | None = None
     end: float | None = None
     unit: Literal["seconds", "frames"] = "seconds"
+    spacing: Literal["centres", "seed"] = "centres"
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ class Task:
         headline: the key of the summary by which the benchmark is known.
         fetch: what to fetch and from whom, in a line.
         decoding: of a prompt, by name; the entry "" is that of all others.
+        prompts_of: those that a split can be asked with, the default first, by split; all, where it is not named.
         protocols_of: those that can score a prompt's answers, by prompt; all, where it is not named.
         aspect: how images become square; see `Owl2ImageProcessorPil`. None leaves it to the model's processor.
         suffix: follows the chat frame. The official scripts end their prompts with a space (specification, 0.2).
@@ -196,6 +199,7 @@ class Task:
     headline: str
     fetch: str
     decoding: Mapping[str, Decoding]
+    prompts_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     protocols_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     aspect: str | None = None
@@ -207,6 +211,18 @@ class Task:
     def decoding_of(self, prompt: str) -> Decoding:
         """The decoding of a prompt."""
         return self.decoding.get(prompt, self.decoding[""])
+
+    def prompt_for(self, split: str, name: str | None) -> str:
+        """The prompt of the name, or the default of the split if it is None.
+
+        Raises:
+            ValueError: there is no such prompt, or the split takes others.
+        """
+        usable = self.prompts_of.get(split, self.prompts)
+        prompt = usable[0] if name is None else self.chosen("prompt", name)
+        if prompt not in usable:
+            raise ValueError(f"the split {split} of {self.name} takes the prompts {', '.join(usable)}, not {prompt!r}")
+        return prompt
 
     def protocols_for(self, prompt: str) -> tuple[str, ...]:
         """The protocols that can score a prompt's answers; the first is the default."""
