@@ -1,11 +1,12 @@
 """Shared by the tests of the evaluation: a tiny model with its processor, and the way from files to predictions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import GOLDENS, tiny_config, tiny_model
+from judge_server import JudgeServer
 from transformers import AutoTokenizer
 
 from owl2.evaluation.ranks import Ranks
@@ -38,3 +39,14 @@ def predicted(model: Owl2ForConditionalGeneration, processor: Owl2Processor, tmp
         return planned.directory
 
     return run
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
+    """A judge that the test tells what to say; there is no key yet."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    running = JudgeServer()
+    yield running
+    running.close()
