@@ -185,7 +185,9 @@ class Task:
         aspect: how images become square; see `Owl2ImageProcessorPil`. None leaves it to the model's processor.
         suffix: follows the chat frame. The official scripts end their prompts with a space (specification, 0.2).
         submission: writes the official form into a directory, and says which file it wrote.
-        published: our measures (keys of the summary, dots for nesting) by (table, measure) of `published`.
+        published: our measures by (table, measure) of `published`: keys of the summary, dots for nesting;
+            `PROTOCOL:KEY` if it is not the default protocol's.
+        unfair: by split, why its scores must not be compared with the published ones.
     """
 
     name: str
@@ -207,6 +209,7 @@ class Task:
     judged: JudgedScoring | None = None
     submission: Callable[[Sequence[Record], Path], Path] | None = None
     published: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    unfair: Mapping[str, str] = field(default_factory=dict)
 
     def decoding_of(self, prompt: str) -> Decoding:
         """The decoding of a prompt."""

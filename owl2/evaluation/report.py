@@ -1,0 +1,186 @@
+"""`owl2 report`: results beside the published ones, in the layout of the paper's tables, with charts."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .charts import draw_bars, draw_radar
+from .published import PublishedTable, markdown, published_tables
+from .published.tables import Column
+from .scoring import SCORES, value_at
+from .task import Task
+from .tasks import TASKS, task_named
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A result of ours beside the published one of mPLUG-Owl2, in the unit of the published column.
+
+    Attributes:
+        published: None where the source prints nothing.
+        reasons: why the two must not be compared; empty if they may.
+    """
+
+    table: str
+    measure: str
+    label: str
+    task: str
+    protocol: str
+    unit: str
+    ours: float
+    published: float | None
+    reasons: tuple[str, ...]
+
+
+def read_results(runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """The results of runs, by task.
+
+    Raises:
+        ValueError: a run has no result, or two runs have one of the same task.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    origins: dict[str, Path] = {}
+    for run in runs:
+        files = [run / SCORES] if (run / SCORES).is_file() else sorted(run.glob(f"*/{SCORES}"))
+        if not files:
+            raise ValueError(f"{run} has no result ({SCORES}): run owl2 evaluate or owl2 score first")
+        for file in files:
+            result = _read(file)
+            name = result["task"]
+            if name in found:
+                raise ValueError(f"{name} has results in {origins[name]} and {file}: report on one of them")
+            found[name], origins[name] = result, file
+    return {name: found[name] for name in TASKS if name in found}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        task_named(result["task"])
+        return dict(result)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not a result of owl2 score: {error}") from error
+
+
+def compare(results: dict[str, dict[str, Any]]) -> list[Comparison]:
+    """All measures of the results that a published table has too."""
+    tables = {table.name: table for table in published_tables()}
+    found = []
+    for name, result in results.items():
+        task = task_named(name)
+        for (table, measure), key in task.published.items():
+            found += _compare(task, result, tables[table], measure, key)
+    return found
+
+
+def _compare(task: Task, result: dict[str, Any], table: PublishedTable, measure: str, key: str) -> Iterator[Comparison]:
+    protocol, separator, name = key.partition(":")
+    if not separator:
+        protocol, name = result["default_protocol"], key
+    entry = result["protocols"].get(protocol)
+    if entry is None:
+        return
+    try:
+        value = value_at(entry["summary"], name)
+    except KeyError:
+        return  # a group that these samples have nothing of
+    column, published = _column(table, measure)
+    yield Comparison(
+        table.name,
+        measure,
+        " ".join(part for part in (column.group, column.label) if part),
+        task.name,
+        protocol,
+        column.unit,
+        _in_unit(float(value), column),
+        published,
+        tuple(_reasons(task, result, entry)),
+    )
+
+
+def _column(table: PublishedTable, measure: str) -> tuple[Column, float | None]:
+    """Column of a measure, and the value of mPLUG-Owl2."""
+    for reference in table.references:
+        measures = table.measures(reference)
+        if measure in measures:
+            index = measures.index(measure)
+            return table.columns[index], reference.values[index]
+    raise ValueError(f"{table.name} has no measure {measure}")
+
+
+def _in_unit(value: float, column: Column) -> float:
+    """Summaries hold fractions, and CIDEr as its program gives it."""
+    return 100 * value if column.unit == "percent" or column.metric == "CIDEr" else value
+
+
+def _reasons(task: Task, result: dict[str, Any], entry: dict[str, Any]) -> Iterator[str]:
+    """Why a result must not be compared with the published one."""
+    if result["partial"]:
+        yield f"{result['samples']} of {result['samples_of_split']} samples"
+    expected = result["samples_expected"]
+    if expected is not None and result["samples_of_split"] != expected:
+        yield f"the split has {result['samples_of_split']} samples here, {expected} officially"
+    if result["split"] in task.unfair:
+        yield task.unfair[result["split"]]
+    if result["prompt"] != task.prompts[0]:
+        yield f"prompt {result['prompt']}"
+    if result["suffix"] != task.suffix:
+        yield f"suffix {result['suffix']!r}"
+    judged = entry.get("judged_by")
+    if judged and task.judged and judged["judge"] != task.judged.model:
+        yield f"judged by {judged['judge']}, not {task.judged.model}"
+    if judged and any(judged["failures"]):
+        yield f"the judge failed: {judged['failures']}"
+
+
+def write_report(runs: Sequence[Path], out: Path) -> list[Path]:
+    """Writes `report.md`, `report.json`, and the charts `radar.png` and `bars.png` if there is something to draw.
+
+    Raises:
+        ValueError: as `read_results`.
+    """
+    results = read_results(runs)
+    comparisons = compare(results)
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = [entry for entry in comparisons if entry.published is not None and not entry.table.startswith("readme")]
+    charts = []
+    if drawn:
+        charts = [draw_radar(drawn, out / "radar.png"), draw_bars(drawn, out / "bars.png")]
+    text = out / "report.md"
+    text.write_text(_markdown(results, comparisons, charts), encoding="utf-8")
+    data = out / "report.json"
+    content = {"results": results, "comparisons": [asdict(entry) for entry in comparisons]}
+    data.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [text, data, *charts]
+
+
+def _markdown(results: dict[str, dict[str, Any]], comparisons: Sequence[Comparison], charts: Sequence[Path]) -> str:
+    parts = ["# Results", _overview(results)]
+    parts += [f"![{chart.stem}]({chart.name})" for chart in charts]
+    for table in published_tables():
+        own = [entry for entry in comparisons if entry.table == table.name]
+        if own:
+            ours = {entry.measure: entry.ours for entry in own}
+            reasons = {entry.measure: "; ".join(entry.reasons) for entry in own if entry.reasons}
+            parts += [f"## {table.title}", markdown(table, ours, reasons), _protocols(own)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _overview(results: dict[str, dict[str, Any]]) -> str:
+    lines = ["| Benchmark | split | samples | protocol | measure | value |", "|---|---|---|---|---|---|"]
+    for result in results.values():
+        counted = f"{result['samples']} of {result['samples_of_split']}" + (" (partial)" if result["partial"] else "")
+        for protocol, entry in result["protocols"].items():
+            value = entry["summary"].get(result["headline"])
+            shown = f"{value:.4f}" if isinstance(value, int | float) else "-"
+            lines.append(
+                f"| {result['title']} | {result['split']} | {counted} | {protocol} | {result['headline']} | {shown} |"
+            )
+    return "\n".join(lines)
+
+
+def _protocols(comparisons: Sequence[Comparison]) -> str:
+    names = dict.fromkeys(f"{entry.task}: {entry.protocol}" for entry in comparisons)
+    return "Protocols of ours: " + ", ".join(names) + "."
