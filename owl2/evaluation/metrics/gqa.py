@@ -31,28 +31,38 @@ def gqa_match(prediction: str, answer: str, protocol: str = "llava") -> bool:
 
     Source: evaluation specification, section 3 (convert_gqa_for_eval of LLaVA, eval_mm of Qwen-VL, lmms-eval).
     """
-    match = chosen_protocol(_PROTOCOLS, protocol)
-    return match(prediction, answer)
+    of_answer = chosen_protocol(_PROTOCOLS, protocol)[1]
+    return gqa_answer(prediction, protocol) == of_answer(answer)
 
 
-def _llava(prediction: str, answer: str) -> bool:
-    return prediction.rstrip(".").lower() == answer
+def gqa_answer(prediction: str, protocol: str = "llava") -> str:
+    """The prediction in the form in which `gqa_match` compares it.
+
+    Raises:
+        ValueError: unknown protocol.
+    """
+    of_prediction = chosen_protocol(_PROTOCOLS, protocol)[0]
+    return of_prediction(prediction)
 
 
-def _official(prediction: str, answer: str) -> bool:
-    return prediction == answer
+def _as_it_is(text: str) -> str:
+    return text
 
 
-def _qwen(prediction: str, answer: str) -> bool:
-    return _qwen_core(prediction) == answer.strip().lower()
+def _llava(prediction: str) -> str:
+    return prediction.rstrip(".").lower()
 
 
-def _lmms(prediction: str, answer: str) -> bool:
-    predicted, expected = (text.lower().translate(_NO_PUNCTUATION) for text in (prediction.strip(), answer))
-    return predicted == expected
+def _bare(answer: str) -> str:
+    return answer.strip().lower()
 
 
-_PROTOCOLS = {"llava": _llava, "official": _official, "qwen": _qwen, "lmms": _lmms}
+def _lmms(prediction: str) -> str:
+    return _no_punctuation(prediction.strip())
+
+
+def _no_punctuation(answer: str) -> str:
+    return answer.lower().translate(_NO_PUNCTUATION)
 
 
 def _qwen_core(prediction: str) -> str:
@@ -69,3 +79,12 @@ def _qwen_core(prediction: str) -> str:
         if marker in core:
             core = core.split(marker)[1]  # up to the next occurrence, as the original does
     return core.split(" of")[0].strip()
+
+
+# What becomes of the prediction, and of the answer.
+_PROTOCOLS = {
+    "llava": (_llava, _as_it_is),
+    "official": (_as_it_is, _as_it_is),
+    "qwen": (_qwen_core, _bare),
+    "lmms": (_lmms, _no_punctuation),
+}

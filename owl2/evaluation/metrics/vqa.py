@@ -113,9 +113,20 @@ def vqa_accuracy(prediction: str, answers: Sequence[str | Mapping[str, Any]], pr
 
     Source: evaluation specification, section 2.2.
     """
-    prepare = chosen_protocol(_PROTOCOLS, protocol)
-    predicted, references = prepare(prediction, _texts(answers))
+    predicted, references = compared_vqa_answers(prediction, answers, protocol)
     return _leave_one_out(predicted, references)
+
+
+def compared_vqa_answers(
+    prediction: str, answers: Sequence[str | Mapping[str, Any]], protocol: str = "vqa_official"
+) -> tuple[str, list[str]]:
+    """Prediction and human answers in the form in which `vqa_accuracy` compares them.
+
+    Raises:
+        ValueError: as `vqa_accuracy`.
+    """
+    prepare = chosen_protocol(_PROTOCOLS, protocol)
+    return prepare(prediction, _texts(answers))
 
 
 def _leave_one_out(predicted: str, references: list[str]) -> float:
