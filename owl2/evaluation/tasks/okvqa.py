@@ -1,0 +1,34 @@
+"""OK-VQA: questions about COCO val2014 that need knowledge from outside the picture (specification, 2.4)."""
+
+from pathlib import Path
+
+from ..task import Sample, Task
+from .vqa import DECODING, annotated_samples, score_vqa
+
+
+def _files(root: Path, split: str) -> list[Path]:
+    names = ("OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json")
+    return [root / "okvqa" / name for name in names]
+
+
+def _load(root: Path, split: str, prompt: str) -> list[Sample]:
+    questions, annotations = _files(root, split)
+    return annotated_samples(root, questions, annotations, prompt, stemmed=True)
+
+
+TASK = Task(
+    name="okvqa",
+    title="OK-VQA",
+    splits=("val",),
+    prompts=("space", "newline"),
+    protocols=("vqa_official", "vqa_owl2"),
+    files=_files,
+    load=_load,
+    score=score_vqa,
+    headline="accuracy",
+    fetch="Put OpenEnded_mscoco_val2014_questions.json and mscoco_val2014_annotations.json of okvqa.allenai.org into "
+    "okvqa/, and COCO's val2014 images into coco/val2014/.",
+    decoding={"": DECODING},
+    counts={"val": 5046},
+    published={("paper_table_1", "okvqa"): "accuracy", ("readme", "okvqa"): "accuracy"},
+)

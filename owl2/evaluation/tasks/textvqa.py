@@ -1,0 +1,78 @@
+"""TextVQA: questions about text in pictures, with or without the words that Rosetta read there (specification, 2.4)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from owl2.data.sources.annotations import Row, image_path, rows
+
+from ..task import Record, Sample, Scores, Task
+from .vqa import DECODING, asked, exactly_ten, score_vqa
+
+_WITH_OCR = "ocr"
+
+
+def _ocr_file(root: Path) -> Path:
+    return root / "textvqa" / "TextVQA_Rosetta_OCR_v0.2_val.json"
+
+
+def _files(root: Path, split: str) -> list[Path]:
+    return [root / "textvqa" / "TextVQA_0.5.1_val.json", *filter(Path.is_file, [_ocr_file(root)])]
+
+
+def _load(root: Path, split: str, prompt: str) -> list[Sample]:
+    words = _ocr_words(_ocr_file(root)) if prompt.startswith(_WITH_OCR) else None
+    return [_sample(root, row, prompt, words) for row in rows(_files(root, split)[0], "data")]
+
+
+def _sample(root: Path, row: Row, prompt: str, words: dict[str, list[str]] | None) -> Sample:
+    image, question = row.text("image_id"), row.text("question")
+    answers = [Row({"answer": answer}, row.where).string("answer") for answer in row.items("answers")]
+    if words is None:
+        text = asked(question, prompt)
+    elif image not in words:
+        raise row.error(f"image {image!r} has no record in the file of OCR words")
+    else:
+        form = prompt.replace(_WITH_OCR, "newline")
+        text = asked(question, form, f"\nReference OCR token: {', '.join(words[image])}")
+    return Sample(
+        id=str(row.integer("question_id")),
+        prompt=text,
+        gold=exactly_ten(row, answers),
+        images=(Path(image_path(root / "textvqa" / "train_images", f"{image}.jpg", row)),),
+        details={"ocr": words is not None},
+    )
+
+
+def _ocr_words(file: Path) -> dict[str, list[str]]:
+    if not file.is_file():
+        raise ValueError(f"the prompt with OCR words needs {file}, which is not there: fetch it from textvqa.org")
+    return {row.text("image_id"): [str(word) for word in row.items("ocr_tokens")] for row in rows(file, "data")}
+
+
+def _score(records: Sequence[Record], protocol: str) -> Scores:
+    """The accuracy is there twice: also by whether the prompt had OCR words, which the paper reports apart."""
+    scores = score_vqa(records, protocol)
+    kind = "with_ocr" if records[0].details["ocr"] else "without_ocr"
+    return Scores(scores.parsed, scores.scores, {**scores.summary, kind: scores.summary["accuracy"]})
+
+
+TASK = Task(
+    name="textvqa",
+    title="TextVQA",
+    splits=("val",),
+    prompts=("space", "newline", "newline_capitalized", "ocr", "ocr_capitalized"),
+    protocols=("vqa_m4c", "vqa_official", "vqa_owl2"),
+    files=_files,
+    load=_load,
+    score=_score,
+    headline="accuracy",
+    fetch="Put TextVQA_0.5.1_val.json of textvqa.org into textvqa/ (for the prompts with OCR words "
+    "TextVQA_Rosetta_OCR_v0.2_val.json too), and its training and validation images into textvqa/train_images/.",
+    decoding={"": DECODING},
+    counts={"val": 5000},
+    published={
+        (table, column): measure
+        for table in ("paper_table_1", "readme")
+        for column, measure in (("textvqa", "without_ocr"), ("textvqa_ocr", "with_ocr"))
+    },
+)
