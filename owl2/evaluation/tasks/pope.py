@@ -22,13 +22,13 @@ def _file(root: Path, subset: str) -> Path:
 def _load(root: Path, split: str, prompt: str) -> list[Sample]:
     samples = []
     for subset in SUBSETS:
-        for number, row in line_rows(_file(root, subset)):
+        for _, row in line_rows(_file(root, subset)):
             label = row.text("label")
             if label not in ("yes", "no"):
                 raise row.error(f"'label' is {label!r}, not yes or no")
             samples.append(
                 Sample(
-                    id=f"{subset}-{row.values.get('question_id', number)}",  # ids start anew in each file
+                    id=f"{subset}-{row.integer('question_id')}",  # ids start anew in each file
                     prompt=row.text("text") + _JOINT[prompt] + SHORT_ANSWER,
                     gold=label,
                     images=(coco_val2014(root, row.text("image"), row),),

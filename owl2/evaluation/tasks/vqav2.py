@@ -52,7 +52,7 @@ def _unasked(root: Path, test_dev: Sequence[Row]) -> list[int]:
     identifiers = dict.fromkeys(row.integer("question_id") for row in questions_of(file, "test2015"))
     for row in test_dev:
         if row.integer("question_id") not in identifiers:
-            raise row.error(f"question {row.integer('question_id')} is not in {file.name}")
+            raise row.error(f"question {row.integer('question_id')} is not in {file.name}, or occurs twice")
         del identifiers[row.integer("question_id")]
     return list(identifiers)
 
