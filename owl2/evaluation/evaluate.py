@@ -61,8 +61,8 @@ def evaluate(
         for task, planned in zip(known, plans, strict=True):
             if predict(planned, loaded, processor, ranks, settings.batch_size) is None:
                 continue
-            usable = set(task.protocols_for(planned.header["prompt"]))
-            if task.judged is not None and usable <= set(task.judged.protocols) and task.name not in judges:
+            usable = task.protocols_for(planned.header["prompt"])
+            if task.judged is not None and set(usable) <= {*task.judged.protocols} and task.name not in judges:
                 continue  # predictions for a judge to come
             results.append(score_directory(planned.directory, judge=judges.get(task.name)))
             on_result(results[-1])

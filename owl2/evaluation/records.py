@@ -104,12 +104,23 @@ def _record(line: str, where: str) -> Record:
         values = json.loads(line)
         raw = values["raw"]
         if isinstance(raw, dict):
-            raw = Ranking(**{name: tuple(entry) if isinstance(entry, list) else entry for name, entry in raw.items()})
+            raw = _ranking(**raw)
         elif not isinstance(raw, str):
             raise TypeError("raw is neither a text nor a ranking")
         return Record(str(values["id"]), str(values["prompt"]), raw, values["gold"], dict(values["details"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where}: not a prediction ({error}): {line[:80]!r}") from error
+
+
+def _ranking(
+    choices: list[str],
+    log_probabilities: list[float],
+    tokens: list[int],
+    context_log_probability: float,
+    context_tokens: int,
+) -> Ranking:
+    """A ranking from JSON, whose tuples are lists."""
+    return Ranking(tuple(choices), tuple(log_probabilities), tuple(tokens), context_log_probability, context_tokens)
 
 
 def record_of(sample: Sample, prompt: str, raw: str | Ranking) -> Record:

@@ -66,8 +66,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def compare(results: dict[str, dict[str, Any]]) -> list[Comparison]:
     """All measures of the results that a published table has too."""
-    tables = {table.name: table for table in published_tables()}
-    found = []
+    tables = published_tables()
+    found: list[Comparison] = []
     for name, result in results.items():
         task = task_named(name)
         for (table, measure), key in task.published.items():
@@ -159,7 +159,7 @@ def write_report(runs: Sequence[Path], out: Path) -> list[Path]:
 def _markdown(results: dict[str, dict[str, Any]], comparisons: Sequence[Comparison], charts: Sequence[Path]) -> str:
     parts = ["# Results", _overview(results)]
     parts += [f"![{chart.stem}]({chart.name})" for chart in charts]
-    for table in published_tables():
+    for table in published_tables().values():
         own = [entry for entry in comparisons if entry.table == table.name]
         if own:
             ours = {entry.measure: entry.ours for entry in own}

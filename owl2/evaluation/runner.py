@@ -1,5 +1,6 @@
 """Runs a model over a task: batches, ranks, resuming, and the file of predictions."""
 
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -87,7 +88,7 @@ def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> Pr
         "data": list(file_hashes(files, settings.data)),
         **setting_of_model,
     }
-    return Prediction(task, samples, header, settings.out / task.name)
+    return Prediction(task, samples, json.loads(json.dumps(header)), settings.out / task.name)
 
 
 def _check(task: Task, samples: Sequence[Sample]) -> None:

@@ -1,0 +1,158 @@
+"""Predicting a task: batches, ranks, resuming, and what stops a run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from owl2.evaluation import runner
+from owl2.evaluation.ranks import Ranks
+from owl2.evaluation.records import PREDICTIONS, read_predictions
+from owl2.evaluation.runner import Settings, plan, predict
+from owl2.evaluation.scoring import score_directory, task_directories
+from owl2.evaluation.tasks import TASKS, task_named
+
+MODEL = {"model": {"name": "tiny"}, "versions": {}}
+
+
+@pytest.fixture
+def pope(tmp_path: Path) -> Path:
+    """POPE in its official form: three files, twelve questions, images of different sizes."""
+    root = tmp_path / "data"
+    (root / "pope").mkdir(parents=True)
+    (root / "coco" / "val2014").mkdir(parents=True)
+    for subset in ("random", "popular", "adversarial"):
+        lines = []
+        for number in range(4):
+            name = f"COCO_val2014_{number:012d}.jpg"
+            Image.new("RGB", (20 + number, 30), (60 * number, 10, 200)).save(root / "coco" / "val2014" / name)
+            text = "Is there a dog in the image?" + " Look well." * number
+            row = {"question_id": number + 1, "image": name, "text": text, "label": "no" if number % 2 else "yes"}
+            lines.append(json.dumps(row))
+        (root / "pope" / f"coco_pope_{subset}.json").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def answers(directory: Path) -> dict[str, str]:
+    return {record.id: record.answer for record in read_predictions(directory / PREDICTIONS)[1]}
+
+
+def test_any_batch_size_gives_the_answers_of_batch_1(predicted, pope, tmp_path):
+    alone = answers(predicted("pope", pope, batch_size=1))
+    for batch_size in (3, 8):
+        assert answers(predicted("pope", pope, batch_size, suffix=" ")) == alone
+        for path in task_directories(tmp_path / "run"):
+            (path / PREDICTIONS).unlink()
+    assert len(alone) == 12
+
+
+def test_a_killed_run_goes_on_where_it_stopped(model, processor, pope, tmp_path, monkeypatch):
+    planned = plan(task_named("pope"), Settings(pope, tmp_path / "run"), MODEL)
+    count = {"batches": 0}
+    original = runner.Predictor.predict
+
+    def dies(self, batch):
+        count["batches"] += 1
+        if count["batches"] == 3:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    monkeypatch.setattr(runner.Predictor, "predict", dies)
+    with pytest.raises(KeyboardInterrupt):
+        predict(planned, model, processor, Ranks(), 4)
+    partial = planned.directory / "partial-0.jsonl"
+    partial.write_bytes(partial.read_bytes()[:-5])  # killed while writing
+    done = partial.read_bytes().count(b"\n") - 1
+    assert 0 < done < 12
+    asked = []
+    monkeypatch.setattr(runner.Predictor, "predict", lambda self, batch: asked.extend(batch) or original(self, batch))
+    _, records = predict(planned, model, processor, Ranks(), 4)
+    assert len(asked) == 12 - done
+    assert [record.id for record in records] == [sample.id for sample in planned.samples]
+    assert not list(planned.directory.glob("partial-*"))
+
+
+def test_predictions_of_another_setting_are_not_mixed_in(predicted, pope):
+    predicted("pope", pope)
+    with pytest.raises(ValueError, match="another setting: suffix"):
+        predicted("pope", pope, suffix="")
+
+
+def test_a_limit_is_shown_and_can_be_lifted_later(predicted, pope):
+    directory = predicted("pope", pope, limit=5)
+    result = score_directory(directory)
+    assert (result["samples"], result["samples_of_split"], result["partial"]) == (5, 12, True)
+    result = score_directory(predicted("pope", pope))
+    assert (result["samples"], result["partial"]) == (12, False)
+
+
+def test_the_header_says_what_a_score_depends_on(predicted, pope):
+    header, records = read_predictions(predicted("pope", pope) / PREDICTIONS)
+    assert header["suffix"] == " " and header["decoding"]["max_new_tokens"] == 10 and header["split"] == "coco"
+    assert [len(file["sha256"]) for file in header["data"]] == [64] * 3
+    assert records[0].prompt.startswith("USER: <|image|>Is there a dog in the image?\nAnswer the question using")
+    assert records[0].prompt.endswith(" ASSISTANT: ")
+
+
+def test_a_missing_image_stops_before_any_generation(pope, tmp_path):
+    (pope / "coco" / "val2014" / f"COCO_val2014_{2:012d}.jpg").unlink()
+    with pytest.raises(ValueError, match=r"1 of 4 images or videos are missing, first .*000000000002\.jpg"):
+        plan(task_named("pope"), Settings(pope, tmp_path / "run"), MODEL)
+
+
+def test_a_broken_row_names_file_and_line(pope, tmp_path):
+    path = pope / "pope" / "coco_pope_popular.json"
+    path.write_text(path.read_text().replace('"label": "no"', '"label": "maybe"', 1))
+    with pytest.raises(ValueError, match=r"coco_pope_popular\.json, record 2: 'label' is 'maybe'"):
+        plan(task_named("pope"), Settings(pope, tmp_path / "run"), MODEL)
+
+
+def test_two_ranks_predict_every_sample_once(pope, tmp_path):
+    """Under torchrun, with the command a user types."""
+    checkpoint = tmp_path / "model"
+    script = (
+        "import sys; sys.path[:0] = ['tests', '.'];"
+        "from helpers import GOLDENS, tiny_config, tiny_model; from transformers import AutoTokenizer;"
+        "from owl2.processing import Owl2ImageProcessor, Owl2Processor;"
+        f"tiny_model(tiny_config(vocab_size=320, eos_token_id=2)).save_pretrained({str(checkpoint)!r});"
+        "t = AutoTokenizer.from_pretrained(GOLDENS / 'tokenizer');"
+        "p = Owl2Processor(Owl2ImageProcessor(size={'height': 16, 'width': 16}), t, num_image_tokens=4);"
+        f"p.save_pretrained({str(checkpoint)!r})"
+    )
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=root, env=environment, capture_output=True)
+    options = ["--model", str(checkpoint), "--tasks", "pope", "--data", str(pope), "--batch-size", "2"]
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "owl2", "evaluate", *options]
+    done = subprocess.run(
+        [sys.executable, *command, "--out", str(tmp_path / "two")],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    subprocess.run(
+        [sys.executable, "-m", "owl2", "evaluate", *options, "--out", str(tmp_path / "one")],
+        cwd=root,
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=240,
+    )
+    assert answers(tmp_path / "two" / "pope") == answers(tmp_path / "one" / "pope")
+    assert "POPE" in done.stdout and "f1" in done.stdout
+
+
+def test_every_benchmark_of_the_list_can_be_loaded():
+    assert len({task_named(name).title for name in TASKS}) == len(TASKS)
+
+
+def test_an_unknown_task_names_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean vqav2"):
+        task_named("vqa2")
