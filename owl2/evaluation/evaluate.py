@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from owl2 import __version__
 from owl2.chat import load_for_chat
 
 from .judge import Judge
@@ -14,7 +15,7 @@ from .runner import Settings, plan, predict
 from .scoring import JudgeSettings, score_directory
 from .tasks import task_named
 
-_PACKAGES = ("owl2", "torch", "transformers", "pillow")
+_PACKAGES = ("torch", "transformers", "pillow")
 
 
 def evaluate(
@@ -87,5 +88,5 @@ def _description(model: str, dtype: str) -> dict[str, Any]:
             "weights": [{"file": file.name, "bytes": file.stat().st_size} for file in weights],
             "dtype": dtype,
         },
-        "versions": {package: version(package) for package in _PACKAGES},
+        "versions": {"owl2": __version__, **{package: version(package) for package in _PACKAGES}},
     }
