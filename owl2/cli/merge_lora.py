@@ -1,0 +1,21 @@
+"""`owl2 merge-lora`: an adapter and its base model to one plain model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def merge_lora(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of the adapter.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the new model.")],
+    base: Annotated[str, typer.Option(metavar="DIR", help="Directory of the model that the adapter was trained on.")],
+) -> None:
+    """Merge an adapter into its base model."""
+    from transformers.utils import logging
+
+    from owl2.training import merge
+
+    logging.disable_progress_bar()
+    merge.merge_lora(adapter, base, out)
+    typer.echo(f"Merged into {out}: it loads like any model, and no longer needs PEFT.")

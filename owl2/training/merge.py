@@ -1,0 +1,33 @@
+"""An adapter folder and its base model to one plain model."""
+
+from pathlib import Path
+
+from owl2.checkpoints.inspect import checkpoint_layout
+from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.processing import Owl2Processor
+
+from .lora import load_adapter, merge_adapters
+
+
+def merge_lora(adapter: str | Path, base: str | Path, out: str | Path) -> Path:
+    """Writes the model that `adapter` makes of `base`, with its processor, in our layout and the base's precision.
+
+    Args:
+        base: directory of the model that the adapter was trained on, in our or the official layout; of a model that
+            was trained in 4 bits, the one in full precision.
+
+    Returns:
+        The directory `out`.
+
+    Raises:
+        ImportError: PEFT is not installed.
+        ValueError: the adapter does not fit the base, or `out` holds something.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty: choose another directory for the merged model")
+    checkpoint_layout(base)
+    model = Owl2ForConditionalGeneration.from_pretrained(base, dtype="auto")
+    merge_adapters(load_adapter(model, adapter)).save_pretrained(out)
+    Owl2Processor.from_pretrained(base).save_pretrained(out)
+    return out
