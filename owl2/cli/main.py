@@ -8,8 +8,9 @@ from typer.core import TyperGroup
 
 from owl2.cli.errors import user_errors_as_one_line
 
-COMMANDS = ("quickstart", "chat", "data", "evaluate", "score", "report", "info", "doctor")
-"""Module `owl2.cli.NAME` holds NAME, a function or a `Typer` of several. At its top it imports only what is cheap."""
+COMMANDS = ("quickstart", "train", "chat", "data", "evaluate", "score", "report", "info", "doctor")
+"""Module `owl2.cli.NAME` holds NAME, a function or a `Typer` of several; for a command with a dash the names have an
+underscore. At its top it imports only what is cheap."""
 
 
 class LazyCommands(TyperGroup):
@@ -21,7 +22,8 @@ class LazyCommands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"owl2.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(import_module(f"owl2.cli.{name}"), name)
         if isinstance(command, typer.Typer):
             return typer.main.get_command(command)
         single = typer.Typer(add_completion=False)

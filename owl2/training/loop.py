@@ -75,7 +75,7 @@ def train_stage(
     model.train()
     batches = data.batches(settings.batch_size, settings.seed, first)
     with (
-        _stop_signal() as stopped,
+        stop_signal() as stopped,
         progress_bar() as progress,
         (directory / "metrics.jsonl").open("a", buffering=1) as metrics,
     ):
@@ -138,7 +138,7 @@ def progress_bar() -> Progress:
 
 
 @contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
+def stop_signal() -> Iterator[Callable[[], bool]]:
     """Turns Ctrl-C and SIGTERM into a request to stop after the step; a second one stops at once."""
     received: list[int] = []
 

@@ -27,6 +27,7 @@ class MasterWeightAdamW:
         betas, eps: of the running means.
 
     Attributes:
+        adamw: torch's optimizer of the masters.
         names: of the parameters that train, in the order of `masters`.
     """
 
@@ -58,7 +59,7 @@ class MasterWeightAdamW:
             scale = rate_scale(name, layers, vision_layer_decay, language_rate)
             mesh = getattr(parameter, "device_mesh", None)  # one fused update takes no mixture of meshes
             groups.setdefault((scale, decay, mesh), []).append(master)
-        self._adamw = torch.optim.AdamW(
+        self.adamw = torch.optim.AdamW(
             [{"params": group, "scale": scale, "weight_decay": decay} for (scale, decay, _), group in groups.items()],
             betas=betas,
             eps=eps,
@@ -90,24 +91,24 @@ class MasterWeightAdamW:
 
     def update(self, rate: float) -> None:
         """One update with the gradients that `clip` left, at a learning rate; clears them."""
-        for group in self._adamw.param_groups:
+        for group in self.adamw.param_groups:
             group["lr"] = rate * group["scale"]
-        self._adamw.step()
+        self.adamw.step()
         self.clear()
         self._copy_to_weights()
 
     def clear(self) -> None:
         """Forgets the gradients: of a step that is skipped."""
-        self._adamw.zero_grad(set_to_none=True)
+        self.adamw.zero_grad(set_to_none=True)
         for weight in self.weights:
             weight.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"adamw": self._adamw.state_dict(), "masters": [master.detach() for master in self.masters]}
+        return {"adamw": self.adamw.state_dict(), "masters": [master.detach() for master in self.masters]}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._adamw.load_state_dict(state["adamw"])
+        self.adamw.load_state_dict(state["adamw"])
         for master, saved in zip(self.masters, state["masters"], strict=True):
             master.copy_(saved)
         self._copy_to_weights()
@@ -119,10 +120,9 @@ class MasterWeightAdamW:
         """
         found: dict[str, torch.Tensor] = {}
         for name, master in zip(self.names, self.masters, strict=True):
-            state = self._adamw.state[master]
+            state = self.adamw.state[master]
             if not state:
-                device = master.device
-                state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+                state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(master), torch.zeros_like(master)
             found[f"{name}.master"] = master.detach()
             found |= {f"{name}.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step")}

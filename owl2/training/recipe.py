@@ -14,6 +14,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 PartName = Literal["vision_encoder", "abstractor", "vision_half", "text_half", "shared", "embeddings"]
 
 
+STAGE_FORMATS = {
+    "pretrain": ("easy_vqa", "jsonl", "parquet", "coco_captions", "webdataset"),
+    "instruct": ("easy_vqa", "records", "mixture"),
+}
+"""Formats of sources that each stage learns from."""
+
+
 class Section(BaseModel):
     """Keys that do not exist are refused; values do not change after loading."""
 
@@ -102,6 +109,15 @@ class ModelSettings(Section):
         return self
 
 
+_KEYS_OF_FORMATS = {
+    "root": ("records", "jsonl", "parquet", "coco_captions"),
+    "index": ("webdataset",),
+    "image_field": ("jsonl", "parquet"),
+    "caption_field": ("jsonl", "parquet", "webdataset"),
+    "max_questions": ("easy_vqa",),
+}
+
+
 class Source(Section):
     """One source of samples.
 
@@ -109,10 +125,13 @@ class Source(Section):
         format: `easy_vqa` (captions in stage pretrain, conversations in stage instruct), `records` (conversations of
             LLaVA's or the chat-messages form), `mixture` (a YAML file of instruction sources), or image-caption
             pairs: `jsonl`, `parquet`, `coco_captions`, `webdataset`.
-        path: the file or, for `webdataset`, the directory of shards.
+        path: the file or, for `webdataset`, the directory or address of the shards.
         root: directory of the images; that of the file by default.
         weight: share of the samples drawn from this source, relative to the other weights; by default its number of
             samples.
+        index: of `webdataset`: directory of the index, if it is not beside the shards.
+        image_field, caption_field: names of the fields or columns of `jsonl` and `parquet`; of `webdataset`, the field
+            of `.json` that holds the caption, instead of `.txt`.
         split: of easy-VQA.
         max_questions: easy-VQA's questions of one image are split into conversations of at most so many.
     """
@@ -121,6 +140,9 @@ class Source(Section):
     path: str | None = None
     root: str | None = None
     weight: Annotated[float, Field(gt=0)] | None = None
+    index: str | None = None
+    image_field: str | None = None
+    caption_field: str | None = None
     split: Literal["train", "test"] = "train"
     max_questions: Positive | None = None
 
@@ -129,21 +151,10 @@ class Source(Section):
         if (self.path is None) != (self.format == "easy_vqa"):
             wanted = "takes no path" if self.path is not None else "needs a path"
             raise ValueError(f"a source of the format {self.format} {wanted}")
+        for key, formats in _KEYS_OF_FORMATS.items():
+            if getattr(self, key) is not None and self.format not in formats:
+                raise ValueError(f"{key} is a key of {', '.join(formats)}, not of {self.format}")
         return self
-
-
-class Augmentation(Section):
-    """As in BLIP-2 (section 4.1).
-
-    Attributes:
-        random_resized_crop: smallest and largest share of the image's area that is kept, or null for the whole image.
-        mirror: probability of a horizontal flip.
-        keep_left_and_right: no flip where the text says left or right.
-    """
-
-    random_resized_crop: tuple[Share, Share] | None = None
-    mirror: Share = 0.0
-    keep_left_and_right: bool = True
 
 
 class Packing(Section):
@@ -165,19 +176,25 @@ class DataSettings(Section):
     Attributes:
         sources: by name.
         image_size: pixels of a side.
+        augment: random resized crop and horizontal flip, as in BLIP-2 (section 4.1); only for pairs, since questions
+            may be about what a crop cuts off.
+        keep_left_and_right: do not flip an image whose caption says left or right.
         max_length: tokens of a sample, visual rows included. Longer texts are cut at their end; a sample whose images
             or whose answer would be lost is left out, and counted.
         workers: processes that prepare batches on each rank; 0 prepares them between the steps.
-        bad_share: the run ends when more than this share of the samples (and more than 100) had to be left out.
+        bad_share: the run ends when more than this share of a source's samples, and at least 100, are broken.
+        cache: directory for the index of `records`; `cache` in the run directory by default.
     """
 
     sources: Annotated[dict[str, Source], Field(min_length=1)]
     image_size: Positive
     max_length: Positive
-    augmentation: Augmentation = Augmentation()
+    augment: bool = False
+    keep_left_and_right: bool = False
     packing: Packing = Packing()
     workers: NotNegative = 2
-    bad_share: Share = 0.01
+    bad_share: Share = 0.05
+    cache: str | None = None
 
     @model_validator(mode="after")
     def _rows_hold_samples(self) -> Self:
@@ -371,6 +388,18 @@ class Recipe(Section):
     limits: LimitSettings = LimitSettings()
     seed: int = 0
     out: str | None = None
+
+    @model_validator(mode="after")
+    def _sources_of_the_stage(self) -> Self:
+        for name, source in [*self.data.sources.items(), *self.evaluate.sources.items()]:
+            if source.format not in STAGE_FORMATS[self.stage]:
+                raise ValueError(
+                    f"the source {name} is of the format {source.format}, but stage {self.stage} learns from "
+                    f"{', '.join(STAGE_FORMATS[self.stage])}"
+                )
+        if self.data.augment and self.stage == "instruct":
+            raise ValueError("data.augment is for stage pretrain: a crop may cut off what a question is about")
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Every key with its value, as plain values."""

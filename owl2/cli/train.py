@@ -1,0 +1,36 @@
+"""`owl2 train`: run a recipe, or go on with it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, such as recipes/pretrain.yaml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SECTION.KEY=VALUE]...", help="Other values, for example out=DIR or schedule.steps=100."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
+) -> None:
+    """Train both stages of the paper from recipes; `torchrun -m owl2 train ...` uses several GPUs.
+
+    The same command goes on where the run was stopped (Ctrl-C and SIGTERM save first).
+    """
+    from rich.console import Console
+    from transformers.utils import logging
+
+    from owl2.training.recipe_file import load_recipe
+    from owl2.training.run import show
+    from owl2.training.run import train as run
+
+    console = Console()
+    loaded = load_recipe(recipe, overrides or [])
+    if dry_run:
+        show(loaded, console)
+        return
+    logging.disable_progress_bar()  # of loading and saving weights: ours say more
+    run(loaded, console)

@@ -1,0 +1,49 @@
+"""Loss of held-out samples while a run trains: every rank its share, the same samples each time."""
+
+from typing import NamedTuple
+
+import torch
+from torch import distributed as dist
+from torch import nn
+
+from owl2.modeling import Owl2ForConditionalGeneration
+
+from .batches import Batch, empty_micro_batch
+from .mesh import Mesh
+from .step import Normalization, on_device, summed_loss
+
+
+class HeldOut(NamedTuple):
+    """Held-out samples of this rank.
+
+    Attributes:
+        micro_batches: on the CPU.
+        supervised, samples: of all ranks together.
+    """
+
+    micro_batches: list[Batch]
+    supervised: int
+    samples: int
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: Owl2ForConditionalGeneration, held_out: HeldOut, pad_token_id: int, mesh: Mesh, normalization: Normalization
+) -> float:
+    """Mean loss over the supervised tokens of all ranks' samples."""
+    most = torch.tensor([len(held_out.micro_batches)])
+    dist.all_reduce(most, dist.ReduceOp.MAX, group=mesh.host_group)
+    total = torch.zeros((), dtype=torch.float64, device=mesh.device)
+    given = iter(held_out.micro_batches)
+    # The model stays in training mode, in which a batch without images runs every layer too, as other ranks do; only
+    # the dropout of adapters is switched off.
+    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    for dropout in dropouts:
+        dropout.eval()
+    for _ in range(int(most)):
+        batch = next(given, None)
+        filler = empty_micro_batch(pad_token_id, None)
+        total += summed_loss(model, on_device(filler if batch is None else batch, mesh.device, normalization))
+    for dropout in dropouts:
+        dropout.train()
+    return mesh.sum_over_data(total).item() / max(1, held_out.supervised)

@@ -1,0 +1,170 @@
+"""What a run says while it trains: a progress line, metrics as JSON lines, and TensorBoard when asked."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .batches import Counts
+from .run_directory import RunDirectory
+
+
+class StepReport(NamedTuple):
+    """A step as it is reported.
+
+    Attributes:
+        step: from 1 on.
+        loss: mean over the supervised tokens of the global batch.
+        gradient_norm: before clipping.
+        counts: of the global batch.
+        samples, tokens: of the run so far.
+        seconds: that the step took; `data_seconds` of them it waited for data.
+        skipped: why the optimizer did not take the step.
+        mfu: share of the device's peak, where that is known.
+        memory_bytes: most that the device held, on a CPU what the process holds.
+    """
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    counts: Counts
+    samples: int
+    tokens: int
+    seconds: float
+    data_seconds: float
+    skipped: str | None
+    mfu: float | None
+    memory_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line in `metrics.jsonl`."""
+        line: dict[str, Any] = {
+            "step": self.step,
+            "loss": self.loss,
+            "grad_norm": self.gradient_norm,
+            "learning_rate": self.learning_rate,
+            "samples": self.samples,
+            "tokens": self.tokens,
+            "supervised_tokens": self.counts.supervised,
+            "images": self.counts.images,
+            "packing_efficiency": round(self.counts.tokens / max(1, self.counts.positions), 4),
+            "seconds": round(self.seconds, 4),
+            "data_seconds": round(self.data_seconds, 4),
+            "tokens_per_second": round(self.counts.tokens / self.seconds, 1),
+            "images_per_second": round(self.counts.images / self.seconds, 1),
+            "memory_bytes": self.memory_bytes,
+        }
+        if self.mfu is not None:
+            line["mfu"] = round(self.mfu, 4)
+        if self.skipped is not None:
+            line["skipped"] = self.skipped
+        return line
+
+
+class Reporter:
+    """Writes reports on the first rank, and nothing on the others. A context around the training loop.
+
+    Args:
+        every: steps between two lines of metrics.
+        tensorboard: write events for TensorBoard too.
+
+    Raises:
+        ImportError: TensorBoard is wanted and not installed.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, console: Console, steps: int, every: int, tensorboard: bool, first_rank: bool
+    ) -> None:
+        self.directory, self.every, self.first_rank = directory, every, first_rank
+        self._events = _event_writer(directory.path / "tensorboard") if tensorboard and first_rank else None
+        self._smoothed: float | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed}/{task.total} {task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True, compact=True),
+            console=console,
+            disable=not first_rank,
+        )
+        self._bar = self._progress.add_task("training", total=steps, text="")
+
+    def __enter__(self) -> "Reporter":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        if self._events is not None:
+            self._events.close()
+
+    def begin_at(self, step: int) -> None:
+        """The run goes on after so many steps."""
+        self._progress.update(self._bar, completed=step)
+
+    def step(self, report: StepReport) -> None:
+        """Reports a step."""
+        if not self.first_rank:
+            return
+        if report.skipped is None:
+            previous = report.loss if self._smoothed is None else self._smoothed
+            self._smoothed = 0.95 * previous + 0.05 * report.loss
+        self._progress.update(self._bar, completed=report.step, text=self._text(report))
+        if report.step % self.every == 0 or report.skipped is not None:
+            self._write(self.directory.metrics, report.to_dict())
+            self._add_events(report.step, report.to_dict())
+
+    def evaluation(self, step: int, loss: float, supervised: int, samples: int) -> None:
+        """Reports the loss of held-out samples."""
+        if not self.first_rank:
+            return
+        self._write(
+            self.directory.evaluations,
+            {"step": step, "loss": loss, "supervised_tokens": supervised, "samples": samples},
+        )
+        self._add_events(step, {"held_out_loss": loss})
+        self._progress.console.print(f"step {step}: held-out loss {loss:.4f} ({samples} samples)")
+
+    def say(self, text: str) -> None:
+        if self.first_rank:
+            self._progress.console.print(text, highlight=False)
+
+    def _text(self, report: StepReport) -> str:
+        loss = "" if self._smoothed is None else f"loss {self._smoothed:.3f}  "
+        parts = [
+            f"{loss}rate {report.learning_rate:.1e}  norm {report.gradient_norm:.2f}",
+            f"{report.counts.tokens / report.seconds:,.0f} tokens/s",
+            f"{report.counts.images / report.seconds:,.0f} images/s",
+            f"{report.memory_bytes / 2**30:.1f} GiB",
+            f"data wait {report.data_seconds / report.seconds:.0%}",
+        ]
+        if report.mfu is not None:
+            parts.insert(3, f"MFU {report.mfu:.0%}")
+        return "  ".join(parts)
+
+    def _write(self, file: Path, line: dict[str, Any]) -> None:
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps(line) + "\n")
+
+    def _add_events(self, step: int, values: dict[str, Any]) -> None:
+        if self._events is None:
+            return
+        for name, value in values.items():
+            if isinstance(value, int | float) and name != "step":
+                self._events.add_scalar(name, value, step, walltime=time.time())
+
+
+def _event_writer(directory: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("logging.tensorboard needs the extra 'train': pip install 'owl2[train]'") from error
+    return SummaryWriter(str(directory))

@@ -1,0 +1,231 @@
+"""A recipe from end to end: open the data, build the model, spread it over the ranks, train, and leave a checkpoint."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import distributed as dist
+
+from owl2.data.pairs import SkipCounter, SkipLimit
+from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
+from owl2.processing import Owl2Processor
+
+from .batches import BatchStream, Counts, Grouping
+from .build import build_model, outline
+from .checkpointing import Checkpoints
+from .flops import Lora, Sample, Trained, sample_flops
+from .held_out import HeldOut
+from .leave import leave_model, save_initial
+from .mesh import Mesh, build_mesh, process_group
+from .optimizer import MasterWeightAdamW, fastest_training_dtype
+from .parallel import parallelize
+from .recipe import Recipe, SmallLanguageModel, TrainSettings
+from .recipe_file import dump_recipe
+from .report import Reporter
+from .run_directory import RunDirectory
+from .samples import StageSamples, open_samples
+from .stages import select_trainable
+from .step import Normalization, agree
+from .table import as_json, as_rich, trainable_table
+from .trainer import Run, Trainer
+
+_TOKENIZER_TEXTS = 4000
+"""Samples of each source that the tokenizer of a small random language model is made from."""
+
+
+def train(recipe: Recipe, console: Console) -> bool:
+    """Trains a recipe, or goes on with it.
+
+    Returns:
+        Whether the run is finished; `False` if it was asked to stop (Ctrl-C, SIGTERM) and saved its state.
+
+    Raises:
+        ValueError: the recipe names no run directory, its directory holds another run, its data or checkpoints are not
+            there or broken.
+    """
+    if recipe.out is None:
+        raise ValueError("the recipe has no run directory: give out=DIR")
+    directory = RunDirectory(Path(recipe.out))
+    directory.refuse_other(recipe)
+    if directory.is_finished:
+        console.print(f"{directory.path} holds the finished run of this recipe: {directory.model} is the model.")
+        return True
+    with process_group(recipe.parallel.stall_timeout_s) as device:
+        settings = recipe.parallel
+        mesh = build_mesh(device, settings.data_shards, settings.replicas, settings.tensor)
+        recipe = settled(recipe, directory, mesh)
+        run, processor = _prepare(recipe, directory, mesh, console)
+        schedule, logging = recipe.schedule, recipe.logging
+        with Reporter(
+            directory, console, schedule.steps, logging.every, logging.tensorboard, mesh.rank == 0
+        ) as reporter:
+            trainer = Trainer(run, reporter)
+            if trainer.resume():
+                reporter.say(f"goes on after step {trainer.step} of {schedule.steps}")
+            if not trainer.train():
+                reporter.say(f"stopped after step {trainer.step}; the same command goes on")
+                return False
+        leave_model(run.model, processor, recipe, directory.model, mesh)
+        if mesh.rank == 0:
+            console.print(f"finished: {directory.model} is the model", highlight=False)
+    return True
+
+
+def show(recipe: Recipe, console: Console) -> None:
+    """Prints what a recipe would do: all its keys, and the trainable table. Nothing is loaded, opened or written.
+
+    Raises:
+        ValueError: the parts of the model do not fit each other.
+    """
+    console.print(dump_recipe(recipe), markup=False, highlight=False)
+    found = outline(recipe)
+    for assumption in found.assumed:
+        console.print(f"note: {assumption}", highlight=False)
+    model = found.model()
+    choose_what_trains(model, recipe.train)
+    console.print(as_rich(trainable_table(model, recipe.optimizer), "What trains"))
+
+
+def settled(recipe: Recipe, directory: RunDirectory, mesh: Mesh) -> Recipe:
+    """The recipe with `precision: auto` decided: as the run began with, on all ranks alike."""
+    if recipe.precision != "auto":
+        return recipe
+    found: list[str | None] = [None]
+    if mesh.rank == 0:
+        before = directory.read_recipe()
+        fastest = "bf16" if fastest_training_dtype(mesh.device) == torch.bfloat16 else "fp32"
+        found = [before.precision if before is not None else fastest]
+    dist.broadcast_object_list(found, 0, group=mesh.host_group)
+    return recipe.model_copy(update={"precision": found[0]})
+
+
+def choose_what_trains(
+    model: Owl2ForConditionalGeneration,
+    settings: TrainSettings,
+    quantize_on: torch.device | None = None,
+    compute_dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Freezes and unfreezes parts, and puts adapters and 4-bit weights into the model, in place.
+
+    Args:
+        quantize_on: device for 4-bit weights; `None` leaves them as they are, as in a model without weights.
+
+    Raises:
+        ImportError: PEFT or bitsandbytes is needed and not installed.
+        ValueError: a target of the adapters does not exist, or a layer cannot be kept in 4 bits.
+    """
+    select_trainable(model, settings.parts)
+    if settings.quantization is not None and quantize_on is not None:
+        from .quantize import quantize_frozen_projections
+
+        quantize_frozen_projections(model, compute_dtype, quantize_on)
+    if settings.lora is not None:
+        from .lora import apply_lora
+
+        lora = settings.lora
+        apply_lora(model, lora.rank, lora.alpha, lora.dropout, lora.targets)
+
+
+def _prepare(recipe: Recipe, directory: RunDirectory, mesh: Mesh, console: Console) -> tuple[Run, Owl2Processor]:
+    samples = open_samples(recipe, recipe.data.sources, directory.path)
+    initial = recipe.model.initialize
+    is_small = initial is not None and isinstance(initial.language_model, SmallLanguageModel)
+    model, processor = build_model(recipe, samples.texts(_TOKENIZER_TEXTS) if is_small else ())
+    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    if initial is not None and mesh.rank == 0 and not directory.initial.is_dir():
+        save_initial(model, processor, directory.initial, dtype)
+    choose_what_trains(model, recipe.train, mesh.device, dtype)
+    table = trainable_table(model, recipe.optimizer)
+    if mesh.rank == 0:
+        directory.begin(recipe, as_json(table))
+        _introduce(recipe, samples, mesh, console)
+        console.print(as_rich(table, "What trains"))
+    parallel, settings = recipe.parallel, recipe.optimizer
+    parallelize(model, mesh, dtype, parallel.activation_checkpointing, parallel.compile)
+    optimizer = MasterWeightAdamW(
+        model,
+        settings.weight_decay,
+        settings.vision_layer_decay,
+        settings.language_rate,
+        settings.clip,
+        settings.betas,
+        settings.eps,
+    )
+    image_processor = processor.image_processor
+    run = Run(
+        recipe=recipe,
+        directory=directory,
+        mesh=mesh,
+        model=model,
+        optimizer=optimizer,
+        stream=_stream(recipe, samples, processor, mesh),
+        checkpoints=Checkpoints(directory.checkpoints, recipe.checkpoint.keep, recipe.checkpoint.asynchronous),
+        held_out=_held_out(recipe, directory, processor, mesh),
+        normalization=Normalization(tuple(image_processor.image_mean), tuple(image_processor.image_std)),
+        pad_token_id=processor.tokenizer.pad_token_id,
+        step_flops=partial(_step_flops, model.config, recipe),
+        peak_flops=None,
+    )
+    return run, processor
+
+
+def _grouping(recipe: Recipe) -> Grouping:
+    data = recipe.data
+    row_length = (data.packing.length or data.max_length) if data.packing.enabled else None
+    return Grouping(recipe.batch.micro_size, row_length, data.packing.buffer, recipe.parallel.compile)
+
+
+def _stream(recipe: Recipe, samples: StageSamples, processor: Owl2Processor, mesh: Mesh) -> BatchStream:
+    return BatchStream(
+        samples,
+        processor,
+        _grouping(recipe),
+        recipe.batch.global_size,
+        SkipCounter(SkipLimit(recipe.data.bad_share)),
+        mesh.data_rank,
+        mesh.data_size,
+        recipe.data.workers,
+    )
+
+
+def _held_out(recipe: Recipe, directory: RunDirectory, processor: Owl2Processor, mesh: Mesh) -> HeldOut | None:
+    settings = recipe.evaluate
+    if not settings.every:
+        return None
+    plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augment": False})})
+    samples = open_samples(plain, settings.sources, directory.path)
+    count = min(settings.samples, sum(size for _, size, _ in samples.describe()))
+    counter = SkipCounter(SkipLimit(recipe.data.bad_share))
+    stream = BatchStream(samples, processor, _grouping(recipe), count, counter, mesh.data_rank, mesh.data_size)
+    batch = next(stream.batches(1))
+    counts = agree(batch, False, mesh).counts
+    return HeldOut(batch.micro_batches, counts.supervised, counts.samples)
+
+
+def _step_flops(config: Owl2Config, recipe: Recipe, counts: Counts) -> float:
+    """Operations of a step whose samples are all of the mean length."""
+    count = max(1, counts.samples)
+    rows = counts.images * config.tokens_per_image
+    lora = recipe.train.lora
+    sample = Sample(
+        (counts.tokens - rows) / count, counts.images / count, recipe.data.image_size, counts.supervised / count
+    )
+    adapters = None if lora is None else Lora(lora.rank, frozenset(lora.targets))
+    return count * sample_flops(config, sample, Trained(frozenset(recipe.train.parts), adapters)).total
+
+
+def _introduce(recipe: Recipe, samples: StageSamples, mesh: Mesh, console: Console) -> None:
+    """Says what the run is about."""
+    table = Table(title=f"{recipe.stage}: {recipe.schedule.steps:,} steps of {recipe.batch.global_size:,} samples")
+    for heading in ("source", "samples", "share", "epochs"):
+        table.add_column(heading, justify="left" if heading == "source" else "right")
+    drawn = recipe.schedule.steps * recipe.batch.global_size
+    for name, size, share in samples.describe():
+        table.add_row(name, f"{size:,}", f"{share:.1%}", f"{drawn * share / size:.2f}")
+    console.print(table)
+    ranks = (
+        "one process" if mesh.size == 1 else f"{mesh.size} ranks ({mesh.data_size} of data x {mesh.tensor} of tensors)"
+    )
+    console.print(f"{ranks} on {mesh.device.type}, {recipe.precision}, run directory {recipe.out}", highlight=False)

@@ -1,0 +1,91 @@
+"""The directory of a run: its recipe, versions, trainable table, metrics, checkpoints, and at last the model."""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .recipe import Recipe
+from .recipe_file import differing_keys, dump_recipe, parse_recipe
+
+_FREE_KEYS = ("out", "parallel.", "checkpoint.", "logging.", "evaluate.", "limits.", "batch.micro_size", "data.workers")
+"""Keys that may change when a run goes on: they do not decide what is learnt. (Dots end a section.)"""
+
+_PACKAGES = ("owl2", "torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "peft")
+
+
+class RunDirectory:
+    """The files of a run.
+
+    Attributes:
+        recipe: the resolved recipe.
+        metrics: a JSON object a step, of the steps that count: after a resumed checkpoint none is there twice.
+        evaluations: a JSON object an evaluation.
+        initial: the model at the first step, where the recipe makes a new one: what is frozen is only there.
+        checkpoints: what the run goes on from.
+        model: the trained model in the transformers layout; it is there when the run is finished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe, self.versions, self.table = path / "recipe.yaml", path / "versions.json", path / "trainable.json"
+        self.metrics, self.evaluations = path / "metrics.jsonl", path / "evaluations.jsonl"
+        self.initial, self.checkpoints, self.model = path / "initial", path / "checkpoints", path / "checkpoint"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.model.is_dir()
+
+    def begin(self, recipe: Recipe, table: list[dict[str, Any]]) -> None:
+        """Writes what is known before the first step."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
+        self.table.write_text(json.dumps(table, indent=1) + "\n")
+        found = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+        self.versions.write_text(json.dumps(found, indent=1) + "\n")
+
+    def read_recipe(self) -> Recipe | None:
+        """The recipe that the run began with, if it has begun."""
+        if not self.recipe.is_file():
+            return None
+        return parse_recipe(yaml.safe_load(self.recipe.read_text(encoding="utf-8")), str(self.recipe))
+
+    def refuse_other(self, recipe: Recipe) -> None:
+        """Raises if the directory holds a run of another recipe.
+
+        Raises:
+            ValueError: with the keys in which they differ.
+        """
+        saved = self.read_recipe()
+        if saved is None:
+            return
+        free = (*_FREE_KEYS, "precision") if recipe.precision == "auto" else _FREE_KEYS
+        different = [line for line in differing_keys(saved, recipe) if not line.startswith(free)]
+        if different:
+            listed = "\n  ".join(different)
+            raise ValueError(
+                f"{self.path} holds a run of another recipe (value there, value now):\n  {listed}\n"
+                "Choose another out=DIR, or remove the directory to begin again."
+            )
+
+    def cut_metrics(self, sizes: dict[str, int]) -> None:
+        """Forgets lines that were written after the checkpoint that the run goes on from."""
+        for file in (self.metrics, self.evaluations):
+            if file.is_file():
+                with file.open("r+b") as opened:
+                    opened.truncate(sizes.get(file.name, 0))
+
+    def metric_sizes(self) -> dict[str, int]:
+        """Bytes of the files of metrics now, for `cut_metrics`."""
+        files = (self.metrics, self.evaluations)
+        return {file.name: file.stat().st_size if file.is_file() else 0 for file in files}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,212 @@
+"""The training loop of a recipe: steps, reports, checkpoints, evaluations, a clean stop, and going on from there."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from owl2.modeling import Owl2ForConditionalGeneration
+
+from .batches import BatchStream, Counts, RankBatch, empty_micro_batch
+from .checkpointing import Checkpoints, training_tensors
+from .gradient_norm import clip_gradients
+from .gradient_norm import clip_gradients
+from .held_out import HeldOut, held_out_loss
+from .loop import stop_signal
+from .memory import memory_keeper, resident_bytes
+from .mesh import Mesh
+from .optimizer import MasterWeightAdamW, cosine_rate
+from .random_state import random_state, set_random_state
+from .recipe import Recipe
+from .report import Reporter, StepReport
+from .run_directory import RunDirectory
+from .stall import StallWatch
+from .step import Agreed, Normalization, accumulate_gradients, agree
+from .watch import StepGuard
+
+
+class Run(NamedTuple):
+    """Everything that a run needs, built from its recipe.
+
+    Attributes:
+        held_out: samples of the evaluation, if the recipe asks for one.
+        step_flops: floating point operations of a step with these counts, over all ranks.
+        peak_flops: of all devices of the run together a second; `None` where that is not known.
+    """
+
+    recipe: Recipe
+    directory: RunDirectory
+    mesh: Mesh
+    model: Owl2ForConditionalGeneration
+    optimizer: MasterWeightAdamW
+    stream: BatchStream
+    checkpoints: Checkpoints
+    held_out: HeldOut | None
+    normalization: Normalization
+    pad_token_id: int
+    step_flops: Callable[[Counts], float]
+    peak_flops: float | None
+
+
+class Trainer:
+    """Takes the steps of a run.
+
+    Attributes:
+        step: optimizer steps that were done, those included that were skipped.
+    """
+
+    def __init__(self, run: Run, reporter: Reporter) -> None:
+        self.run, self.reporter = run, reporter
+        limits = run.recipe.limits
+        self.guard = StepGuard(limits.spike_factor, limits.skipped_in_a_row, limits.skipped_in_all)
+        self.step = self.samples = self.tokens = 0
+        self._data_state = run.stream.state_dict()
+        self._saved_step: int | None = None
+
+    def resume(self) -> bool:
+        """Goes on from the newest checkpoint, if there is one.
+
+        Raises:
+            DamagedCheckpoint: it cannot be used.
+        """
+        run = self.run
+        saved = run.checkpoints.load_latest(run.optimizer.named_state())
+        if saved is None:
+            if run.mesh.rank == 0:
+                run.directory.cut_metrics({})
+            return False
+        run.optimizer.restored()
+        self.step = self._saved_step = saved.step
+        self.samples, self.tokens = saved.shared["samples"], saved.shared["tokens"]
+        self.guard.load_state_dict(saved.shared["guard"])
+        run.stream.load_state_dict(saved.shared["data"])
+        self._data_state = saved.shared["data"]
+        if run.mesh.rank == 0:
+            run.directory.cut_metrics(saved.shared["metrics"])
+        if saved.rank is not None:
+            run.stream.counter.load_state_dict(saved.rank["skipped"])
+            set_random_state(saved.rank["random"])
+        self.reporter.begin_at(self.step)
+        return True
+
+    def train(self) -> bool:
+        """Takes all steps that are left.
+
+        Returns:
+            Whether the run is at its end; `False` if it was asked to stop, and saved.
+
+        Raises:
+            TrainingDiverged: too many steps had to be skipped.
+            ValueError: too many samples of a source are broken.
+        """
+        run, recipe = self.run, self.run.recipe
+        steps = recipe.schedule.steps
+        keep_memory = memory_keeper() if run.mesh.device.type == "cpu" else lambda: None
+        run.model.train()
+        batches = run.stream.batches(steps - self.step)
+        with stop_signal() as stopped, StallWatch(recipe.parallel.stall_timeout_s) as watch:
+            while self.step < steps:
+                began = time.perf_counter()
+                watch.progress(self.step + 1, "data")
+                batch = next(batches)
+                waited = time.perf_counter() - began
+                agreed = agree(batch, stopped(), run.mesh)
+                if agreed.stop:
+                    self._save_and_wait(watch)
+                    return False
+                watch.progress(self.step + 1, "compute")
+                self._take_step(batch, agreed, began, waited)
+                keep_memory()
+                self._between_steps(watch)
+            self._save_and_wait(watch)
+        return True
+
+    def _take_step(self, batch: RankBatch, agreed: Agreed, began: float, waited: float) -> None:
+        run, recipe = self.run, self.run.recipe
+        row_length = run.stream.grouping.row_length if run.stream.grouping.full_rows else None
+        filler = empty_micro_batch(run.pad_token_id, row_length)
+        loss = accumulate_gradients(
+            run.model,
+            batch.micro_batches,
+            agreed.micro_batches,
+            filler,
+            agreed.counts.supervised,
+            run.mesh,
+            run.normalization,
+        )
+        settings, schedule = recipe.optimizer, recipe.schedule
+        rate = cosine_rate(
+            self.step, schedule.steps, schedule.warmup_steps, settings.learning_rate, settings.minimum_rate
+        )
+        norm = run.optimizer.clip(clip_gradients).item()
+        skipped = self.guard.reason_to_skip(self.step + 1, loss, norm)
+        if skipped is None:
+            run.optimizer.update(rate)
+        else:
+            run.optimizer.clear()
+            self.reporter.say(f"step {self.step + 1} is skipped: {skipped} (loss {loss:.4g}, gradient norm {norm:.4g})")
+        self.step += 1
+        self.samples += agreed.counts.samples
+        self.tokens += agreed.counts.tokens
+        self._data_state = run.stream.state_dict()
+        self._report(agreed.counts, loss, norm, rate, skipped, time.perf_counter() - began, waited)
+
+    def _report(
+        self, counts: Counts, loss: float, norm: float, rate: float, skipped: str | None, seconds: float, waited: float
+    ) -> None:
+        run = self.run
+        peak = run.peak_flops
+        report = StepReport(
+            step=self.step,
+            loss=loss,
+            gradient_norm=norm,
+            learning_rate=rate,
+            counts=counts,
+            samples=self.samples,
+            tokens=self.tokens,
+            seconds=seconds,
+            data_seconds=waited,
+            skipped=skipped,
+            mfu=None if peak is None else run.step_flops(counts) / seconds / peak,
+            memory_bytes=_memory(run.mesh.device),
+        )
+        self.reporter.step(report)
+
+    def _between_steps(self, watch: StallWatch) -> None:
+        run, recipe = self.run, self.run.recipe
+        if run.held_out is not None and self.step % recipe.evaluate.every == 0:
+            watch.progress(self.step, "evaluation")
+            loss = held_out_loss(run.model, run.held_out, run.pad_token_id, run.mesh, run.normalization)
+            self.reporter.evaluation(self.step, loss, run.held_out.supervised, run.held_out.samples)
+        if self.step % recipe.checkpoint.every == 0 and self.step < recipe.schedule.steps:
+            watch.progress(self.step, "checkpoint")
+            self._save()
+
+    def _save(self) -> None:
+        run = self.run
+        shared = {
+            "data": self._data_state,
+            "guard": self.guard.state_dict(),
+            "samples": self.samples,
+            "tokens": self.tokens,
+            "metrics": run.directory.metric_sizes(),
+        }
+        own: dict[str, Any] = {"random": random_state(), "skipped": run.stream.counter.state_dict()}
+        run.checkpoints.save(self.step, run.optimizer.named_state(), shared, own)
+        self._saved_step = self.step
+
+    def _save_and_wait(self, watch: StallWatch) -> None:
+        watch.progress(self.step, "checkpoint")
+        if self._saved_step != self.step:
+            self._save()
+        self.run.checkpoints.wait()
+
+
+def _memory(device: torch.device) -> int:
+    """Most bytes that a GPU held since the last call; on a CPU what the process holds now."""
+    if device.type != "cuda":
+        return resident_bytes()
+    peak = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
