@@ -14,6 +14,7 @@ from transformers.generation import GenerationMixin, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .chunked_loss import summed_next_token_loss
 from .configuration import Owl2Config
 from .generation import PlaceholderTolerantProcessors
 from .language_decoder import Owl2LanguageDecoder
@@ -199,10 +200,11 @@ class Owl2Model(Owl2PreTrainedModel):
         """Zero that depends on every vision parameter: a rank without images then has gradients like the others."""
         config = self.config.vision_config
         weight = self.vision_tower.patch_embedding.weight
+        # Not `new_zeros`: between the forward passes of its part a sharded weight is distributed.
         if not weight.requires_grad and not any(parameter.requires_grad for parameter in self.abstractor.parameters()):
-            return weight.new_zeros(())
-        side = config.patch_size
-        blank = weight.new_zeros(1, config.num_channels, side, side)
+            return torch.zeros((), dtype=weight.dtype, device=weight.device)
+        shape = (1, config.num_channels, config.patch_size, config.patch_size)
+        blank = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         return 0.0 * self.encode_images(blank).image_hidden_states.sum()
 
     def _check_attention_output(self, kwargs: dict[str, Any]) -> None:
@@ -255,6 +257,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: int | torch.Tensor | None = None,
         supervised_logits_only: bool = False,
+        loss_only: bool = False,
         **kwargs: Any,
     ) -> Owl2CausalLMOutput:
         """Language modelling over text and pictures; see `Owl2Model.forward` for the inputs.
@@ -265,6 +268,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
             num_items_in_batch: divides the summed loss; by default the number of supervised tokens here.
             supervised_logits_only: logits only where the next token is supervised, [supervised, V]: the head over all
                 positions is a large part of a small model.
+            loss_only: the same loss and no logits: memory does not grow with positions times vocabulary.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -280,18 +284,21 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
         hidden_states, targets = outputs.last_hidden_state, None
         if labels is not None:
             targets = self._targets(labels, input_ids, mm_token_type_ids, attention_mask)
-        if supervised_logits_only:
+        fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
+        if supervised_logits_only or loss_only:
             if targets is None:
-                raise ValueError("supervised_logits_only needs labels.")
+                raise ValueError("supervised_logits_only and loss_only need labels.")
             supervised = targets != IGNORE_INDEX
             hidden_states, targets = hidden_states[supervised], targets[supervised]
-        elif isinstance(logits_to_keep, torch.Tensor) or logits_to_keep > 0:
+        if loss_only:
+            total = summed_next_token_loss(self.lm_head, hidden_states, targets, self.config.text_config.vocab_size)
+            return Owl2CausalLMOutput(loss=_divided(total, num_items_in_batch, len(targets)), **fields)
+        if not supervised_logits_only and (isinstance(logits_to_keep, torch.Tensor) or logits_to_keep > 0):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             hidden_states = hidden_states[:, kept]
             targets = targets[:, kept] if targets is not None else None
         logits = self.lm_head(hidden_states)
         loss = None if targets is None else next_token_loss(logits, targets, num_items_in_batch)
-        fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
         return Owl2CausalLMOutput(loss=loss, logits=logits, **fields)
 
     def _targets(
@@ -357,6 +364,9 @@ def next_token_loss(
     total = F.cross_entropy(
         logits.flatten(0, -2).float(), targets.flatten().to(logits.device), ignore_index=IGNORE_INDEX, reduction="sum"
     )
-    if num_items_in_batch is None:
-        num_items_in_batch = (targets != IGNORE_INDEX).sum()
-    return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
+    return _divided(total, num_items_in_batch, (targets != IGNORE_INDEX).sum())
+
+
+def _divided(total: torch.Tensor, wanted: int | torch.Tensor | None, count: int | torch.Tensor) -> torch.Tensor:
+    """A summed loss by the wanted number of tokens or, without it, their count."""
+    return total / torch.as_tensor(count if wanted is None else wanted, device=total.device).clamp(min=1)
