@@ -131,9 +131,21 @@ def _problem_of_video(source: str) -> Problem | None:
 
 
 def _encoding_problems(conversation: Conversation, processor: Owl2Processor, max_length: int | None) -> list[Problem]:
-    """Whether the conversation can be encoded, something is learnt, and it is not too long.
+    """Whether the conversation can be encoded, something is learnt, and it is not too long."""
+    try:
+        length = len(encode_unopened(conversation, processor)["input_ids"])
+    except ValueError as error:
+        return [Problem(ProblemKind.NOT_ENCODED, str(error))]
+    if max_length is not None and length > max_length:
+        return [Problem(ProblemKind.TOO_LONG, f"{length} tokens, over {max_length}")]
+    return []
 
-    Nothing is opened: a video is as long as its `num_frames` images.
+
+def encode_unopened(conversation: Conversation, processor: Owl2Processor) -> dict[str, Any]:
+    """The conversation encoded for training without its pixels; a video is as long as its `num_frames` images.
+
+    Raises:
+        ValueError: it cannot be encoded, or no token is supervised.
     """
     messages = []
     for message in conversation.messages:
@@ -141,10 +153,4 @@ def _encoding_problems(conversation: Conversation, processor: Owl2Processor, max
         for part in message["content"]:
             content += [{"type": "image"}] * processor.num_frames if part["type"] == "video" else [part]
         messages.append({"role": message["role"], "content": content})
-    try:
-        length = len(processor.encode_conversation(messages, with_pixels=False)["input_ids"])
-    except ValueError as error:
-        return [Problem(ProblemKind.NOT_ENCODED, str(error))]
-    if max_length is not None and length > max_length:
-        return [Problem(ProblemKind.TOO_LONG, f"{length} tokens, over {max_length}")]
-    return []
+    return processor.encode_conversation(messages, with_pixels=False)

@@ -15,7 +15,7 @@ from .draft import Draft
 from .llava import read_llava
 from .media import MediaRoot
 from .problems import Problem, ProblemKind, shown
-from .spans import spans_of_lines, spans_of_list
+from .spans import Spans, spans_of_lines, spans_of_list
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -31,13 +31,18 @@ class RecordFile:
         path: the file.
         root: the directory of the images and videos; that of the file by default.
         allow_urls: let http and https addresses of images and videos pass; owl2 itself fetches nothing.
+        spans: those of an earlier `RecordFile` of the same contents, so that the file is not searched again.
 
     Raises:
         ValueError: the file is missing, or has no records; the root is not a directory.
     """
 
     def __init__(
-        self, path: str | os.PathLike, root: str | os.PathLike | None = None, allow_urls: bool = False
+        self,
+        path: str | os.PathLike,
+        root: str | os.PathLike | None = None,
+        allow_urls: bool = False,
+        spans: Spans | None = None,
     ) -> None:
         self.path = Path(check_local_path(path, "file of records"))
         self.root = MediaRoot(self.path.parent if root is None else root, allow_urls)
@@ -47,12 +52,12 @@ class RecordFile:
             self._buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         first = len(_BYTE_ORDER_MARK) if self._buffer[:3] == _BYTE_ORDER_MARK else 0
         self.is_list = self._buffer[first : first + 4096].lstrip().startswith(b"[")
-        self._spans = (spans_of_list if self.is_list else spans_of_lines)(self._buffer, first)
+        self.spans = spans or (spans_of_list if self.is_list else spans_of_lines)(self._buffer, first)
         if not len(self):
             raise ValueError(f"the file of records {self.path} holds no records")
 
     def __len__(self) -> int:
-        return len(self._spans.starts)
+        return len(self.spans.starts)
 
     def __iter__(self) -> Iterator[Conversation]:
         return (self[index] for index in range(len(self)))
@@ -74,7 +79,7 @@ class RecordFile:
 
     def line(self, index: int) -> int:
         """The line, counted from 1, in which a record begins."""
-        return int(self._spans.lines[index])
+        return int(self.spans.lines[index])
 
     def examine(self, index: int) -> tuple[Conversation | None, list[Problem]]:
         """A record as a conversation, or all its problems.
@@ -82,7 +87,7 @@ class RecordFile:
         Raises:
             IndexError: there is no such record.
         """
-        start, end = int(self._spans.starts[index]), int(self._spans.ends[index])
+        start, end = int(self.spans.starts[index]), int(self.spans.ends[index])
         record = _parse(self._buffer[start:end])
         if isinstance(record, Problem):
             if self.is_list and end == len(self._buffer):
