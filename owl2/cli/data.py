@@ -7,15 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from owl2.data.mixture.report import Yield
+    from owl2.data.mixture.stored import LeftOut
     from owl2.data.preview import Run
+    from owl2.data.records import Conversation
+    from owl2.data.stats import SourceStats
     from owl2.processing import Owl2Processor
 
 data = typer.Typer(
-    name="data", help="Check instruction data, and look at single records.", no_args_is_help=True, add_completion=False
+    name="data",
+    help="Check instruction data, look at single records, count and mix.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 FILE = Annotated[Path, typer.Argument(metavar="F", help="LLaVA conversations or chat messages, JSON or JSON lines.")]
 ROOT = Annotated[Path | None, typer.Option(metavar="DIR", help="Where images and videos lie; beside F by default.")]
+
+NAMED = 20
+"""Most records that are left out which are named on the screen."""
+
+EXAMPLES = 2
+"""Records that are shown of each source of a mixture."""
 
 SUPERVISED = ("\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}")
 """Around supervised tokens where the output has no colours."""
@@ -91,6 +104,105 @@ def show(
         console.print(Text(name))
     console.print()
     console.print(Text.assemble(*(_styled(run, has_colors) for run in shown.runs)))
+
+
+@data.command()
+def stats(
+    file: Annotated[Path, typer.Argument(metavar="F", help="A file of records, or the recipe (YAML) of a mixture.")],
+    root: ROOT = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", metavar="DIR", help="Also count tokens.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also draw histograms, as PNG files there.")] = None,
+) -> None:
+    """Count turns, images, characters and tokens of every record, and show them in a table."""
+    from owl2.data.stats import gather_stats, together
+
+    sources = gather_stats(file, root, _load_processor(model)[0] if model is not None else None)
+    for name, found in sources.items():
+        _print_stats(name, found)
+    if len(sources) > 1:
+        _print_stats("all sources", together(sources))
+    for name, found in sources.items():
+        _print_left_out(name, found.left_out)
+    if out is not None:
+        from owl2.data.stats_plots import draw_stats
+
+        for path in draw_stats(sources, out):
+            typer.echo(f"wrote {path}")
+
+
+@data.command()
+def mix(
+    file: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe of a mixture, a YAML file.")],
+    samples: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Samples of the run; those of the paper by default.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Look at the first N records of each source, cache nothing.")
+    ] = None,
+) -> None:
+    """Show what a mixture yields of each source, beside the paper's Table 8, with examples."""
+    from owl2.data.mixture import Mixture, load_mixture_recipe
+    from owl2.data.mixture.report import PAPER_SAMPLES, examples, missing_sources, yields
+
+    mixture = Mixture(load_mixture_recipe(file), limit)
+    if limit is not None:
+        typer.echo(f"Only the first {limit:,} records of each source:")
+    _print_yields(yields(mixture, samples or PAPER_SAMPLES))
+    missing = missing_sources(mixture)
+    if missing:
+        typer.echo(f"\nSources of Table 8 that are not in the recipe: {', '.join(missing)}")
+    for source in mixture.sources:
+        _print_left_out(source.name, mixture.records(source.name).left_out)
+    for source in mixture.sources:
+        for conversation in examples(mixture, source.name, EXAMPLES):
+            _print_example(source.name, conversation)
+
+
+def _print_stats(name: str, found: "SourceStats") -> None:
+    from owl2.data.stats import summarize
+
+    typer.echo(f"{_printable(name)}: {found.records:,} records")
+    typer.echo(f"  {'a record':<20}{'mean':>10}{'median':>10}{'95%':>10}{'most':>10}{'total':>16}")
+    for value, summary in summarize(found).items():
+        typer.echo(
+            f"  {value:<20}{summary.mean:>10,.1f}{summary.median:>10,.0f}{summary.percentile_95:>10,.0f}"
+            f"{summary.most:>10,}{summary.total:>16,}"
+        )
+    typer.echo()
+
+
+def _print_yields(rows: "list[Yield]") -> None:
+    width = max(len(row.source) for row in rows) + 2
+    names = ("found", "Table 8", "used", "weight", "share", "samples", "epochs")
+    typer.echo(f"{'source':<{width}}" + "".join(f"{name:>11}" for name in names))
+    for row in rows:
+        expected = "-" if row.table_8 is None else f"{row.table_8:,}"
+        typer.echo(
+            f"{_printable(row.source):<{width}}{row.found:>11,}{expected:>11}{row.used:>11,}{row.weight:>11,.6g}"
+            f"{row.share:>11.2%}{row.samples:>11,.0f}{row.epochs:>11.3f}"
+        )
+
+
+def _print_left_out(name: str, left_out: "LeftOut") -> None:
+    if not left_out.records:
+        return
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.kinds.items())
+    typer.echo(f"\n{name}: {left_out.records:,} records left out ({kinds})")
+    for text in left_out.named[:NAMED]:
+        typer.echo(f"  {_printable(' '.join(text.split()))}")
+    if left_out.records > NAMED:
+        typer.echo(f"  ... and {left_out.records - NAMED:,} more: `owl2 data check` lists those of a file")
+
+
+def _print_example(source: str, conversation: "Conversation") -> None:
+    typer.echo(f"\n{_printable(source)}: {_printable(conversation.id)}")
+    for image in conversation.images:
+        state = "" if image.startswith("data:") or Path(image).is_file() else " (missing)"
+        typer.echo(f"  image: {_printable(image[:200])}{state}")
+    for message in conversation.messages:
+        words = [part["text"] if part["type"] == "text" else f"<{part['type']}>" for part in message["content"]]
+        text = " ".join(" ".join(words).split())
+        typer.echo(f"  {message['role']}: {_printable(text if len(text) <= 200 else text[:200] + '...')}")
 
 
 def _styled(run: "Run", has_colors: bool) -> tuple[str, str]:

@@ -1,0 +1,173 @@
+"""What was read from sources, kept so that the next run opens it at once: any record without reading the others.
+
+An entry is a directory named after a source and a hash of all that decides its contents: the contents of the source's
+files, the arguments of its reader, and the code of the readers. Entries are never changed. An annotation file is kept
+as conversations:
+
+    records.jsonl   a line a record: id, messages, images
+    offsets.npy     int64 [records + 1]: where the lines begin, and the end
+    sizes.npy       int32 [records, 3]: text bytes, images, videos
+    about.json      what it was made from
+
+A file of records stays where it is; its entry holds `spans.npy` (int64 [3, all records]), `numbers.npy` (int64
+[records]: those that are in order), `sizes.npy`, and in `about.json` what is wrong with the others.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import owl2.data.formats
+import owl2.data.sources
+
+from ..formats import RecordFile
+from ..records import Conversation
+from .batches import RecordSize
+from .stored import LeftOut, records_in_order, size_of
+
+logger = logging.getLogger(__name__)
+
+_HASHES = "hashes.json"
+
+
+def conversations_entry(
+    root: Path, name: str, arguments: dict[str, Any], read: Callable[[], Iterable[Conversation]]
+) -> Path:
+    """The entry of a source read from annotation files, made if it is not there.
+
+    Args:
+        root: directory of the cache.
+        name: begins the name of the entry.
+        arguments: all that the records depend on; files (not folders) by their contents.
+        read: reads the source.
+
+    Raises:
+        ValueError: a broken record, by file and number; the source has no records.
+    """
+
+    def build(entry: Path) -> dict[str, Any]:
+        offsets, sizes = array("q", [0]), array("i")
+        with (entry / "records.jsonl").open("wb") as file:
+            for conversation in read():
+                line = json.dumps([conversation.id, conversation.messages, conversation.images], ensure_ascii=False)
+                offsets.append(offsets[-1] + file.write(line.encode() + b"\n"))
+                sizes.extend(size_of(conversation))
+        np.save(entry / "offsets.npy", np.frombuffer(offsets, np.int64))
+        _save_sizes(entry, sizes, name)
+        return {}
+
+    return _entry(root, name, arguments, build)
+
+
+def record_file_entry(root: Path, name: str, file: Path, images: Path | None) -> Path:
+    """The entry of a file of records, made if it is not there; see `conversations_entry`.
+
+    Raises:
+        ValueError: the file is missing; none of its records is in order.
+    """
+
+    def build(entry: Path) -> dict[str, Any]:
+        records = RecordFile(file, images)
+        numbers, sizes, left_out = array("q"), array("i"), LeftOut()
+        for number, conversation in records_in_order(records, left_out):
+            numbers.append(number)
+            sizes.extend(size_of(conversation))
+        if not numbers:
+            raise ValueError(f"none of the {len(records)} records of {name} is in order; first {left_out.named[0]}")
+        np.save(entry / "spans.npy", np.stack(records.spans))
+        np.save(entry / "numbers.npy", np.frombuffer(numbers, np.int64))
+        _save_sizes(entry, sizes, name)
+        return left_out.to_json()
+
+    return _entry(root, name, {"format": "records", "file": file, "images": images}, build)
+
+
+def _save_sizes(entry: Path, sizes: "array[int]", name: str) -> None:
+    if not sizes:
+        raise ValueError(f"the source {name} has no records")
+    np.save(entry / "sizes.npy", np.frombuffer(sizes, np.int32).reshape(-1, len(RecordSize._fields)))
+
+
+def _entry(root: Path, name: str, arguments: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Path:
+    """The directory that `build` fills; it appears whole or not at all, and one process builds it while others wait."""
+    root.mkdir(parents=True, exist_ok=True)
+    made_from = {key: _identity(value, root) for key, value in arguments.items()}
+    key = hashlib.sha256(json.dumps([made_from, _code()], sort_keys=True).encode()).hexdigest()[:20]
+    entry = root / f"{name}-{key}"
+    if entry.is_dir():
+        return entry
+    with _locked(root / f".{name}-{key}.lock"):
+        if entry.is_dir():
+            return entry
+        logger.info("reading %s into %s", name, entry)
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{name}-unfinished-", dir=root))
+        try:
+            about = build(unfinished)
+            (unfinished / "about.json").write_text(json.dumps({"source": name, "made_from": made_from, **about}))
+            unfinished.chmod(0o755)  # mkdtemp's are its owner's alone
+            unfinished.rename(entry)
+        except BaseException:
+            shutil.rmtree(unfinished)
+            raise
+    return entry
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone among the processes that ask for this file, also on other machines that share the disk."""
+    import fcntl  # not on Windows
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _identity(value: Any, root: Path) -> Any:
+    """A file by its contents and its path, everything else as it is."""
+    if not isinstance(value, Path):
+        return value
+    if not value.is_file():
+        return str(value)
+    return [str(value), _contents_hash(value, root / _HASHES)]
+
+
+def _contents_hash(path: Path, memory: Path) -> str:
+    """SHA-256 of a file, remembered as long as its size and its time of change stay."""
+    status = path.stat()
+    seen = [status.st_size, status.st_mtime_ns]
+    known = _remembered(memory).get(str(path))
+    if known is not None and known[:2] == seen:
+        return known[2]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with _locked(memory.with_suffix(".lock")):
+        hashes = {**_remembered(memory), str(path): [*seen, digest]}
+        unfinished = memory.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(json.dumps(hashes))
+        unfinished.replace(memory)
+    return digest
+
+
+def _remembered(memory: Path) -> dict[str, Any]:
+    return json.loads(memory.read_text()) if memory.exists() else {}
+
+
+@cache
+def _code() -> str:
+    """SHA-256 of the code that reads sources: what another version of it read is read again."""
+    digest = hashlib.sha256()
+    for package in (owl2.data.formats, owl2.data.sources):
+        for file in sorted(Path(package.__path__[0]).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,144 @@
+"""A mixture of instruction data: its sources opened, and any of their records by the draw of a sampler."""
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..formats import RecordFile
+from ..records import Conversation
+from .batches import RecordSize
+from .cache import conversations_entry, record_file_entry
+from .recipe import RECORDS, MixtureRecipe, SourceRecipe, depends_on_epoch, reader
+from .sampler import Draw, MixtureSampler, Source
+from .stored import FirstRecords, LeftOut, StoredConversations, StoredRecordFile, records_in_order
+
+
+class Records(Protocol):
+    """Records of a source in one epoch.
+
+    Attributes:
+        left_out: those that are not in order and not among them.
+    """
+
+    left_out: LeftOut
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Conversation: ...
+
+    def size(self, number: int) -> RecordSize: ...
+
+
+class Mixture:
+    """The records of a recipe's sources, read from the cache, which is filled where it lacks something.
+
+    It may be handed to other processes: they open the same files again.
+
+    Args:
+        recipe: which sources.
+        limit: only the first so many records of each source, which are not cached but held in memory.
+
+    Raises:
+        ValueError: a file is missing; a source has a broken record or none.
+    """
+
+    def __init__(self, recipe: MixtureRecipe, limit: int | None = None) -> None:
+        self.recipe, self.limit = recipe, limit
+        self._recipes = {source.name: source for source in recipe.sources}
+        self._changing = {source.name for source in recipe.sources if depends_on_epoch(source.format)}
+        self._check_paths()
+        self._opened: dict[tuple[str, int], Records] = {}
+        self.sources = tuple(self._source(source) for source in recipe.sources)
+
+    def __getitem__(self, draw: Draw) -> Conversation:
+        """The record of a draw.
+
+        Raises:
+            ValueError: it is no longer in order, such as a record of a file whose image was removed.
+        """
+        return self.records(draw.source, draw.epoch)[draw.record]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Mixture, (self.recipe, self.limit)
+
+    def sampler(self) -> MixtureSampler:
+        """A new stream of draws from its beginning."""
+        return MixtureSampler(self.sources, self.recipe.seed)
+
+    def size(self, draw: Draw) -> RecordSize:
+        """How much work the record of a draw is, without reading it."""
+        return self.records(draw.source, draw.epoch).size(draw.record)
+
+    def records(self, name: str, epoch: int = 0) -> Records:
+        """All records of a source in an epoch.
+
+        Raises:
+            ValueError: the source has another number of records than in its first epoch.
+        """
+        key = name, epoch if name in self._changing else 0
+        if key not in self._opened:
+            records = self._open(self._recipes[name], key[1])
+            first = self._opened.get((name, 0), records)
+            if len(records) != len(first):
+                raise ValueError(f"{name}: {len(first)} records in epoch 0, but {len(records)} in epoch {epoch}")
+            self._opened[key] = records
+        return self._opened[key]
+
+    def prepare(self, samples: int) -> None:
+        """Fills the cache with every epoch of every source that so many draws come to.
+
+        Without it the process that first comes to an epoch does that, and others wait.
+        """
+        sampler = self.sampler()
+        for source, share in zip(self.sources, sampler.shares, strict=True):
+            for epoch in range(math.ceil((samples * share + 1) / source.used)):
+                self.records(source.name, epoch)
+
+    def _source(self, recipe: SourceRecipe) -> Source:
+        found = len(self.records(recipe.name))
+        used = min(found, recipe.size or found)
+        return Source(recipe.name, found, used, recipe.weight or used)
+
+    def _open(self, source: SourceRecipe, epoch: int) -> Records:
+        if self.limit is not None:
+            return self._first(source, epoch, self.limit)
+        if source.format == RECORDS:
+            file, images = source.arguments["file"], source.arguments.get("images")
+            return StoredRecordFile(record_file_entry(self.recipe.cache, source.name, file, images), file, images)
+        arguments = {"format": source.format, **self._arguments(source, epoch)}
+        read = partial(self._read, source, epoch)
+        return StoredConversations(conversations_entry(self.recipe.cache, source.name, arguments, read))
+
+    def _read(self, source: SourceRecipe, epoch: int) -> Iterable[Conversation]:
+        return reader(source.format)(**self._arguments(source, epoch))
+
+    def _arguments(self, source: SourceRecipe, epoch: int) -> dict[str, Any]:
+        chosen = {"seed": self.recipe.seed, "epoch": epoch} if source.name in self._changing else {}
+        return {**source.arguments, **chosen}
+
+    def _first(self, source: SourceRecipe, epoch: int, limit: int) -> FirstRecords:
+        left_out = LeftOut()
+        conversations: Iterable[Conversation]
+        if source.format == RECORDS:
+            file = RecordFile(source.arguments["file"], source.arguments.get("images"))
+            conversations = (conversation for _, conversation in records_in_order(file, left_out))
+        else:
+            conversations = self._read(source, epoch)
+        first = list(islice(conversations, limit))
+        if not first:
+            raise ValueError(f"the source {source.name} has no records that are in order")
+        return FirstRecords(first, left_out)
+
+    def _check_paths(self) -> None:
+        paths = [
+            (source.name, name, value)
+            for source in self.recipe.sources
+            for name, value in source.arguments.items()
+            if isinstance(value, Path)
+        ]
+        missing = [f"{source}: {name} {path}" for source, name, path in paths if not path.exists()]
+        if missing:
+            raise ValueError(f"{self.recipe.path} names what does not exist: {'; '.join(missing)}")

@@ -1,0 +1,202 @@
+"""The recipe of a mixture: a YAML file that names sources, their files, their sizes and weights.
+
+    cache: cache            # where what is read is kept; may be deleted at any time
+    root: /data             # where relative paths begin; the directory of the recipe by default
+    seed: 0
+    sources:
+      textcaps: {annotations: TextCaps_0.1_train.json, images: textvqa}
+      mine: {format: records, file: mine.jsonl, images: pictures, weight: 20000}
+
+The files that a format takes are the arguments of `conversations` in `owl2.data.sources.FORMAT`. docs/mixtures.md
+describes all keys.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from owl2.processing.image_loading import check_local_path
+
+from ..sources.annotations import AnyPath
+from ..sources.mixture_sizes import TABLE_8
+
+RECORDS = "records"
+"""The format of files of LLaVA conversations and chat messages; the others are the twelve sources of Table 8."""
+
+TABLE_8_SIZES = {row.source: row.size for row in TABLE_8}
+
+ALL = "all"  # as a size
+
+_KEYS = ("cache", "root", "seed", "sources")
+_SOURCE_KEYS = ("format", "size", "weight")
+_OF_THE_EPOCH = ("seed", "epoch")  # arguments that are not the user's
+
+
+@dataclass(frozen=True)
+class SourceRecipe:
+    """A source of a mixture.
+
+    Attributes:
+        format: name of a source of Table 8, or `RECORDS`.
+        arguments: of the reader: `Path`s, and what else it takes.
+        size: most records that are used; `None` for all.
+        weight: relative to the other sources; `None` for the number of records that are used.
+    """
+
+    name: str
+    format: str
+    arguments: dict[str, Any]
+    size: int | None = None
+    weight: float | None = None
+
+
+@dataclass(frozen=True)
+class MixtureRecipe:
+    """Attributes:
+    path: the file it was read from.
+    """
+
+    path: Path
+    cache: Path
+    seed: int
+    sources: tuple[SourceRecipe, ...]
+
+
+def load_mixture_recipe(path: str | PathLike[str]) -> MixtureRecipe:
+    """Reads a recipe.
+
+    Raises:
+        ValueError: the file is missing or no YAML; a key is unknown, missing or twice there; a value is of the wrong
+            kind. Whether the files that it names are there is not looked up.
+    """
+    file = Path(check_local_path(path, "mixture recipe"))
+    values = _mapping(_read_yaml(file), str(file))
+    _check_keys(values, _KEYS, str(file))
+    for key in ("cache", "sources"):
+        if key not in values:
+            raise ValueError(f"{file}: {key!r} is missing: a recipe has a directory 'cache' and 'sources'")
+    root = file.parent / _text(values.get("root", "."), f"{file}: root")
+    seed = values.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ValueError(f"{file}: seed is {seed!r}, not a whole number")
+    sources = _mapping(values["sources"], f"{file}: sources")
+    if not sources:
+        raise ValueError(f"{file}: 'sources' names no source")
+    return MixtureRecipe(
+        path=file,
+        cache=(file.parent / _text(values["cache"], f"{file}: cache")).absolute(),
+        seed=seed,
+        sources=tuple(_source(str(name), value, root, f"{file}: {name}") for name, value in sources.items()),
+    )
+
+
+def reader(format_: str) -> Callable[..., Iterable[Any]]:
+    """The function that reads a source of Table 8."""
+    return import_module(f"owl2.data.sources.{format_}").conversations
+
+
+def depends_on_epoch(format_: str) -> bool:
+    """Whether another epoch of a source has other records, such as other captions."""
+    return format_ != RECORDS and "epoch" in inspect.signature(reader(format_)).parameters
+
+
+def _source(name: str, value: Any, root: Path, where: str) -> SourceRecipe:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"{where}: a source is named with letters, digits and _ . -")
+    values = _mapping(value, where)
+    format_ = values.get("format", name if name in TABLE_8_SIZES else None)
+    formats = [*TABLE_8_SIZES, RECORDS]
+    if format_ not in formats:
+        what = "'format' is missing" if format_ is None else f"there is no format {format_!r}"
+        raise ValueError(f"{where}: {what}{_nearest(str(format_), formats)}; there are {', '.join(formats)}")
+    parameters = _parameters(format_)
+    _check_keys(values, (*_SOURCE_KEYS, *parameters), where)
+    arguments = {}
+    for parameter in parameters.values():
+        if parameter.name in values:
+            arguments[parameter.name] = _argument(parameter, values[parameter.name], root, where)
+        elif parameter.default is parameter.empty:
+            raise ValueError(f"{where}: {parameter.name!r} is missing; {format_} takes {', '.join(parameters)}")
+    size = values.get("size", TABLE_8_SIZES.get(format_, ALL))
+    if size != ALL and not _is_count(size):
+        raise ValueError(f"{where}: size is {size!r}, not a whole number above 0 or {ALL!r}")
+    weight = values.get("weight")
+    if weight is not None and not _is_number(weight):
+        raise ValueError(f"{where}: weight is {weight!r}, not a number above 0")
+    return SourceRecipe(name, format_, arguments, None if size == ALL else size, weight)
+
+
+def _parameters(format_: str) -> Mapping[str, inspect.Parameter]:
+    """What a source takes from its user: files, folders and, rarely, a number."""
+    function = _records if format_ == RECORDS else reader(format_)
+    parameters = inspect.signature(function).parameters
+    return {name: parameter for name, parameter in parameters.items() if name not in _OF_THE_EPOCH}
+
+
+def _records(file: AnyPath, images: AnyPath = ".") -> None:
+    """The arguments of the format `records`: the file, and the folder of its images and videos (by default its own)."""
+
+
+def _argument(parameter: inspect.Parameter, value: Any, root: Path, where: str) -> Any:
+    if parameter.annotation is int:
+        if not _is_count(value):
+            raise ValueError(f"{where}: {parameter.name} is {value!r}, not a whole number above 0")
+        return value
+    return (root / _text(value, f"{where}: {parameter.name}")).absolute()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and _is_number(value)
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"{where} is {value!r:.100}, not a path")
+    return value
+
+
+def _mapping(value: Any, where: str) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected keys with values, found {value!r:.100}")
+    return value
+
+
+def _check_keys(values: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}{_nearest(str(key), known)}; there are {', '.join(known)}")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = get_close_matches(name, list(names), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Plain data only, and no key twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"line {node.start_mark.line + 1}: the key {key!r} is there twice")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_bytes(), Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error

@@ -1,0 +1,74 @@
+"""What a mixture yields: of every source what was found, what is used and how often, and some of its records."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from ..records import Conversation
+from .mixture import Mixture
+from .recipe import TABLE_8_SIZES
+
+PAPER_SAMPLES = 4_800 * 256
+"""Training samples of the paper's instruction tuning (supplement, Table 9): steps times batch size."""
+
+
+class Yield(NamedTuple):
+    """One source of a mixture, or the total.
+
+    Attributes:
+        found: records that are in order.
+        table_8: size in the paper's Table 8, if it has the source.
+        used: most records that are drawn.
+        weight: relative to the others.
+        share: of all samples.
+        samples: how many of the run's come from it.
+        epochs: how often a record comes in the run.
+    """
+
+    source: str
+    found: int
+    table_8: int | None
+    used: int
+    weight: float
+    share: float
+    samples: float
+    epochs: float
+
+
+def yields(mixture: Mixture, samples: int = PAPER_SAMPLES) -> list[Yield]:
+    """Every source in the order of the recipe, and the total.
+
+    Args:
+        samples: of the run.
+    """
+    formats = {source.name: source.format for source in mixture.recipe.sources}
+    rows = []
+    for source, share in zip(mixture.sources, mixture.sampler().shares, strict=True):
+        drawn = samples * share
+        expected = TABLE_8_SIZES.get(formats[source.name])
+        facts = source.found, expected, source.used, source.weight, share, drawn, drawn / source.used
+        rows.append(Yield(source.name, *facts))
+    used = sum(row.used for row in rows)
+    total = Yield(
+        source="total",
+        found=sum(row.found for row in rows),
+        table_8=sum(row.table_8 or 0 for row in rows) or None,
+        used=used,
+        weight=sum(row.weight for row in rows),
+        share=1.0,
+        samples=samples,
+        epochs=samples / used,
+    )
+    return [*rows, total]
+
+
+def missing_sources(mixture: Mixture) -> list[str]:
+    """Sources of Table 8 that a recipe lacks."""
+    present = {source.format for source in mixture.recipe.sources}
+    return [name for name in TABLE_8_SIZES if name not in present]
+
+
+def examples(mixture: Mixture, source: str, count: int) -> Iterator[Conversation]:
+    """The records of a source that are drawn first."""
+    records = mixture.records(source)
+    return (records[number] for number in islice(mixture.sampler().records(source), count))

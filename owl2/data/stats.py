@@ -1,0 +1,148 @@
+"""How long conversations are: turns, images, characters and tokens, by source."""
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from owl2.processing import Owl2Processor
+from owl2.processing.collation import IGNORED_LABEL
+
+from .check import encode_unopened
+from .formats import Problem, ProblemKind, RecordFile
+from .mixture import Mixture, load_mixture_recipe
+from .mixture.stored import LeftOut, records_in_order
+from .records import Conversation
+
+COUNTED = ("turns", "images", "videos", "question characters", "answer characters")
+COUNTED_WITH_A_MODEL = ("tokens", "supervised tokens")
+"""A turn is a question with its answer. Visual rows are tokens; a video counts as the most frames taken of it."""
+
+
+@dataclass
+class SourceStats:
+    """What was counted of a source.
+
+    Attributes:
+        values: by name, one value a record.
+        left_out: records that are not in order, or cannot be encoded.
+    """
+
+    values: dict[str, "array[int]"] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    @property
+    def records(self) -> int:
+        return len(self.values[COUNTED[0]]) if self.values else 0
+
+
+class Summary(NamedTuple):
+    """Of a value over records."""
+
+    mean: float
+    median: float
+    percentile_95: float
+    most: int
+    total: int
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a file is the recipe of a mixture, and not a file of records."""
+    return path.suffix in (".yaml", ".yml")
+
+
+def gather_stats(
+    path: Path, root: Path | None = None, processor: Owl2Processor | None = None
+) -> dict[str, SourceStats]:
+    """Counts every record of a file of records, or of the first epoch of a mixture, once.
+
+    Args:
+        path: a file of records, or the recipe of a mixture (`.yaml`).
+        root: of a file's images and videos; that of the file by default. They are not opened.
+        processor: also counts tokens.
+
+    Returns:
+        By source; a file of records is one.
+
+    Raises:
+        ValueError: the file or a file of the mixture is missing or broken; no record is in order; a root beside a
+            recipe, which has its own.
+    """
+    if not is_recipe(path):
+        left_out = LeftOut()
+        records = RecordFile(path, root)
+        numbered = (
+            (f"{path}, line {records.line(number)}", each) for number, each in records_in_order(records, left_out)
+        )
+        return {path.name: _count(numbered, processor, left_out, path.name)}
+    if root is not None:
+        raise ValueError(f"{path} is a recipe, which names the folders of its images itself: leave --root away")
+    mixture = Mixture(load_mixture_recipe(path))
+    sampler = mixture.sampler()
+    found = {}
+    for source in mixture.sources:
+        records_of_source = mixture.records(source.name)
+        used = (records_of_source[number] for number in sampler.records(source.name))
+        named = ((f"record {each.id}", each) for each in used)
+        found[source.name] = _count(named, processor, records_of_source.left_out, source.name)
+    return found
+
+
+def summarize(stats: SourceStats) -> dict[str, Summary]:
+    """Every value of a source in five numbers; values that are 0 everywhere are left out."""
+    arrays = {name: np.frombuffer(values, np.int64) for name, values in stats.values.items()}
+    return {name: _summary(values) for name, values in arrays.items() if values.any()}
+
+
+def together(sources: Mapping[str, SourceStats]) -> SourceStats:
+    """All sources as one."""
+    names = next(iter(sources.values())).values
+    joined = {name: array("q", chain.from_iterable(each.values[name] for each in sources.values())) for name in names}
+    return SourceStats(joined)
+
+
+def _count(
+    conversations: Iterable[tuple[str, Conversation]], processor: Owl2Processor | None, left_out: LeftOut, name: str
+) -> SourceStats:
+    names = COUNTED if processor is None else COUNTED + COUNTED_WITH_A_MODEL
+    stats = SourceStats({each: array("q") for each in names}, left_out)
+    for where, conversation in conversations:
+        try:
+            counts = [*_counts(conversation), *_token_counts(conversation, processor)]
+        except ValueError as error:
+            left_out.add(where, [Problem(ProblemKind.NOT_ENCODED, str(error))])
+            continue
+        for values, count in zip(stats.values.values(), counts, strict=True):
+            values.append(count)
+    if not stats.records:
+        raise ValueError(f"none of the {left_out.records} records of {name} is in order; first {left_out.named[0]}")
+    return stats
+
+
+def _counts(conversation: Conversation) -> Iterator[int]:
+    parts = [(message["role"], part) for message in conversation.messages for part in message["content"]]
+    characters = {True: 0, False: 0}
+    for role, part in parts:
+        if part["type"] == "text":
+            characters[role == "assistant"] += len(part["text"])
+    yield sum(message["role"] == "assistant" for message in conversation.messages)
+    yield len(conversation.images)
+    yield sum(part["type"] == "video" for _, part in parts)
+    yield characters[False]
+    yield characters[True]
+
+
+def _token_counts(conversation: Conversation, processor: Owl2Processor | None) -> Iterator[int]:
+    if processor is not None:
+        sample = encode_unopened(conversation, processor)
+        yield len(sample["input_ids"])
+        yield sum(label != IGNORED_LABEL for label in sample["labels"])
+
+
+def _summary(values: np.ndarray) -> Summary:
+    median, percentile_95 = np.percentile(values, (50, 95)).tolist()
+    return Summary(float(values.mean()), median, percentile_95, int(values.max()), int(values.sum()))
