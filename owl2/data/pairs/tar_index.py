@@ -7,6 +7,7 @@ Unlike `energon prepare` it accepts shards that are cut off in the middle or hol
 """
 
 import json
+import logging
 import os
 import re
 import tarfile
@@ -18,6 +19,8 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from .storage import Folder, LocalFolder, open_folder
+
+logger = logging.getLogger(__name__)
 
 OWN_INDEX = ".owl2-index"
 _LIST = "shards.json"
@@ -106,7 +109,7 @@ def index_shards(
     names = folder.tar_names()
     if not names:
         raise ValueError(f"{folder.location} holds no .tar files")
-    known = {shard.name: shard for shard in _read_list(target / _LIST)} if (target / _LIST).is_file() else {}
+    known = _known_shards(target / _LIST)
     target.mkdir(parents=True, exist_ok=True)
     shards = []
     with ProcessPoolExecutor(num_workers) as pool:
@@ -161,6 +164,17 @@ def _index_folder(folder: Folder, index: str | os.PathLike | None) -> Path | Non
     if index is not None:
         return Path(index)
     return Path(folder.location) / OWN_INDEX if isinstance(folder, LocalFolder) else None
+
+
+def _known_shards(path: Path) -> dict[str, Shard]:
+    """What an index has by now; nothing if it has to be made anew."""
+    if not path.is_file():
+        return {}
+    try:
+        return {shard.name: shard for shard in _read_list(path)}
+    except ValueError as error:
+        logger.warning("%s", error)
+        return {}
 
 
 def _read_list(path: Path) -> list[Shard]:
