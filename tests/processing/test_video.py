@@ -10,7 +10,7 @@ from PIL import Image
 
 from owl2.processing import load_video
 from owl2.processing.video import _to_image
-from owl2.processing.video_sampling import sample_indices
+from owl2.processing.video_sampling import FrameSampling, sample_indices
 
 SIZE = (32, 16)
 CODECS = {"mp4": "mpeg4", "avi": "mpeg4", "webm": "libvpx"}
@@ -25,10 +25,12 @@ def indices_of(frames: list[Image.Image]) -> list[int]:
     return [round(float(np.asarray(frame).mean()) / 10) for frame in frames]
 
 
-def write_video(path: Path, count: int) -> Path:
+def write_video(path: Path, count: int, keyframes: int = 12) -> Path:
+    """A video of 5 frames a second; its name says the container."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
         stream = container.add_stream(CODECS[path.suffix[1:]], rate=5)
+        stream.codec_context.gop_size = keyframes
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         for image in grey_frames(count):
             container.mux(stream.encode(av.VideoFrame.from_image(image)))
@@ -80,6 +82,74 @@ def test_lists_of_frames_keep_their_order_and_are_sampled_only_if_longer() -> No
     assert indices_of(load_video(frames[:8])) == list(range(8))
     assert indices_of(load_video(frames, num_frames=3)) == [2, 6, 10]
     assert indices_of(load_video(np.stack([np.asarray(frame) for frame in frames]), num_frames=3)) == [2, 6, 10]
+
+
+@pytest.mark.parametrize("suffix", list(CODECS))
+@pytest.mark.parametrize("keyframes", [1, 4, 12])
+def test_a_part_in_seconds_or_frames_has_the_frames_of_that_time(tmp_path: Path, suffix: str, keyframes: int) -> None:
+    path = write_video(tmp_path / f"video.{suffix}", 20, keyframes)
+    assert indices_of(load_video(path, start=2.0, end=3.0)) == [10, 11, 12, 13, 14]
+    assert indices_of(load_video(path, start=7, end=11, unit="frames")) == [7, 8, 9, 10]
+    assert indices_of(load_video(path, 2, start=6, end=14, unit="frames")) == [8, 12]
+    assert indices_of(load_video(path, start=3.4)) == [17, 18, 19]
+    assert indices_of(load_video(path, end=0.4)) == [0, 1]
+    assert indices_of(load_video(path, 2, start=10, end=900, unit="frames")) == [12, 17]
+    assert indices_of(load_video(path, start=1.0, end=1.01)) == [5]  # shorter than a frame
+
+
+def test_a_part_of_a_gif_and_of_a_list_of_frames(tmp_path: Path) -> None:
+    first, *others = frames = grey_frames(20)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=200)
+    assert indices_of(load_video(tmp_path / "a.gif", start=2.0, end=3.0)) == [10, 11, 12, 13, 14]
+    assert indices_of(load_video(tmp_path / "a.gif", start=7, end=9, unit="frames")) == [7, 8]
+    assert indices_of(load_video(frames, start=7, end=9, unit="frames")) == [7, 8]
+    with pytest.raises(ValueError, match="give its part in frames"):
+        load_video(frames, start=1.0, end=2.0)
+
+
+def seed_reference(count: int, frames: int) -> list[int]:
+    """SEED-Bench's rule, written down again with NumPy's rounding."""
+    if frames > count:
+        return list(range(count))
+    step = (count - 1) / frames
+    return [int(step / 2) + int(np.round(step * index)) for index in range(frames)]
+
+
+def test_frames_of_seed_bench_are_those_of_its_program(tmp_path: Path) -> None:
+    for total in range(2, 60):
+        for frames in (1, 4, 8):
+            seed = {"num_frames": frames, "spacing": "seed"}
+            assert FrameSampling(**seed).indices(total, 5.0, "v") == seed_reference(total - 1, frames)
+            in_frames = FrameSampling(**seed, start=1, end=total, unit="frames").indices(total, 5.0, "v")
+            assert in_frames == [1 + index for index in seed_reference(total - 1, frames)]
+            in_seconds = FrameSampling(**seed, start=0.2, end=9.5).indices(total, 5.0, "v")
+            end = min(47, total - 1)
+            assert in_seconds == [1 + index for index in seed_reference(max(1, end - 1), frames)]
+    path = write_video(tmp_path / "video.mp4", 20)
+    assert indices_of(load_video(path, spacing="seed")) == [1, 3, 5, 8, 10, 12, 15, 17]
+    repeated = load_video(path, start=2, end=10, unit="frames", spacing="seed")
+    assert indices_of(repeated) == [2, 3, 4, 5, 6, 6, 7, 8]
+
+
+def test_a_part_that_is_not_there_is_an_error_that_says_why(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.mp4", 20)
+    with pytest.raises(ValueError, match=r"video\.mp4 has 20 frames, but its part from 4.0 seconds on"):
+        load_video(path, start=4.0, end=5.0)
+    for part in ({"start": 3.0, "end": 3.0}, {"start": -1.0}, {"end": 0}, {"start": float("nan")}):
+        with pytest.raises(ValueError, match="0 <= start < end"):
+            load_video(path, **part)
+    with pytest.raises(ValueError, match="unit='hours'"):
+        load_video(path, start=1, unit="hours")
+
+
+def test_a_part_of_a_damaged_file_is_found_by_decoding_from_the_beginning(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.avi", 20, keyframes=1)
+    contents = bytearray(path.read_bytes())
+    for position, size in packets_of(path)[11:13]:
+        contents[position + 8 : position + 8 + size] = bytes(size)
+    path.write_bytes(bytes(contents))
+    *before, after = indices_of(load_video(path, start=9, end=12, unit="frames"))
+    assert before == [9, 10] and after > 12
 
 
 def packets_of(path: Path) -> list[tuple[int, int]]:
