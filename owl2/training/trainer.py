@@ -9,8 +9,7 @@ import torch
 from owl2.modeling import Owl2ForConditionalGeneration
 
 from .batches import BatchStream, Counts, RankBatch, empty_micro_batch
-from .checkpointing import Checkpoints, training_tensors
-from .gradient_norm import clip_gradients
+from .checkpointing import Checkpoints
 from .gradient_norm import clip_gradients
 from .held_out import HeldOut, held_out_loss
 from .loop import stop_signal
