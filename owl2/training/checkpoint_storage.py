@@ -71,7 +71,7 @@ class SafetensorsWriter(StorageWriter):
     ) -> None:
         self.directory, self.partial = directory, partial_of(directory)
         self.rank = rank
-        self.shared_state, self.rank_state = shared_state, rank_state
+        self.shared_state, self.rank_state = json.dumps(shared_state), json.dumps(rank_state)  # as they are now
         self.when_complete = when_complete
 
     def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
@@ -99,7 +99,7 @@ class SafetensorsWriter(StorageWriter):
             size = tensors[key].numel() * tensors[key].element_size()
             results.append(WriteResult(item.index, size, Place(f"{name}.safetensors", key)))
         save_file(tensors, self.partial / f"{name}.safetensors")
-        (self.partial / f"{name}.json").write_text(json.dumps(self.rank_state))
+        (self.partial / f"{name}.json").write_text(self.rank_state)
         files = _Files(_describe([self.partial / f"{name}{suffix}" for suffix in (".safetensors", ".json")]))
         future: Future[list[WriteResult]] = Future()
         future.set_result([*results, WriteResult(MetadataIndex(""), 0, files)])
@@ -114,7 +114,7 @@ class SafetensorsWriter(StorageWriter):
             else:
                 places[result.index] = result.storage_data
         (self.partial / INDEX).write_text(json.dumps(_index(metadata, places)))
-        (self.partial / STATE).write_text(json.dumps(self.shared_state))
+        (self.partial / STATE).write_text(self.shared_state)
         files |= _describe([self.partial / INDEX, self.partial / STATE])
         (self.partial / MANIFEST).write_text(json.dumps({"format": FORMAT, "ranks": len(results), "files": files}))
         _describe([self.partial / MANIFEST])
@@ -196,10 +196,11 @@ def read_index(directory: Path) -> dict[str, Any]:
     return index
 
 
-def read_tensors(directory: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Whole tensors on the CPU, put together from their pieces, without any process group."""
+def read_tensors(directory: Path, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+    """Whole tensors on the CPU, put together from their pieces, without any process group; by default all."""
     index = read_index(directory)
-    tensors = {name: torch.empty(index[name]["shape"], dtype=_DTYPES[index[name]["dtype"]]) for name in names}
+    wanted = index if names is None else names
+    tensors = {name: torch.empty(index[name]["shape"], dtype=_DTYPES[index[name]["dtype"]]) for name in wanted}
     by_file: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for name in tensors:
         for piece in index[name]["pieces"]:
