@@ -97,6 +97,15 @@ def test_a_part_in_seconds_or_frames_has_the_frames_of_that_time(tmp_path: Path,
     assert indices_of(load_video(path, start=1.0, end=1.01)) == [5]  # shorter than a frame
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "webm"])
+def test_a_part_far_into_a_video_is_not_decoded_from_the_beginning(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / f"video.{suffix}", 20, keyframes=4)
+    monkeypatch.setattr("owl2.processing.video._decode", lambda name: pytest.fail("decoded from the beginning"))
+    assert indices_of(load_video(path, start=3.0, end=3.4)) == [15, 16]
+
+
 def test_a_part_of_a_gif_and_of_a_list_of_frames(tmp_path: Path) -> None:
     first, *others = frames = grey_frames(20)
     first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=200)
