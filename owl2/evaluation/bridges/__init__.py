@@ -1,0 +1,1 @@
+"""Adapters to other evaluation harnesses, importable without them: `lm_eval`, `lmms_eval`, `vlmevalkit`."""
