@@ -4,7 +4,7 @@
 and `share_of_rank` divide that among ranks. docs/mixtures.md shows them together.
 """
 
-from .batches import RecordSize, global_batches, share_of_rank
+from .batches import RecordSize, by_work, global_batches, share_of_rank
 from .mixture import Mixture
 from .recipe import MixtureRecipe, SourceRecipe, load_mixture_recipe
 from .sampler import Draw, MixtureSampler, Source
@@ -17,6 +17,7 @@ __all__ = [
     "RecordSize",
     "Source",
     "SourceRecipe",
+    "by_work",
     "global_batches",
     "load_mixture_recipe",
     "share_of_rank",

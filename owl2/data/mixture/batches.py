@@ -4,7 +4,7 @@ The batch is defined first, by the sampler alone, then the ranks take their shar
 samples whatever the number of ranks, workers and micro-batches.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from .sampler import Draw, MixtureSampler
@@ -30,23 +30,30 @@ class RecordSize(NamedTuple):
 def global_batches(
     sampler: MixtureSampler, batch_size: int, size_of: Callable[[Draw], RecordSize]
 ) -> Iterator[list[Draw]]:
-    """Endless global batches: the next `batch_size` draws, arranged for `share_of_rank`.
+    """Endless global batches: the next `batch_size` draws, arranged by work for `share_of_rank`.
 
-    Samples with images come before those of text only, and the longest of each first. So the samples that all ranks
-    work on at one time are alike in modality and length. When a batch is out, the sampler stands behind it.
+    When a batch is out, the sampler stands behind it.
 
     Raises:
         ValueError: `batch_size` is not positive.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
+    while True:
+        yield by_work((next(sampler) for _ in range(batch_size)), size_of)
 
-    def by_work(draw: Draw) -> tuple[bool, float]:
+
+def by_work(draws: Iterable[Draw], size_of: Callable[[Draw], RecordSize]) -> list[Draw]:
+    """Draws with images before those of text only, and the longest of each first.
+
+    So the samples that all ranks work on at one time are alike in modality and length.
+    """
+
+    def work(draw: Draw) -> tuple[bool, float]:
         size = size_of(draw)
         return not (size.images or size.videos), -size.tokens
 
-    while True:
-        yield sorted((next(sampler) for _ in range(batch_size)), key=by_work)
+    return sorted(draws, key=work)
 
 
 def share_of_rank(batch: Sequence[Draw], rank: int, ranks: int) -> list[Draw]:
