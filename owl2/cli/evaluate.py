@@ -22,12 +22,17 @@ def evaluate(
     suffix: Annotated[str | None, typer.Option(help="What follows the frame `USER: ... ASSISTANT:`.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
-    judge: Annotated[bool, typer.Option("--judge", help="Score also the protocols that need a judge.")] = False,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="Score also the protocols that need a judge (so do its options).")
+    ] = False,
     no_judge: Annotated[bool, typer.Option("--no-judge", help="Only predict where a judge is needed.")] = False,
     judge_model: Annotated[str | None, typer.Option(help="Another judge than the benchmark's own.")] = None,
     judge_runs: Annotated[int | None, typer.Option(min=1, help="Another number of runs than the benchmark's.")] = None,
     judge_cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Replies; by default in RUN.")] = None,
     judge_replay: Annotated[bool, typer.Option("--judge-replay", help="Only replies in the cache.")] = False,
+    judge_prompts: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Prompts of judges in the place of ours, such as mmvet.txt.")
+    ] = None,
     check: Annotated[Path | None, typer.Option(metavar="ROOT", help="Say which benchmarks are complete.")] = None,
     show: Annotated[bool, typer.Option("--list", help="List the benchmarks with their protocols.")] = False,
 ) -> None:
@@ -46,8 +51,9 @@ def evaluate(
 
     settings = Settings(data, out, split, prompt, suffix, limit, batch_size)
     judging = None
-    if judge or judge_replay or judge_model:
-        judging = JudgeSettings(judge_cache or out / "judge_cache", judge_model, judge_runs, judge_replay)
+    if judge or judge_replay or judge_model or judge_runs or judge_cache or judge_prompts:
+        cache = judge_cache or out / "judge_cache"
+        judging = JudgeSettings(cache, judge_model, judge_runs, judge_replay, prompts=judge_prompts)
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     run(model, names, settings, judging, no_judge, dtype, device, show_result)
 
@@ -56,14 +62,16 @@ def show_result(result: dict[str, Any]) -> None:
     """A result in a few lines."""
     counted = f"{result['samples']} of {result['samples_of_split']} samples"
     typer.echo(f"{result['title']} ({result['split']}, {counted}{', PARTIAL' if result['partial'] else ''})")
+    if not result["protocols"]:
+        typer.echo("  not scored: every protocol needs a judge (--judge)")
     for protocol, entry in result["protocols"].items():
         for name, value in entry["summary"].items():
             if isinstance(value, int | float):
                 typer.echo(f"  {protocol:<20} {name:<24} {value:.4f}")
         if "judged_by" in entry:
-            typer.echo(
-                f"  {protocol:<20} judge {entry['judged_by']['judge']}, failures {entry['judged_by']['failures']}"
-            )
+            judged = entry["judged_by"]
+            words = "our own" if any(prompt["own_words"] for prompt in judged["prompts"].values()) else "given"
+            typer.echo(f"  {protocol:<20} judge {judged['judge']}, {words} prompts, failures {judged['failures']}")
 
 
 def _list() -> None:

@@ -14,11 +14,16 @@ def score(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Score though samples are missing; the result says so.")
     ] = False,
-    judge: Annotated[bool, typer.Option("--judge", help="Score also the protocols that need a judge.")] = False,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="Score also the protocols that need a judge (so do its options).")
+    ] = False,
     judge_model: Annotated[str | None, typer.Option(help="Another judge than the benchmark's own.")] = None,
     judge_runs: Annotated[int | None, typer.Option(min=1, help="Another number of runs than the benchmark's.")] = None,
     judge_cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Replies; by default in RUN.")] = None,
     judge_replay: Annotated[bool, typer.Option("--judge-replay", help="Only replies in the cache.")] = False,
+    judge_prompts: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Prompts of judges in the place of ours, such as mmvet.txt.")
+    ] = None,
     submission: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the official forms for evaluation servers there.")
     ] = None,
@@ -27,8 +32,9 @@ def score(
     from owl2.evaluation.scoring import JudgeSettings, score_directory, task_directories, write_submission
 
     judging = None
-    if judge or judge_replay or judge_model:
-        judging = JudgeSettings(judge_cache or run / "judge_cache", judge_model, judge_runs, judge_replay)
+    if judge or judge_replay or judge_model or judge_runs or judge_cache or judge_prompts:
+        cache = judge_cache or run / "judge_cache"
+        judging = JudgeSettings(cache, judge_model, judge_runs, judge_replay, prompts=judge_prompts)
     for directory in task_directories(run):
         if submission is not None:
             typer.echo(f"{write_submission(directory, submission)}")

@@ -9,7 +9,6 @@ from typing import Any
 from owl2 import __version__
 from owl2.chat import load_for_chat
 
-from .judge import Judge
 from .ranks import Ranks
 from .runner import Settings, plan, predict
 from .scoring import JudgeSettings, score_directory
@@ -51,8 +50,8 @@ def evaluate(
         needs = task.judged is not None and usable[0] in task.judged.protocols
         if task.judged is not None and (judge or (needs and not no_judge)):
             judges[task.name] = judge or JudgeSettings(settings.out / "judge_cache")
-            own = judges[task.name]
-            Judge(own.model or task.judged.model, own.cache, base_url=own.base_url, replay=own.replay)  # has it a key?
+            judges[task.name].judge_for(task.judged)  # has it a key?
+            judges[task.name].prompts_for(task.judged)  # are they there?
     described = _description(model, dtype)
     plans = [plan(task, settings, described) for task in known]
     results = []

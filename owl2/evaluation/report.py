@@ -131,6 +131,8 @@ def _reasons(task: Task, result: dict[str, Any], entry: dict[str, Any]) -> Itera
     judged = entry.get("judged_by")
     if judged and task.judged and judged["judge"] != task.judged.model:
         yield f"judged by {judged['judge']}, not {task.judged.model}"
+    if judged and any(prompt["own_words"] for prompt in judged["prompts"].values()):
+        yield "the judge's prompt is in our own words, not the official ones"
     if judged and any(judged["failures"]):
         yield f"the judge failed: {judged['failures']}"
 

@@ -1,5 +1,6 @@
 """Scores of saved predictions, in any protocol, from their file alone."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .judge import Judge
+from .judging.benchmarks import read_prompt
 from .records import PREDICTIONS, check_complete, read_predictions, write_predictions
-from .task import Record, Scores, Task
+from .task import JudgedScoring, Record, Scores, Task
 from .tasks import task_named
 
 SCORES = "scores.json"
@@ -16,7 +18,11 @@ SCORES = "scores.json"
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """The judge to use; see `Judge`. `model` None is the one that the benchmark's own program asks, `runs` likewise."""
+    """The judge to use; see `Judge`. `model` None is the one that the benchmark's own program asks, `runs` likewise.
+
+    Attributes:
+        prompts: directory of prompt files that take the place of ours of the same name, such as the official texts.
+    """
 
     cache: Path
     model: str | None = None
@@ -24,6 +30,24 @@ class JudgeSettings:
     replay: bool = False
     base_url: str | None = None
     concurrency: int = 8
+    prompts: Path | None = None
+
+    def judge_for(self, judged: JudgedScoring) -> Judge:
+        """The judge of a benchmark.
+
+        Raises:
+            ValueError: it has no key.
+        """
+        model = self.model or judged.model
+        return Judge(model, self.cache, base_url=self.base_url, replay=self.replay, concurrency=self.concurrency)
+
+    def prompts_for(self, judged: JudgedScoring) -> dict[str, str]:
+        """The texts of a benchmark's prompts by name.
+
+        Raises:
+            ValueError: `prompts` is not a directory, or a file in it cannot be read.
+        """
+        return {name: read_prompt(name, self.prompts) for name in judged.prompts}
 
 
 def task_directories(run: Path) -> list[Path]:
@@ -104,13 +128,13 @@ def _scores(
             f"{task.title} under {protocol} needs a judge: pass --judge (its key is read from OPENAI_API_KEY), or "
             "--judge-replay with the cache of an earlier run"
         )
-    model = judge.model or judged.model
-    asked = Judge(model, judge.cache, base_url=judge.base_url, replay=judge.replay, concurrency=judge.concurrency)
-    items = judged.items(records, protocol)
+    asked, prompts = judge.judge_for(judged), judge.prompts_for(judged)
+    items = judged.items(records, protocol, prompts)
     runs = [asked.run(items, run) for run in range(judge.runs or judged.runs)]
     values: list[Mapping[str, Any]] = [run.values(allow_partial) for run in runs]
     how = {
-        "judge": model,
+        "judge": asked.model,
+        "prompts": {name: _described(name, text) for name, text in prompts.items()},
         "runs": len(runs),
         "judged": len(items),
         "failures": [run.failures for run in runs],
@@ -118,6 +142,11 @@ def _scores(
         "served_by": [run.served_by for run in runs],
     }
     return judged.score(records, values, protocol), {"judged_by": how}
+
+
+def _described(name: str, prompt: str) -> dict[str, Any]:
+    """A prompt of a judge by its hash, and whether it is the one in this project's own words."""
+    return {"sha256": hashlib.sha256(prompt.encode()).hexdigest(), "own_words": prompt == read_prompt(name)}
 
 
 def _add_results(

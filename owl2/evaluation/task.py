@@ -155,14 +155,16 @@ class JudgedScoring:
         model: that the benchmark's own program asks.
         runs: independent repetitions.
         protocols: those that need the judge.
-        items: what to ask of the records, under a protocol.
+        prompts: names of the files with its prompts.
+        items: what to ask of the records, under a protocol, with the prompts by name.
         score: the scores from the values by id of each run.
     """
 
     model: str
     runs: int
     protocols: tuple[str, ...]
-    items: Callable[[Sequence[Record], str], list[JudgeItem[Any]]]
+    prompts: tuple[str, ...]
+    items: Callable[[Sequence[Record], str, Mapping[str, str]], list[JudgeItem[Any]]]
     score: Callable[[Sequence[Record], Sequence[Mapping[str, Any]], str], Scores]
 
 

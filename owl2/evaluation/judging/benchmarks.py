@@ -7,6 +7,7 @@ function takes another `prompt`, such as the official one from a file.
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 
 from ..judge import JudgeItem
 from ..metrics.judged import mmhal_ratings, mmvet_score, video_judge_reply
@@ -25,8 +26,19 @@ _MMBENCH_ATTEMPTS = 3
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
-def read_prompt(name: str) -> str:
-    """The text of a prompt file, without the line end that closes it."""
+def read_prompt(name: str, directory: Path | None = None) -> str:
+    """The text of a prompt file without the line end that closes it: of the directory if it has it, else ours.
+
+    Raises:
+        ValueError: the directory is none, or its file is not UTF-8.
+    """
+    if directory is not None and not directory.is_dir():
+        raise ValueError(f"the judge's prompts are to be in {directory}, which is not a directory")
+    if directory is not None and (own := directory / f"{name}.txt").is_file():
+        try:
+            return own.read_text(encoding="utf-8").removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{own} is not UTF-8 at byte {error.start}") from error
     file = resources.files("owl2.evaluation").joinpath("prompts", f"{name}.txt")
     return file.read_text(encoding="utf-8").removesuffix("\n")
 

@@ -51,9 +51,16 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
     return samples
 
 
-def _items(records: Sequence[Record], protocol: str) -> list[JudgeItem[Any]]:
+def _items(records: Sequence[Record], protocol: str, prompts: Mapping[str, str]) -> list[JudgeItem[Any]]:
     return [
-        mmhal_item(record.id, record.details["image_content"], record.details["question"], record.gold, record.answer)
+        mmhal_item(
+            record.id,
+            record.details["image_content"],
+            record.details["question"],
+            record.gold,
+            record.answer,
+            prompts["mmhal"],
+        )
         for record in records
     ]
 
@@ -106,7 +113,7 @@ TASK = Task(
     "and the images of its test_data.zip into mmhal/images/.",
     decoding={"": Decoding(max_new_tokens=1024)},
     counts={"test": 96},
-    judged=JudgedScoring(MMHAL_JUDGE, 1, ("mmhal_official",), _items, _score),
+    judged=JudgedScoring(MMHAL_JUDGE, 1, ("mmhal_official",), ("mmhal",), _items, _score),
     submission=_submission,
     published={("supplement_table_7", name): name for name in ("overall", "hallucination_rate", *TYPES)},
 )

@@ -49,8 +49,11 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
     return samples
 
 
-def _items(records: Sequence[Record], protocol: str) -> list[JudgeItem[Any]]:
-    return [mmvet_item(record.id, record.details["question"], record.gold, record.answer) for record in records]
+def _items(records: Sequence[Record], protocol: str, prompts: Mapping[str, str]) -> list[JudgeItem[Any]]:
+    return [
+        mmvet_item(record.id, record.details["question"], record.gold, record.answer, prompts["mmvet"])
+        for record in records
+    ]
 
 
 def _score(records: Sequence[Record], runs: Sequence[Mapping[str, float]], protocol: str) -> Scores:
@@ -107,7 +110,7 @@ TASK = Task(
     fetch="Unpack mm-vet.zip of yuweihao/MM-Vet so that mmvet/ holds mm-vet.json and images/.",
     decoding={"": Decoding(max_new_tokens=512)},
     counts={"test": 218},
-    judged=JudgedScoring(MMVET_JUDGE, MMVET_RUNS, ("mmvet_official",), _items, _score),
+    judged=JudgedScoring(MMVET_JUDGE, MMVET_RUNS, ("mmvet_official",), ("mmvet",), _items, _score),
     submission=_submission,
     published={
         ("paper_table_2", "mmvet"): "total",

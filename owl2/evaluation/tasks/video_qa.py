@@ -27,6 +27,7 @@ ENDINGS = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
 
 JUDGED = "gpt_assisted"
 
+_JUDGE_PROMPTS = ("video_qa_system", "video_qa_user")
 _PROMPTS = {"short": f"\n{SHORT_ANSWER}", "question": ""}
 
 
@@ -89,7 +90,7 @@ def video_task(
         fetch=f"{fetch} Put the files into {name}/ and the videos into {name}/videos/.",
         decoding={"": Decoding(max_new_tokens=10), "question": Decoding(max_new_tokens=128)},
         counts={"test": count},
-        judged=JudgedScoring(VIDEO_JUDGE, 1, (JUDGED,), _items, _judged),
+        judged=JudgedScoring(VIDEO_JUDGE, 1, (JUDGED,), _JUDGE_PROMPTS, _items, _judged),
         published={
             ("paper_table_4", f"exact_match.{name}.accuracy"): "exact_match:accuracy",
             ("paper_table_4", f"{JUDGED}.{name}.accuracy"): f"{JUDGED}:accuracy",
@@ -191,8 +192,12 @@ def _exact_match(records: Sequence[Record], protocol: str) -> Scores:
     return Scores(parsed, correct, summary)
 
 
-def _items(records: Sequence[Record], protocol: str) -> list[JudgeItem[Any]]:
-    return [video_item(record.id, record.details["question"], record.gold, record.answer) for record in records]
+def _items(records: Sequence[Record], protocol: str, prompts: Mapping[str, str]) -> list[JudgeItem[Any]]:
+    system, user = (prompts[name] for name in _JUDGE_PROMPTS)
+    return [
+        video_item(record.id, record.details["question"], record.gold, record.answer, system, user)
+        for record in records
+    ]
 
 
 def _judged(records: Sequence[Record], runs: Sequence[Mapping[str, tuple[str, int]]], protocol: str) -> Scores:

@@ -1,5 +1,6 @@
 """MM-Vet from its files to the scores of five runs of a judge, and what goes wrong on the way."""
 
+import hashlib
 import json
 import statistics
 from collections import Counter
@@ -186,6 +187,25 @@ def test_a_judge_without_a_key_stops_before_anything_is_read_and_names_the_varia
     with pytest.raises(ValueError, match="OPENAI_API_KEY"):
         evaluate("no-model", ["mmvet"], Settings(tmp_path / "no-data", tmp_path / "run"))
     assert not (tmp_path / "run").exists() and server.requests == []
+
+
+def test_the_official_prompt_takes_the_place_of_ours_and_the_result_says_which_it_was(
+    answered, server, judge, tmp_path
+):
+    server.answer = lambda number, body: completion("0.5")
+    once = replace(judge, runs=1)
+    ours = score_directory(answered, judge=once)["protocols"]["mmvet_official"]["judged_by"]["prompts"]["mmvet"]
+    assert ours["own_words"] is True
+    (tmp_path / "official").mkdir()
+    (tmp_path / "official" / "mmvet.txt").write_text("Question | Truth\n")
+    given = replace(once, prompts=tmp_path / "official")
+    result = score_directory(answered, judge=given)["protocols"]["mmvet_official"]["judged_by"]["prompts"]["mmvet"]
+    assert result == {"sha256": hashlib.sha256(b"Question | Truth").hexdigest(), "own_words": False}
+    sent = [request["messages"][0]["content"] for request in server.requests[3:]]
+    assert sorted(sent)[0] == "Question | Truth\nv1_0? | two <AND> red | two | "
+    with pytest.raises(ValueError, match="nowhere, which is not a directory"):
+        settings = replace(given, prompts=tmp_path / "nowhere")
+        evaluate("no-model", ["mmvet"], Settings(tmp_path / "no-data", tmp_path / "out"), settings)
 
 
 def test_scores_without_a_judge_are_refused(answered):
