@@ -8,14 +8,16 @@ model that the run began with.
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import distributed as dist
 from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint import CheckpointException, DefaultLoadPlanner, DefaultSavePlanner
 
 from .checkpoint_storage import (
     MANIFEST,
@@ -73,6 +75,9 @@ class Checkpoints:
             tensors: by name, the same names on every rank: `DTensor`s, or whole tensors that are the same on all. They
                 may change as soon as this returns.
             shared, rank: JSON states; see `SavedState`.
+
+        Raises:
+            OSError: this checkpoint, or the one before, cannot be written.
         """
         self.wait()
         writer = SafetensorsWriter(directory_of(self.directory, step), self._rank, shared, rank, self._remove_old)
@@ -82,17 +87,19 @@ class Checkpoints:
             "process_group": self._group,
             "no_dist": not self._distributed,
         }
-        if self.asynchronous:
-            saving = dcp.async_save(tensors, **options)
-            self._pending = saving if isinstance(saving, Future) else saving.upload_completion
-        else:
-            dcp.save(tensors, **options)
+        with _plain_errors(f"The checkpoint {writer.directory} cannot be written"):
+            if self.asynchronous:
+                saving = dcp.async_save(tensors, **options)
+                self._pending = saving if isinstance(saving, Future) else saving.upload_completion
+            else:
+                dcp.save(tensors, **options)
 
     def wait(self) -> None:
         """Returns when the checkpoint under way is complete; raises what went wrong with it."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            with _plain_errors(f"The last checkpoint in {self.directory} cannot be written"):
+                pending.result()
 
     def load_latest(self, tensors: dict[str, torch.Tensor]) -> SavedState | None:
         """Writes the newest complete checkpoint into the tensors; `None` if there is none.
@@ -100,6 +107,7 @@ class Checkpoints:
         Raises:
             DamagedCheckpoint: a file of it is not what was written.
             ValueError: it holds tensors of other names or shapes.
+            OSError: it cannot be read.
         """
         found: list[Any] = [None]
         if self._rank == 0:
@@ -114,13 +122,14 @@ class Checkpoints:
         directory = directory_of(self.directory, step)
         self._refuse_damaged(directory)
         _check_same(tensors, read_index(directory), directory)
-        dcp.load(
-            tensors,
-            storage_reader=SafetensorsReader(directory),
-            planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
-            process_group=self._group,
-            no_dist=not self._distributed,
-        )
+        with _plain_errors(f"The checkpoint {directory} cannot be read"):
+            dcp.load(
+                tensors,
+                storage_reader=SafetensorsReader(directory),
+                planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+                process_group=self._group,
+                no_dist=not self._distributed,
+            )
         ranks = json.loads((directory / MANIFEST).read_text())["ranks"]
         own = directory / f"rank-{self._rank:05d}.json"
         return SavedState(
@@ -143,6 +152,16 @@ class Checkpoints:
         for step in sorted(complete_steps(self.directory))[: -self.keep]:
             old = directory_of(self.directory, step)
             shutil.rmtree(old.rename(partial_of(old)))  # never half a checkpoint under a complete one's name
+
+
+@contextmanager
+def _plain_errors(what: str) -> Iterator[None]:
+    """What went wrong on any rank as an `OSError` on all: torch's own is no `Exception`, and shows every stack."""
+    try:
+        yield
+    except CheckpointException as failed:
+        rank, (error, _) = next(iter(failed.failures.items()))
+        raise OSError(f"{what}: on rank {rank} {type(error).__name__}: {error}") from failed
 
 
 def directory_of(directory: Path, step: int) -> Path:

@@ -16,7 +16,7 @@ class RankFailed(AssertionError):
     """A rank raised, died or did not end in time."""
 
 
-def run_ranks(size: int, function: Callable[..., Any], *arguments: Any, limit_s: float = 120.0) -> list[Any]:
+def run_ranks(size: int, function: Callable[..., Any], *arguments: Any, limit_s: float = 300.0) -> list[Any]:
     """What a function returns on each of `size` ranks.
 
     Args:

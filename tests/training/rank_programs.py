@@ -1,0 +1,168 @@
+"""What ranks do in the tests of parallel training; each function runs on every rank (see `ranks.py`)."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from helpers import IMAGE, batch, sample, tiny_config, tiny_model
+
+from owl2.modeling import Owl2Config
+from owl2.training import checkpoint_storage
+from owl2.training.checkpointing import Checkpoints
+from owl2.training.gradient_norm import clip_gradients
+from owl2.training.mesh import Mesh, build_mesh, process_group
+from owl2.training.optimizer import MasterWeightAdamW
+from owl2.training.parallel import parallelize, synchronize_gradients
+from owl2.training.random_state import random_state, set_random_state
+from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS, select_trainable
+from owl2.training.stall import StallWatch
+
+CONFIG = {"vocab_size": 97}
+
+STEPS: list[list[list[int | str]]] = [
+    [[IMAGE, 5], [3, IMAGE, 4, IMAGE, 2], [7], [4]],  # of two ranks, the second has no image
+    [[6], [2], [IMAGE], [IMAGE, IMAGE]],  # the first has no image, the second nothing but images
+    [[IMAGE, 4], [5], [8], [2, IMAGE, 3]],
+    [[5], [6], [3], [9]],  # nobody has an image
+]
+"""Samples of each step by their parts: what the ranks hold differs in every step."""
+
+
+class Layout(NamedTuple):
+    """A mesh and how the model runs on it."""
+
+    shards: int = 1
+    replicas: int = 1
+    tensor: int = 1
+    micro_batches: int = 1
+    recompute: str = "none"
+    dtype: torch.dtype = torch.float32
+    config: dict[str, Any] = {}
+
+
+Curve = list[tuple[float, float]]
+
+
+class Run:
+    """A tiny model in training on a mesh."""
+
+    def __init__(self, mesh: Mesh, layout: Layout, parts: Iterable[str]) -> None:
+        self.mesh, self.layout = mesh, layout
+        self.config: Owl2Config = tiny_config(**{**CONFIG, **layout.config})
+        self.model = tiny_model(self.config).train()
+        select_trainable(self.model, parts)
+        parallelize(self.model, mesh, layout.dtype, layout.recompute)
+        self.optimizer = MasterWeightAdamW(self.model, weight_decay=0.05)
+
+    def step(self, step: int) -> tuple[float, float]:
+        """Loss and gradient norm of one optimizer step."""
+        mesh = self.mesh
+        samples = [sample(self.config, parts, 10 * step + index) for index, parts in enumerate(STEPS[step % 4])]
+        share = len(samples) // mesh.data_size
+        own = samples[mesh.data_rank * share : (mesh.data_rank + 1) * share]
+        size = max(1, len(own) // self.layout.micro_batches)
+        micro_batches = [batch(own[start : start + size]) for start in range(0, len(own), size)]
+        tokens = mesh.sum_over_data(torch.tensor(sum(self._supervised(each) for each in micro_batches)))
+        total = torch.zeros(())
+        for index, inputs in enumerate(micro_batches):
+            synchronize_gradients(self.model, index == len(micro_batches) - 1, mesh.device)
+            loss = self.model(**inputs, num_items_in_batch=tokens, supervised_logits_only=True, use_cache=False).loss
+            loss.backward()
+            total += loss.detach()
+        norm = self.optimizer.clip(clip_gradients)
+        self.optimizer.update(1e-2)
+        return float(mesh.sum_over_data(total)), float(norm)
+
+    def _supervised(self, inputs: dict[str, Any]) -> int:
+        labels = inputs["labels"].masked_fill(inputs["input_ids"] == self.config.image_token_id, -100)
+        return int((labels[:, 1:] != -100).sum())
+
+
+def curve(layout: Layout, parts: Iterable[str], steps: int = 4) -> Curve:
+    """Loss and gradient norm of each step; the process group must be there."""
+    run = Run(new_mesh(layout), layout, parts)
+    return [run.step(step) for step in range(steps)]
+
+
+def new_mesh(layout: Layout) -> Mesh:
+    return build_mesh(torch.device("cpu"), layout.shards, layout.replicas, layout.tensor)
+
+
+def curves(layouts: list[tuple[Layout, Iterable[str]]]) -> list[Curve]:
+    with process_group(60):
+        return [curve(*each) for each in layouts]
+
+
+def train_with_checkpoints(directory: Path, layout: Layout, until: int, save_at: Iterable[int] = ()) -> Curve:
+    """Goes on from the newest checkpoint. The random states are part of it: each step draws a number."""
+    run = Run(new_mesh(layout), layout, INSTRUCTION_TUNING_PARTS)
+    checkpoints = Checkpoints(directory)
+    saved = checkpoints.load_latest(run.optimizer.named_state())
+    first, done = 0, []
+    torch.manual_seed(1)
+    if saved is not None:
+        run.optimizer.restored()
+        first, done = saved.step, [tuple(each) for each in saved.shared["curve"]]
+        if saved.rank is not None:
+            set_random_state(saved.rank)
+    for step in range(first, until):
+        loss, norm = run.step(step)
+        done.append((loss, norm + torch.rand(()).item()))
+        if step + 1 in save_at:
+            checkpoints.save(step + 1, run.optimizer.named_state(), {"curve": done}, random_state())
+    checkpoints.wait()
+    return done
+
+
+def two_ranks(directory: Path) -> dict[str, Any]:
+    """All that two ranks are to show, in one start of the processes."""
+    sharded = Layout(shards=2)
+    with process_group(60):
+        return {
+            "data": curve(sharded, INSTRUCTION_TUNING_PARTS),
+            "data, stage 1": curve(sharded, PRETRAINING_PARTS),
+            "data, 2 micro-batches": curve(Layout(shards=2, micro_batches=2), INSTRUCTION_TUNING_PARTS),
+            "tensor": curve(Layout(tensor=2), INSTRUCTION_TUNING_PARTS),
+            "tensor, stage 1": curve(Layout(tensor=2), PRETRAINING_PARTS),
+            "tensor, qk norm": curve(Layout(tensor=2, config={"qk_norm": True}), INSTRUCTION_TUNING_PARTS),
+            "replicas": curve(Layout(replicas=2), INSTRUCTION_TUNING_PARTS),
+            "one to two": train_with_checkpoints(directory / "one", sharded, 4),
+            "two": train_with_checkpoints(directory / "two", sharded, 4, save_at=[2]),
+            "two to tensor": train_with_checkpoints(directory / "two", Layout(tensor=2), 4),
+            "two again": train_with_checkpoints(directory / "two", sharded, 4),
+        }
+
+
+def killed_while_saving(directory: Path, save_at: list[int]) -> None:
+    """Saves, and is killed when the last of its checkpoints is half written."""
+    written = []
+    describe = checkpoint_storage._describe
+
+    def die_at_the_last(files: list[Path]) -> dict[str, Any]:
+        written.append(files)
+        if len(written) == 3 * len(save_at):  # of each checkpoint: the rank's files, the index, the manifest
+            os.kill(os.getpid(), signal.SIGKILL)
+        return describe(files)
+
+    checkpoint_storage._describe = die_at_the_last
+    with process_group(60):
+        train_with_checkpoints(directory, Layout(), until=max(save_at) + 1, save_at=save_at)
+
+
+def stall(rank_that_stops: int, how: str) -> None:
+    """A rank that sleeps before its data come, or is stopped by a signal; the others wait for it."""
+    with process_group(600):
+        mesh = new_mesh(Layout(shards=2))
+        with StallWatch(limit_s=4.0) as watch:
+            for step in range(3):
+                watch.progress(step, "data")
+                if step == 2 and mesh.rank == rank_that_stops:
+                    if how == "stop":
+                        os.kill(os.getpid(), signal.SIGSTOP)
+                    time.sleep(600)
+                watch.progress(step, "compute")
+                mesh.sum_over_data(torch.ones(()))
