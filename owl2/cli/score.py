@@ -29,11 +29,17 @@ def score(
     ] = None,
 ) -> None:
     """Recompute every score from the saved predictions alone, in any protocol, without a model."""
-    from owl2.evaluation.scoring import JudgeSettings, score_directory, task_directories, write_submission
+    from owl2.evaluation.scoring import (
+        JudgeSettings,
+        default_judge_cache,
+        score_directory,
+        task_directories,
+        write_submission,
+    )
 
     judging = None
     if judge or judge_replay or judge_model or judge_runs or judge_cache or judge_prompts:
-        cache = judge_cache or run / "judge_cache"
+        cache = judge_cache or default_judge_cache(run)
         judging = JudgeSettings(cache, judge_model, judge_runs, judge_replay, prompts=judge_prompts)
     for directory in task_directories(run):
         if submission is not None:

@@ -62,6 +62,11 @@ def task_directories(run: Path) -> list[Path]:
     return found
 
 
+def default_judge_cache(run: Path) -> Path:
+    """Where `owl2 evaluate` keeps a judge's replies: in the run, also where `run` is one of its tasks."""
+    return (run.parent if (run / PREDICTIONS).is_file() else run) / "judge_cache"
+
+
 def score_directory(
     directory: Path,
     protocol: str | None = None,

@@ -1,0 +1,107 @@
+"""`owl2 evaluate` and `owl2 score` of a benchmark that needs a judge, as a person runs them."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from judge_server import JudgeServer, completion
+from PIL import Image
+from typer.testing import Result
+
+from owl2.evaluation.task import Decoding
+from owl2.evaluation.tasks import mmvet
+
+QUESTIONS = 5
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
+    """A judge that always says 0.7, to those who have a key; a random model's answers are kept short."""
+    running = JudgeServer()
+    running.answer = lambda number, body: completion("0.7")
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("OPENAI_BASE_URL", running.url)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(mmvet, "TASK", replace(mmvet.TASK, decoding={"": Decoding(max_new_tokens=4)}))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data" / "mmvet"
+    (folder / "images").mkdir(parents=True)
+    entries = {}
+    for number in range(QUESTIONS):
+        Image.new("RGB", (14, 10), (50 * number, 0, 99)).save(folder / "images" / f"{number}.png")
+        question = {"imagename": f"{number}.png", "question": f"Number {number}?", "answer": "a<OR>b"}
+        entries[f"v1_{number}"] = {**question, "capability": ["rec"], "imagesource": "made"}
+    (folder / "mm-vet.json").write_text(json.dumps(entries))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def arguments(ours: Path, data: Path, tmp_path: Path) -> tuple[object, ...]:
+    return ("evaluate", "--model", ours, "--tasks", "mmvet", "--data", data, "--out", tmp_path / "run")
+
+
+def lines(result: Result) -> list[str]:
+    assert result.exit_code == 0, result.output
+    return [" ".join(line.split()) for line in result.stdout.splitlines()]
+
+
+def test_a_judged_benchmark_goes_from_files_to_a_score_that_a_replay_repeats(
+    owl2: Callable[..., Result], arguments, server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    shown = lines(owl2(*arguments))
+    assert "MM-Vet (test, 5 of 5 samples)" in shown and "mmvet_official total 0.7000" in shown
+    assert "mmvet_official deviation 0.0000" in shown
+    assert "mmvet_official judge gpt-4-0613, our own prompts, failures [{}, {}, {}, {}, {}]" in shown
+    assert len(server.requests) == QUESTIONS * 5
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert set(lines(owl2("score", tmp_path / "run", "--judge-replay"))) <= set(shown)
+    assert "mmvet_official total 0.7000" in lines(owl2("score", tmp_path / "run" / "mmvet", "--judge-replay"))
+    assert len(server.requests) == QUESTIONS * 5
+    scores = json.loads((tmp_path / "run" / "mmvet" / "scores.json").read_text())
+    assert scores["protocols"]["mmvet_official"]["judged_by"]["served_by"] == [{"the-model-2024": 5}] * 5
+
+
+def test_without_a_key_nothing_is_generated(refused: Callable[..., str], arguments, server, tmp_path):
+    assert "set the variable OPENAI_API_KEY" in refused(*arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_predictions_can_be_judged_later_and_unjudged_ones_are_said_to_have_no_score(
+    owl2: Callable[..., Result], arguments, server, tmp_path, monkeypatch
+):
+    assert "total" not in owl2(*arguments, "--no-judge").stdout
+    assert any(
+        "not scored: every protocol needs a judge (--judge)" in line for line in lines(owl2("score", tmp_path / "run"))
+    )
+    assert server.requests == []
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    shown = lines(owl2("score", tmp_path / "run", "--judge-runs", 2, "--judge-model", "local"))
+    assert "mmvet_official judge local, our own prompts, failures [{}, {}]" in shown
+    assert len(server.requests) == QUESTIONS * 2
+
+
+def test_lost_predictions_are_scored_only_when_asked_to_and_shown(
+    owl2: Callable[..., Result], refused: Callable[..., str], arguments, server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    lines(owl2(*arguments))
+    path = tmp_path / "run" / "mmvet" / "predictions.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert "4 of 5 samples" in refused("score", tmp_path / "run", "--judge")
+    shown = lines(owl2("score", tmp_path / "run", "--judge", "--allow-partial"))
+    assert "MM-Vet (test, 4 of 5 samples, PARTIAL)" in shown
+
+
+def test_the_submission_is_written_from_the_run(owl2: Callable[..., Result], arguments, server, tmp_path):
+    owl2(*arguments, "--no-judge")
+    shown = lines(owl2("score", tmp_path / "run", "--submission", tmp_path / "out"))
+    assert shown == [str(tmp_path / "out" / "mmvet.json")]
+    assert list(json.loads((tmp_path / "out" / "mmvet.json").read_text())) == [f"v1_{n}" for n in range(QUESTIONS)]
