@@ -114,7 +114,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str | Mapping[str, Any]], pr
     Source: evaluation specification, section 2.2.
     """
     predicted, references = compared_vqa_answers(prediction, answers, protocol)
-    return _leave_one_out(predicted, references)
+    return human_agreement(predicted, references)
 
 
 def compared_vqa_answers(
@@ -129,7 +129,11 @@ def compared_vqa_answers(
     return prepare(prediction, _texts(answers))
 
 
-def _leave_one_out(predicted: str, references: list[str]) -> float:
+def human_agreement(predicted: str, references: list[str]) -> float:
+    """The accuracy of a prediction against human answers, all in the form in which they are compared.
+
+    Source: evaluation specification, section 2.2.
+    """
     matches = [reference == predicted for reference in references]
     return sum(min(1.0, (sum(matches) - match) / 3) for match in matches) / len(matches)
 

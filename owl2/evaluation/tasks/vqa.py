@@ -8,8 +8,8 @@ from typing import Any
 
 from owl2.data.sources.annotations import Row, numbered, read_json, rows
 
-from ..metrics import evalai_answer, vqa_accuracy
-from ..metrics.vqa import compared_vqa_answers
+from ..metrics import evalai_answer
+from ..metrics.vqa import compared_vqa_answers, human_agreement
 from ..task import Decoding, Record, Sample, Scores
 from .common import SHORT_ANSWER, means_by
 
@@ -117,13 +117,13 @@ def score_vqa(records: Sequence[Record], protocol: str) -> Scores:
     if any(record.gold is None for record in records):
         parsed = [evalai_answer(record.answer) for record in records]
         return Scores(parsed, [None] * len(records), {"without_gold": len(records)})
-    scores = [vqa_accuracy(record.answer, record.gold, protocol) for record in records]
+    compared = [compared_vqa_answers(record.answer, record.gold, protocol) for record in records]
+    scores = [human_agreement(*texts) for texts in compared]
     summary: dict[str, Any] = {"accuracy": fmean(scores)}
     for kind in ("answer_type", "question_type"):
         if all(kind in record.details for record in records):
             summary[f"per_{kind}"] = means_by([record.details[kind] for record in records], scores)
-    parsed = [compared_vqa_answers(record.answer, record.gold, protocol)[0] for record in records]
-    return Scores(parsed, scores, summary)
+    return Scores([prediction for prediction, _ in compared], scores, summary)
 
 
 def write_answers(answers: list[dict[str, Any]], records: Sequence[Record], path: Path) -> Path:
