@@ -31,10 +31,11 @@ class Sample(NamedTuple):
 
 
 class Lora(NamedTuple):
-    """Low-rank adapters: their rank, and the names of the decoder's projections that have one."""
+    """Low-rank adapters: their rank, the names of the decoder's projections that have one, dropout before them."""
 
     rank: int
     targets: frozenset[str]
+    dropout: float = 0.0
 
 
 class Trained(NamedTuple):
