@@ -60,7 +60,7 @@ def parse_recipe(tree: Tree, name: str, origin: dict[tuple[str, ...], str] | Non
         return Recipe.model_validate(tree)
     except ValidationError as error:
         problems = [_explain(problem, name, origin or {}) for problem in error.errors(include_url=False)]
-        raise ValueError("\n".join(dict.fromkeys(problems))) from error
+        raise ValueError("; ".join(dict.fromkeys(problems))) from error
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -1,5 +1,6 @@
 """A recipe from end to end: open the data, build the model, spread it over the ranks, train, and leave a checkpoint."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from owl2.processing import Owl2Processor
 from .batches import BatchStream, Counts, Grouping
 from .build import build_model, outline
 from .checkpointing import Checkpoints
-from .flops import Lora, Sample, Trained, sample_flops
+from .cost import MACHINE_SIZE, recipe_cost, trained_of
+from .cost_report import cost_tables
+from .flops import Sample, sample_flops
+from .gpus import gpu_of_device
 from .held_out import HeldOut
 from .leave import leave_model, save_initial
 from .mesh import Mesh, build_mesh, process_group
@@ -74,18 +78,19 @@ def train(recipe: Recipe, console: Console) -> bool:
 
 
 def show(recipe: Recipe, console: Console) -> None:
-    """Prints what a recipe would do: all its keys, and the trainable table. Nothing is loaded, opened or written.
+    """Prints what a recipe would do: all its keys, what trains, and the cost. Nothing is loaded, opened or written.
+
+    The cost is that on the GPUs that torchrun starts ranks for, or else on one machine with 8.
 
     Raises:
         ValueError: the parts of the model do not fit each other.
     """
     console.print(dump_recipe(recipe), markup=False, highlight=False)
-    found = outline(recipe)
-    for assumption in found.assumed:
-        console.print(f"note: {assumption}", highlight=False)
-    model = found.model()
+    model = outline(recipe).model()
     choose_what_trains(model, recipe.train)
     console.print(as_rich(trainable_table(model, recipe.optimizer), "What trains"))
+    for shown in cost_tables(recipe_cost(recipe, int(os.environ.get("WORLD_SIZE", MACHINE_SIZE)))):
+        console.print(shown)
 
 
 def settled(recipe: Recipe, directory: RunDirectory, mesh: Mesh) -> Recipe:
@@ -166,7 +171,7 @@ def _prepare(recipe: Recipe, directory: RunDirectory, mesh: Mesh, console: Conso
         normalization=Normalization(tuple(image_processor.image_mean), tuple(image_processor.image_std)),
         pad_token_id=processor.tokenizer.pad_token_id,
         step_flops=partial(_step_flops, model.config, recipe),
-        peak_flops=None,
+        peak_flops=_peak_flops(mesh),
     )
     return run, processor
 
@@ -207,13 +212,15 @@ def _held_out(recipe: Recipe, directory: RunDirectory, processor: Owl2Processor,
 def _step_flops(config: Owl2Config, recipe: Recipe, counts: Counts) -> float:
     """Operations of a step whose samples are all of the mean length."""
     count = max(1, counts.samples)
-    rows = counts.images * config.tokens_per_image
-    lora = recipe.train.lora
-    sample = Sample(
-        (counts.tokens - rows) / count, counts.images / count, recipe.data.image_size, counts.supervised / count
-    )
-    adapters = None if lora is None else Lora(lora.rank, frozenset(lora.targets))
-    return count * sample_flops(config, sample, Trained(frozenset(recipe.train.parts), adapters)).total
+    text = counts.tokens - counts.images * config.tokens_per_image
+    sample = Sample(text / count, counts.images / count, recipe.data.image_size, counts.supervised / count)
+    return count * sample_flops(config, sample, trained_of(recipe)).total
+
+
+def _peak_flops(mesh: Mesh) -> float | None:
+    """bfloat16 operations a second of all GPUs of the run; `None` on a CPU and on a GPU that is not known."""
+    gpu = gpu_of_device(torch.cuda.get_device_name(mesh.device)) if mesh.device.type == "cuda" else None
+    return None if gpu is None else gpu.flops * mesh.size
 
 
 def _introduce(recipe: Recipe, samples: StageSamples, mesh: Mesh, console: Console) -> None:

@@ -65,10 +65,9 @@ class RunDirectory:
         free = (*_FREE_KEYS, "precision") if recipe.precision == "auto" else _FREE_KEYS
         different = [line for line in differing_keys(saved, recipe) if not line.startswith(free)]
         if different:
-            listed = "\n  ".join(different)
             raise ValueError(
-                f"{self.path} holds a run of another recipe (value there, value now):\n  {listed}\n"
-                "Choose another out=DIR, or remove the directory to begin again."
+                f"{self.path} holds a run of another recipe (value there, value now): {'; '.join(different)}. "
+                "Choose another out=DIR, or remove the directory to begin again"
             )
 
     def cut_metrics(self, sizes: dict[str, int]) -> None:

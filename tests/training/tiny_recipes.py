@@ -1,0 +1,126 @@
+"""Recipes of a tiny model with data made on the spot, and what a run of them leaves."""
+
+import io
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from owl2.training.recipe import Recipe
+from owl2.training.recipe_file import load_recipe
+from owl2.training.run import train
+
+COLORS = ("red", "green", "blue", "yellow")
+
+_WORDS = "a small picture of one plain colour that fills the whole square from left to right and top to bottom".split()
+
+
+def write_data(directory: Path, count: int = 40) -> None:
+    """Pictures of one colour, `pairs.jsonl` with captions, `records.jsonl` with conversations of unequal lengths."""
+    generator = random.Random(0)
+    pairs, records = [], []
+    for index in range(count):
+        color, file = COLORS[index % 4], f"{index}.png"
+        shade = Image.new("RGB", (20 + index % 5, 16), color)
+        shade.putpixel((index % 16, index % 13), (index, 2 * index, 3 * index))
+        shade.save(directory / file)
+        tail = " ".join(generator.choices(_WORDS, k=generator.randint(1, 12)))
+        pairs.append({"image": file, "caption": f"{color} {tail}"})
+        answers = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": color}]
+        if index % 3 == 0:
+            answers = [{"from": "human", "value": "Say it again."}, {"from": "gpt", "value": tail}]
+        answers += [{"from": "human", "value": "And then?"}, {"from": "gpt", "value": tail}] * (index % 2)
+        records.append({"id": str(index), "conversations": answers} | ({"image": file} if index % 3 else {}))
+    for name, lines in (("pairs.jsonl", pairs), ("records.jsonl", records)):
+        (directory / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_recipes(directory: Path) -> None:
+    """`pretrain.yaml` and `instruct.yaml` beside the data."""
+    pretrain = {
+        "stage": "pretrain",
+        "model": {
+            "initialize": {
+                "language_model": {
+                    "vocab_size": 300,
+                    "hidden_size": 32,
+                    "intermediate_size": 48,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 4,
+                },
+                "vision": {
+                    "hidden_size": 32,
+                    "intermediate_size": 48,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "patch_size": 8,
+                    "initializer_range": 0.1,
+                },
+                "abstractor": {
+                    "intermediate_size": 40,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "num_learnable_queries": 3,
+                    "initializer_range": 0.1,
+                },
+            }
+        },
+        "data": {
+            "sources": {"pairs": {"format": "jsonl", "path": str(directory / "pairs.jsonl")}},
+            "image_size": 16,
+            "max_length": 64,
+            "augment": True,
+            "workers": 0,
+        },
+        "train": {"parts": ["vision_encoder", "abstractor", "vision_half"]},
+        "optimizer": {"learning_rate": 1e-2, "weight_decay": 0.05},
+        "schedule": {"steps": 3, "warmup_steps": 1},
+        "batch": {"global_size": 16, "micro_size": 16},
+        "precision": "fp32",
+        "parallel": {"stall_timeout_s": 120},
+        "checkpoint": {"every": 100, "asynchronous": False},
+    }
+    instruct = {
+        "base": "pretrain.yaml",
+        "stage": "instruct",
+        "data": {
+            "sources": {"records": {"format": "records", "path": str(directory / "records.jsonl")}},
+            "max_length": 96,
+            "augment": False,
+            "cache": str(directory / "cache"),
+        },
+        "train": {"parts": ["vision_encoder", "abstractor", "vision_half", "text_half", "shared", "embeddings"]},
+    }
+    (directory / "pretrain.yaml").write_text(yaml.safe_dump(pretrain))
+    (directory / "instruct.yaml").write_text(yaml.safe_dump(instruct))
+
+
+def recipe_of(directory: Path, stage: str, out: Path, *overrides: str) -> Recipe:
+    return load_recipe(directory / f"{stage}.yaml", [f"out={out}", *overrides])
+
+
+def run_recipe(directory: Path, stage: str, out: Path, *overrides: str) -> tuple[bool, str]:
+    """Whether the run is finished, and what it printed."""
+    printed = io.StringIO()
+    finished = train(recipe_of(directory, stage, out, *overrides), Console(file=printed, width=200))
+    return finished, printed.getvalue()
+
+
+def run_recipes(directory: Path, runs: Sequence[tuple[str, Path, Sequence[str]]]) -> None:
+    """Several runs in one process; for ranks."""
+    for stage, out, overrides in runs:
+        run_recipe(directory, stage, out, *overrides)
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve(out: Path) -> list[tuple[float, float]]:
+    """Loss and gradient norm of each step."""
+    return [(line["loss"], line["grad_norm"]) for line in metrics(out)]
