@@ -117,10 +117,11 @@ def stats(
     from owl2.data.stats import gather_stats, together
 
     sources = gather_stats(file, root, _load_processor(model)[0] if model is not None else None)
-    for name, found in sources.items():
+    shown = sources if len(sources) == 1 else {**sources, "all sources together": together(sources)}
+    for number, (name, found) in enumerate(shown.items()):
+        if number > 0:
+            typer.echo()
         _print_stats(name, found)
-    if len(sources) > 1:
-        _print_stats("all sources", together(sources))
     for name, found in sources.items():
         _print_left_out(name, found.left_out)
     if out is not None:
@@ -134,7 +135,7 @@ def stats(
 def mix(
     file: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe of a mixture, a YAML file.")],
     samples: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Samples of the run; those of the paper by default.")
+        int | None, typer.Option(min=1, metavar="N", help="Samples of the run; one epoch by default.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Look at the first N records of each source, cache nothing.")
@@ -142,12 +143,12 @@ def mix(
 ) -> None:
     """Show what a mixture yields of each source, beside the paper's Table 8, with examples."""
     from owl2.data.mixture import Mixture, load_mixture_recipe
-    from owl2.data.mixture.report import PAPER_SAMPLES, examples, missing_sources, yields
+    from owl2.data.mixture.report import examples, missing_sources, yields
 
     mixture = Mixture(load_mixture_recipe(file), limit)
     if limit is not None:
         typer.echo(f"Only the first {limit:,} records of each source:")
-    _print_yields(yields(mixture, samples or PAPER_SAMPLES))
+    _print_yields(yields(mixture, samples))
     missing = missing_sources(mixture)
     if missing:
         typer.echo(f"\nSources of Table 8 that are not in the recipe: {', '.join(missing)}")
@@ -168,7 +169,6 @@ def _print_stats(name: str, found: "SourceStats") -> None:
             f"  {value:<20}{summary.mean:>10,.1f}{summary.median:>10,.0f}{summary.percentile_95:>10,.0f}"
             f"{summary.most:>10,}{summary.total:>16,}"
         )
-    typer.echo()
 
 
 def _print_yields(rows: "list[Yield]") -> None:
@@ -187,7 +187,7 @@ def _print_left_out(name: str, left_out: "LeftOut") -> None:
     if not left_out.records:
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.kinds.items())
-    typer.echo(f"\n{name}: {left_out.records:,} records left out ({kinds})")
+    typer.echo(f"\n{name}: records left out: {left_out.records:,} ({kinds})")
     for text in left_out.named[:NAMED]:
         typer.echo(f"  {_printable(' '.join(text.split()))}")
     if left_out.records > NAMED:

@@ -33,7 +33,7 @@ class TestMix:
             ["total", "49", "-", "49", "40", "100.00%", "400", "8.163"],
         ]
         assert "not in the recipe: sharegpt, slim_orca, " in result.stdout
-        assert "mine: 1 records left out (1 malformed record)" in result.stdout
+        assert "mine: records left out: 1 (1 malformed record)" in result.stdout
         assert f"  {tmp_path / 'mine.jsonl'}, line 40: malformed record" in result.stdout
         assert result.stdout.count("\nsamples: ") == 2 and "  user: a\\x1b[2J" in result.stdout
         assert "b" * 200 + "..." in result.stdout and "b" * 201 not in result.stdout
@@ -74,9 +74,9 @@ class TestStats:
         pytest.importorskip("matplotlib")
         result = owl2("data", "stats", recipe, "--out", tmp_path / "plots")
         assert result.exit_code == 0, result.output
-        for heading in ("samples: 10 records", "mine: 39 records", "all sources: 49 records"):
+        for heading in ("samples: 10 records", "mine: 39 records", "all sources together: 49 records"):
             assert f"{heading}\n" in result.stdout
-        assert "mine: 1 records left out" in result.stdout
+        assert "\n\nmine: records left out: 1" in result.stdout
         assert f"wrote {tmp_path / 'plots' / 'turns.png'}" in result.stdout
         assert (tmp_path / "plots" / "turns.png").is_file()
 

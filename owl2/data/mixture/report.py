@@ -8,9 +8,6 @@ from ..records import Conversation
 from .mixture import Mixture
 from .recipe import TABLE_8_SIZES
 
-PAPER_SAMPLES = 4_800 * 256
-"""Training samples of the paper's instruction tuning (supplement, Table 9): steps times batch size."""
-
 
 class Yield(NamedTuple):
     """One source of a mixture, or the total.
@@ -35,12 +32,13 @@ class Yield(NamedTuple):
     epochs: float
 
 
-def yields(mixture: Mixture, samples: int = PAPER_SAMPLES) -> list[Yield]:
+def yields(mixture: Mixture, samples: int | None = None) -> list[Yield]:
     """Every source in the order of the recipe, and the total.
 
     Args:
-        samples: of the run.
+        samples: of the run; by default as many as records are used.
     """
+    samples = samples or sum(source.used for source in mixture.sources)
     formats = {source.name: source.format for source in mixture.recipe.sources}
     rows = []
     for source, share in zip(mixture.sources, mixture.sampler().shares, strict=True):

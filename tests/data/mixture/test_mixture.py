@@ -243,6 +243,7 @@ class TestReport:
         assert [row.share for row in rows] == [0.4, 0.24, 0.36, 1.0]
         assert [row.samples for row in rows] == pytest.approx([400, 240, 360, 1000])
         assert [row.epochs for row in rows] == pytest.approx([20, 20, 45, 25])
+        assert yields(mixture)[-1].samples == 40
         assert missing_sources(mixture)[:2] == ["sharegpt", "llava_instruct"] and len(missing_sources(mixture)) == 10
 
     def test_examples_are_the_records_drawn_first(self, recipe, slim_orca, textcaps):
