@@ -15,10 +15,10 @@ BLOCK = 1 << 14  # records of a group, where any record can be read at once
 _FAULTS = {ProblemKind.MISSING: Fault.MISSING_IMAGE, ProblemKind.REFUSED: Fault.REFUSED}
 
 
-def block_sizes(count: int) -> np.ndarray:
-    """`count` records in groups of `BLOCK`: int64 [groups]."""
+def block_sizes(count: int) -> list[int]:
+    """`count` records in groups of `BLOCK`."""
     full, rest = divmod(count, BLOCK)
-    return np.array([BLOCK] * full + [rest] * (rest > 0), dtype=np.int64)
+    return [BLOCK] * full + [rest] * (rest > 0)
 
 
 class PackedTexts:

@@ -2,8 +2,9 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from .coco import CocoCaptions
 from .loader import open_image
@@ -36,19 +37,29 @@ def open_pairs(
         ValueError: it is nothing of these, or what its source refuses.
     """
     location = os.fspath(path)
-    fields = {"image_": image_field, "caption_": caption_field}
-    given = {field: value for field, value in fields.items() if value is not None}
+    given = {"root": root, "index": index, "image_field": image_field, "caption_field": caption_field}
     if "://" in location or os.path.isdir(location) and not _is_parquet_folder(Path(location)):
+        _refuse(location, "tar shards", given, "root", "image_field")
         return TarShards(name, location, index, caption_field)
     if location.endswith(".jsonl"):
-        return PairLines(name, location, root, **{f"{field}field": value for field, value in given.items()})
+        _refuse(location, "JSON lines", given, "index")
+        return PairLines(name, location, root, image_field or "image", caption_field or "caption")
     if location.endswith(".parquet") or os.path.isdir(location):
-        return PairParquet(name, location, root, **{f"{field}column": value for field, value in given.items()})
+        _refuse(location, "parquet", given, "index")
+        return PairParquet(name, location, root, image_field or "image", caption_field or "caption")
     if location.endswith(".json"):
+        _refuse(location, "COCO captions", given, "index", "image_field", "caption_field")
         if root is None:
-            raise ValueError(f"{location}: COCO captions need the folder of their images, as train2014")
+            raise ValueError(f"{location}: COCO captions need a root, the folder of their images, as train2014")
         return CocoCaptions(name, location, root)
     raise ValueError(f"{location!r} is neither a folder, nor a file .jsonl, .parquet or .json")
+
+
+def _refuse(location: str, kind: str, given: Mapping[str, Any], *unused: str) -> None:
+    """Raise `ValueError` for settings that this kind of source does not have."""
+    for name in unused:
+        if given[name] is not None:
+            raise ValueError(f"{location}: {kind} have no {name}, but {name}={str(given[name])!r} was given")
 
 
 def _is_parquet_folder(folder: Path) -> bool:

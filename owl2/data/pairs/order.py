@@ -44,7 +44,7 @@ class Place(NamedTuple):
     """Where a pair lies in its source."""
 
     group: int
-    index: int
+    number: int
 
 
 class SourceOrder:

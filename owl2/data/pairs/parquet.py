@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .blocks import image_root, named_image
 from .source import LARGEST_PAIR, BrokenPair, Fault, StoredPair, caption_text
 
@@ -50,7 +48,7 @@ class PairParquet:
                 places.append((number, group))
                 sizes.append(rows)
         self._places = places
-        self.groups: Sequence[int] = np.array(sizes, dtype=np.int64)
+        self.groups: Sequence[int] = sizes
         self._kept: OrderedDict[int, Any] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,4 +1,8 @@
-"""Folders of shards, local or remote. Remote ones are read through Megatron-Energon's storage (extra `pretrain`)."""
+"""Folders of shards, local or remote.
+
+Remote ones are read through Multi-Storage Client, the storage layer of Megatron-Energon, which the extra `pretrain`
+brings. Energon itself fetches whole shards; here a pair is one request of its bytes.
+"""
 
 import os
 from collections import OrderedDict
@@ -8,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 _OPEN_FILES = 64  # a window of the order touches a handful of shards of a source
-_OBJECT_STORES = ("s3", "gs")
+_REMOTE = ("s3://", "gs://", "msc://")
 
 
 class Folder(Protocol):
@@ -94,41 +98,42 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """A folder of an object store. Its client is made in each process when it is first needed."""
+    """A folder of an object store, or of a profile `msc://` of the storage layer's own settings."""
 
     def __init__(self, location: str) -> None:
         self.location = location.rstrip("/")
-        self._folder = _energon_path(self.location)
+        if not self.location.startswith(_REMOTE):
+            raise ValueError(f"shards at {location!r} cannot be read: use a folder, or an address {', '.join(_REMOTE)}")
+        try:
+            import multistorageclient
+
+            self._client, self._path = multistorageclient.resolve_storage_client(self.location)
+        except ImportError as error:  # itself, or the client of the object store, as boto3
+            raise ImportError(
+                f"reading {location} needs the extra 'pretrain' (pip install 'owl2[pretrain]'): {error}"
+            ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFolder, (self.location,)
 
     def tar_names(self) -> list[str]:
-        return sorted(path.relative_to(self._folder) for path in self._folder.walk() if path.name.endswith(".tar"))
+        root = self._path.strip("/")
+        keys = (f"/{entry.key.lstrip('/')}" for entry in self._client.list_recursive(self._path))
+        names = (key.partition(f"/{root}/" if root else "/")[2] for key in keys)  # keys may begin with the bucket
+        return sorted(name for name in names if name.endswith(".tar"))
 
     def size(self, name: str) -> int:
-        return (self._folder / name).size()
+        return self._client.info(f"{self._path}/{name}").content_length
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
-        with (self._folder / name).open("rb") as file:
+        with self._client.open(f"{self._path}/{name}", "rb") as file:  # this fetches the whole file
             yield file
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        with self.open(name) as file:
-            file.seek(offset)
-            return file.read(size)
+        from multistorageclient.types import Range
 
-
-def _energon_path(location: str) -> Any:
-    protocol, _, rest = location.partition("://")
-    bucket, _, folder = rest.partition("/")
-    if protocol in _OBJECT_STORES:  # the storage layer's name for a bucket that has no profile in its settings
-        location = f"msc://_{protocol}-{bucket}/{folder}"
-    elif protocol != "msc":
-        raise ValueError(f"shards at {location!r} cannot be read: use a folder, or an address s3://, gs:// or msc://")
-    try:
-        from megatron.energon.epathlib import EPath
-    except ImportError as error:
-        raise ImportError(f"reading {location} needs the extra 'pretrain': pip install 'owl2[pretrain]'") from error
-    return EPath(location)
+        try:
+            return self._client.read(f"{self._path}/{name}", byte_range=Range(offset, size))
+        except RuntimeError as error:  # what becomes of a server that does not answer
+            raise OSError(f"{self.location}/{name}: {error}") from error

@@ -2,8 +2,9 @@
 
 The index of a shard is that of Megatron-Energon, `SHARD.tar.idx`: little-endian uint64, the offset of the first header
 of each pair, and at last of the end. A folder that `energon prepare` has seen needs nothing more. Otherwise
-`index_shards` writes the same files and a list of them, into a folder of their own since data sets are often read-only.
-Unlike `energon prepare` it accepts shards that are cut off in the middle or hold no pair, and keys that come twice.
+`index_shards` writes the same files and a list of them, into a folder of their own since data sets are often read-only;
+a remote shard is fetched once for that. Unlike `energon prepare` it accepts shards that are cut off in the middle or
+hold no pair, and keys that come twice.
 """
 
 import json
@@ -131,7 +132,7 @@ def scan(file: IO[bytes]) -> tuple[list[int], str | None]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # else all headers are kept
+                tar.members.clear()  # type: ignore[attr-defined]  # else all headers are kept
                 named = key_and_suffix(member.name) if member.isreg() else None
                 if named is not None and named[0] != last_key:
                     offsets.append(member.offset)
@@ -141,6 +142,8 @@ def scan(file: IO[bytes]) -> tuple[list[int], str | None]:
         rest = file.read(tarfile.BLOCKSIZE)
         if rest.strip(b"\0"):
             raise tarfile.ReadError(f"no header at byte {end}")
+        if not rest:  # between two members, so that no pair is known to be cut
+            problem = "cut off, or without the zeros at the end of a tar file"
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         problem = f"cut off or damaged: {error}"
         end = offsets.pop() if offsets else 0

@@ -51,7 +51,7 @@ class TarShards:
         self._arguments = (name, location, index, caption_field)
         self.folder = open_folder(location)
         self.index = find_index(self.folder, index)
-        self.groups: Sequence[int] = np.array([shard.pairs for shard in self.index.shards], dtype=np.int64)
+        self.groups: Sequence[int] = [shard.pairs for shard in self.index.shards]
         self._offsets = lru_cache(_OPEN_INDICES)(self._read_offsets)
 
     def __reduce__(self) -> tuple[Any, ...]:

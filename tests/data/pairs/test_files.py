@@ -183,8 +183,10 @@ def test_a_path_leads_to_its_source(images: Path, tmp_path: Path, shards: Callab
     list(index_shards(folder))
     assert isinstance(open_pairs("a", folder), TarShards)
     assert isinstance(open_pairs("a", coco(tmp_path), images), CocoCaptions)
-    with pytest.raises(ValueError, match="folder of their images"):
+    with pytest.raises(ValueError, match="a root, the folder of their images"):
         open_pairs("a", coco(tmp_path))
+    with pytest.raises(ValueError, match="tar shards have no image_field, but image_field='img'"):
+        open_pairs("a", folder, image_field="img")
     with pytest.raises(ValueError, match="neither a folder, nor a file"):
         open_pairs("a", tmp_path / "pairs.csv")
     with pytest.raises(ValueError, match="does not exist"):

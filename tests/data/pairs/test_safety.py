@@ -235,6 +235,15 @@ def test_a_file_that_is_no_tar_file_is_named_and_the_others_are_read(
     assert list(check) == [] and check.read == 3
 
 
+def test_a_cut_between_two_members_is_noticed_too(shards: Callable[..., Path]) -> None:
+    folder = shards(6)
+    file = folder / "00000.tar"
+    octets = file.read_bytes()
+    file.write_bytes(octets[: octets.find(b"000000003.jpg")])
+    found = opened(folder)[1]
+    assert found[0].pairs == 3 and found[0].problem is not None and "cut off" in found[0].problem
+
+
 def test_damage_in_the_middle_is_noticed(shards: Callable[..., Path]) -> None:
     folder = shards(6)
     file = folder / "00000.tar"

@@ -112,6 +112,7 @@ def test_more_shards_than_open_files_are_read(shards: Callable[..., Path], monke
         assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
+@pytest.mark.slow
 @needs_energon
 def test_the_index_is_energons_byte_for_byte_and_a_folder_it_prepared_needs_no_other(
     shards: Callable[..., Path],
