@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 ImageSource = Image.Image | str | os.PathLike | bytes | np.ndarray
 
@@ -120,6 +120,8 @@ def _from_bytes(contents: bytes, name: str) -> Image.Image:
         image = Image.open(io.BytesIO(contents))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name} is refused: {error}") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not an image that can be read") from error
     except Exception as error:  # Pillow's readers raise many kinds on damaged headers
         raise ValueError(f"{name} is not an image that can be read: {error}") from error
     return _decode(image, name, is_file=True)
