@@ -1,10 +1,12 @@
 """`owl2 data`: look at instruction data before training on it."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from owl2.cli.pairs import index, pairs
+from owl2.cli.printing import printable
 
 if TYPE_CHECKING:
     from owl2.data.mixture.report import Yield
@@ -20,6 +22,8 @@ data = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+data.command()(index)
+data.command()(pairs)
 
 FILE = Annotated[Path, typer.Argument(metavar="F", help="LLaVA conversations or chat messages, JSON or JSON lines.")]
 ROOT = Annotated[Path | None, typer.Option(metavar="DIR", help="Where images and videos lie; beside F by default.")]
@@ -60,7 +64,7 @@ def check(
         max_length = max_length or context
     found = RecordCheck(records, images, processor, max_length)
     for finding in found:
-        text = _printable(" ".join(finding.text.split()))
+        text = printable(" ".join(finding.text.split()))
         typer.echo(f"{file}:{finding.line}: {finding.kind}: {text}")
     summary = found.summary
     if summary.kinds:
@@ -98,7 +102,7 @@ def show(
     tokens = sum(run.tokens for run in shown.runs)
     supervised = sum(run.tokens for run in shown.runs if run.is_supervised)
     marking = Text("in colour", "bold green") if has_colors else Text("between {} and {}".format(*SUPERVISED))
-    heading = f"record {index} ({_printable(conversation.id)}), line {records.line(index)}: "
+    heading = f"record {index} ({printable(conversation.id)}), line {records.line(index)}: "
     console.print(Text(f"{heading}{tokens} tokens, {supervised} supervised, ").append_text(marking))
     for name in shown.media:
         console.print(Text(name))
@@ -162,7 +166,7 @@ def mix(
 def _print_stats(name: str, found: "SourceStats") -> None:
     from owl2.data.stats import summarize
 
-    typer.echo(f"{_printable(name)}: {found.records:,} records")
+    typer.echo(f"{printable(name)}: {found.records:,} records")
     typer.echo(f"  {'a record':<20}{'mean':>10}{'median':>10}{'95%':>10}{'most':>10}{'total':>16}")
     for value, summary in summarize(found).items():
         typer.echo(
@@ -178,7 +182,7 @@ def _print_yields(rows: "list[Yield]") -> None:
     for row in rows:
         expected = "-" if row.table_8 is None else f"{row.table_8:,}"
         typer.echo(
-            f"{_printable(row.source):<{width}}{row.found:>11,}{expected:>11}{row.used:>11,}{row.weight:>11,.6g}"
+            f"{printable(row.source):<{width}}{row.found:>11,}{expected:>11}{row.used:>11,}{row.weight:>11,.6g}"
             f"{row.share:>11.2%}{row.samples:>11,.0f}{row.epochs:>11.3f}"
         )
 
@@ -189,34 +193,29 @@ def _print_left_out(name: str, left_out: "LeftOut") -> None:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.kinds.items())
     typer.echo(f"\n{name}: records left out: {left_out.records:,} ({kinds})")
     for text in left_out.named[:NAMED]:
-        typer.echo(f"  {_printable(' '.join(text.split()))}")
+        typer.echo(f"  {printable(' '.join(text.split()))}")
     if left_out.records > NAMED:
         typer.echo(f"  ... and {left_out.records - NAMED:,} more: `owl2 data check` lists those of a file")
 
 
 def _print_example(source: str, conversation: "Conversation") -> None:
-    typer.echo(f"\n{_printable(source)}: {_printable(conversation.id)}")
+    typer.echo(f"\n{printable(source)}: {printable(conversation.id)}")
     for image in conversation.images:
         state = "" if image.startswith("data:") or Path(image).is_file() else " (missing)"
-        typer.echo(f"  image: {_printable(image[:200])}{state}")
+        typer.echo(f"  image: {printable(image[:200])}{state}")
     for message in conversation.messages:
         words = [part["text"] if part["type"] == "text" else f"<{part['type']}>" for part in message["content"]]
         text = " ".join(" ".join(words).split())
-        typer.echo(f"  {message['role']}: {_printable(text if len(text) <= 200 else text[:200] + '...')}")
+        typer.echo(f"  {message['role']}: {printable(text if len(text) <= 200 else text[:200] + '...')}")
 
 
 def _styled(run: "Run", has_colors: bool) -> tuple[str, str]:
     if run.is_visual:
         return f"[{run.text}, {run.tokens} tokens]", "cyan"
-    text = _printable(run.text)
+    text = printable(run.text)
     if run.is_supervised and not has_colors:
         text = f"{SUPERVISED[0]}{text}{SUPERVISED[1]}"
     return text, "bold green" if run.is_supervised else ""
-
-
-def _printable(text: str) -> str:
-    """The text with control characters written out, so that a record cannot steer the terminal."""
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda match: repr(match.group())[1:-1], text)
 
 
 def _load_processor(directory: str) -> "tuple[Owl2Processor, int]":
