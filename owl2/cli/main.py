@@ -8,7 +8,20 @@ from typer.core import TyperGroup
 
 from owl2.cli.errors import user_errors_as_one_line
 
-COMMANDS = ("quickstart", "train", "export", "chat", "data", "evaluate", "score", "report", "info", "doctor")
+COMMANDS = (
+    "quickstart",
+    "train",
+    "cost",
+    "export",
+    "merge-lora",
+    "chat",
+    "data",
+    "evaluate",
+    "score",
+    "report",
+    "info",
+    "doctor",
+)
 """Module `owl2.cli.NAME` holds NAME, a function or a `Typer` of several; for a command with a dash the names have an
 underscore. At its top it imports only what is cheap."""
 
