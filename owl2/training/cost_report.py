@@ -43,9 +43,9 @@ def _operations(cost: Cost) -> Table:
     table.add_column("forward", justify="right")
     table.add_column("training", justify="right")
     for name, forward in cost.flops.forward.items():
-        table.add_row(name.replace("_", " "), f"{forward / 1e9:,.1f}", f"{cost.flops.training[name] / 1e9:,.1f}")
+        table.add_row(name.replace("_", " "), _giga(forward), _giga(cost.flops.training[name]))
     table.add_section()
-    table.add_row("all", f"{sum(cost.flops.forward.values()) / 1e9:,.1f}", f"{cost.flops.total / 1e9:,.1f}")
+    table.add_row("all", _giga(sum(cost.flops.forward.values())), _giga(cost.flops.total))
     return table
 
 
@@ -68,7 +68,7 @@ def _summary(cost: Cost) -> Iterator[str]:
     saved = 1 - cost.flops.total / cost.flops.if_all_trained
     if saved > 0.005:
         yield f"gradients of frozen weights are not computed: {saved:.0%} of the operations saved"
-    work = f"{cost.samples:,} samples, {cost.total_flops / 1e18:,.4g} EFLOP"
+    work = f"{cost.samples:,} samples, {_operations_in_all(cost.total_flops)}"
     yield f"{work}; {cost.micro_batches} micro-batches of a GPU in a step"
     peak = f"{cost.gpu.flops / 1e12:,.0f} TFLOP/s in bf16 ({cost.gpu.source})"
     total = cost.hours * cost.gpus
@@ -87,9 +87,20 @@ def _millions(count: float) -> str:
     return f"{count / 1e6:,.1f}" if count else "-"
 
 
+def _giga(count: float) -> str:
+    return f"{count / 1e9:,.4g}"
+
+
+def _operations_in_all(count: float) -> str:
+    unit, size = ("EFLOP", 1e18) if count >= 1e17 else ("TFLOP", 1e12)
+    return f"{count / size:,.4g} {unit}"
+
+
 def _gib(count: float) -> str:
     return f"{count / 2**30:,.2f}"
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{hours * 60:,.1f} minutes" if hours >= 1 / 60 else f"{hours * 3600:,.2g} seconds"
