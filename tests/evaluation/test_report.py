@@ -1,0 +1,100 @@
+"""Results beside the published ones: the right cells, units, and reasons where they must not be compared."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from owl2.evaluation.published import published_table, published_tables
+from owl2.evaluation.report import compare, read_results, write_report
+from owl2.evaluation.tasks import TASKS, task_named
+
+
+def write_result(run: Path, task: str, protocols: dict, **changes) -> Path:
+    known = task_named(task)
+    split = changes.get("split", known.splits[0])
+    prompt = known.prompt_for(split, None)
+    expected = known.counts.get(split)
+    result = {
+        "task": task,
+        "title": known.title,
+        "headline": known.headline,
+        "default_protocol": known.protocols_for(prompt)[0],
+        "split": split,
+        "prompt": prompt,
+        "suffix": known.suffix,
+        "samples": expected or 10,
+        "samples_of_split": expected or 10,
+        "samples_expected": expected,
+        "partial": False,
+        "protocols": protocols,
+    }
+    (run / task).mkdir(parents=True)
+    (run / task / "scores.json").write_text(json.dumps(result | changes))
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    per_subset = {"accuracy": 0.9, "precision": 0.8, "recall": 0.7, "f1": 0.75, "yes_ratio": 0.4}
+    write_result(tmp_path, "pope", {"pope_official": {"summary": {"random": per_subset, "f1": 0.75}}})
+    write_result(tmp_path, "okvqa", {"vqa_official": {"summary": {"accuracy": 0.6}}})
+    write_result(tmp_path, "mmlu", {"opencompass2023": {"summary": {"accuracy": 0.5}}}, partial=True, samples=100)
+    return tmp_path
+
+
+def test_ours_is_shown_in_the_unit_of_the_published_column(run):
+    found = {(entry.table, entry.measure): entry for entry in compare(read_results([run]))}
+    entry = found["paper_table_1", "okvqa"]
+    assert (entry.ours, entry.published, entry.reasons) == (pytest.approx(60.0), 57.7, ())
+    assert found["supplement_table_3", "random.recall"].ours == pytest.approx(70.0)
+    assert ("supplement_table_3", "popular.recall") not in found  # no such samples, no row
+
+
+def test_the_report_says_why_a_comparison_would_not_be_fair(run):
+    found = {entry.measure: entry for entry in compare(read_results([run]))}
+    assert "100 of 14042 samples" in found["mmlu"].reasons[0]
+    write_result(run / "other", "vqav2", {"vqa_official": {"summary": {"accuracy": 0.7}}}, split="val", suffix="")
+    (entry, _) = compare(read_results([run / "other"]))
+    assert any("test-dev" in reason for reason in entry.reasons) and "suffix ''" in entry.reasons
+
+
+def test_markdown_json_and_charts_are_written(run, tmp_path):
+    paths = write_report([run], tmp_path / "report")
+    assert {path.name for path in paths} == {"report.md", "report.json", "radar.png", "bars.png"}
+    assert all(path.stat().st_size > 5000 for path in paths if path.suffix == ".png")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| Ours |" in text and "+2.3" in text and "100 of 14042 samples" in text
+    assert "vqa_official" in text and "(partial)" in text
+    comparisons = json.loads((tmp_path / "report" / "report.json").read_text())["comparisons"]
+    assert {entry["task"] for entry in comparisons} == {"pope", "okvqa", "mmlu"}
+
+
+def test_two_runs_of_one_task_are_not_mixed(run, tmp_path):
+    write_result(tmp_path / "again", "okvqa", {"vqa_official": {"summary": {"accuracy": 0.1}}})
+    with pytest.raises(ValueError, match="okvqa has results in"):
+        read_results([run, tmp_path / "again"])
+
+
+def test_a_run_without_results_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no result"):
+        read_results([tmp_path])
+
+
+def test_every_measure_that_tasks_claim_is_in_the_published_tables():
+    for name in TASKS:
+        for table, measure in task_named(name).published:
+            known = published_table(table)
+            assert measure in [m for reference in known.references for m in known.measures(reference)], (name, measure)
+
+
+def test_every_published_measure_of_the_paper_has_a_task():
+    claimed = {key for name in TASKS for key in task_named(name).published}
+    wanted = {
+        (table.name, measure)
+        for table in published_tables().values()
+        for reference in table.references
+        for measure, value in zip(table.measures(reference), reference.values, strict=True)
+        if value is not None
+    }
+    assert wanted - claimed == set()
