@@ -9,6 +9,7 @@ from helpers import tiny_config, tiny_model
 from training.rank_programs import Layout, Run, curve, curves, new_mesh, train_with_checkpoints, two_ranks
 from training.ranks import run_ranks
 
+from owl2.training.checkpoint_storage import read_tensors
 from owl2.training.gradient_norm import clip_gradients
 from owl2.training.mesh import mesh_shape, process_group
 from owl2.training.parallel import blocks_of
@@ -25,8 +26,12 @@ def alone() -> Any:
 
 
 @pytest.fixture(scope="module")
-def on_two(tmp_path_factory: pytest.TempPathFactory, alone: None) -> list[dict[str, Any]]:
-    directory = tmp_path_factory.mktemp("checkpoints")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="module")
+def on_two(directory: Path, alone: None) -> list[dict[str, Any]]:
     train_with_checkpoints(directory / "one", ONE, 2, save_at=[2])
     return run_ranks(2, two_ranks, directory)
 
@@ -60,6 +65,13 @@ def test_a_checkpoint_of_one_rank_goes_on_on_two_and_of_two_on_tensor_ranks(on_t
     for name in ("one to two", "two to tensor"):
         found = [loss for loss, _ in on_two[0][name]]
         torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=1e-6, atol=1e-6)
+
+
+def test_a_checkpoint_of_two_ranks_holds_what_one_rank_learnt(on_two: list[dict[str, Any]], directory: Path) -> None:
+    one, two = (read_tensors(directory / name / "step-00000002") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_two_ranks_resume_bit_for_bit_random_states_included(on_two: list[dict[str, Any]]) -> None:
