@@ -109,12 +109,12 @@ def _has_room_for_whole_gradients(model: nn.Module, device: torch.device) -> boo
 
 def _check_equal_on_all_ranks(model: nn.Module, mesh: Mesh) -> None:
     """Raises if the ranks did not build the same model: each would train a part of another one."""
-    if mesh.size == 1:
-        return
-    sums = {name: _checksum(tensor) for name, tensor in model.named_parameters()}
-    gathered: list[dict[str, int]] = [{}] * mesh.size
-    dist.all_gather_object(gathered, sums, group=mesh.host_group)
-    different = [name for name in sums if any(other.get(name) != sums[name] for other in gathered)]
+    names = [name for name, _ in model.named_parameters()]
+    sums = torch.tensor([_checksum(parameter) for parameter in model.parameters()])
+    lowest, highest = sums.clone(), sums.clone()
+    dist.all_reduce(lowest, dist.ReduceOp.MIN, group=mesh.host_group)
+    dist.all_reduce(highest, dist.ReduceOp.MAX, group=mesh.host_group)
+    different = [name for name, equal in zip(names, (lowest == highest).tolist(), strict=True) if not equal]
     if different:
         raise ValueError(
             f"{len(different)} parameters are not the same on all ranks, among them {different[0]}: build the model "
