@@ -109,6 +109,7 @@ def test_files_give_scores_of_five_runs_through_a_model(data, predicted, short_a
     entry = result["protocols"]["mmvet_official"]
     assert entry["summary"]["total"] == 0.5 and entry["summary"]["deviation"] == 0.0
     assert entry["summary"]["capabilities"] == dict.fromkeys(("rec", "ocr", "know", "gen", "spat", "math"), 0.5)
+    assert list(entry["summary"]["combinations"]) == ["rec_ocr", "rec", "ocr_spat_math", "rec_know_gen"]
     assert entry["judged_by"]["judge"] == "gpt-4-0613" and entry["judged_by"]["runs"] == 5
     assert len(server.requests) == 10 * 5
     header, records = read_predictions(directory / PREDICTIONS)
