@@ -80,6 +80,7 @@ def test_they_are_with_adapters(parts: tuple[str, ...]) -> None:
     assert expected(config, sample, trained) == pytest.approx(counted(config, sample, trained), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_7b_model_costs_what_torch_counts() -> None:
     for sample, parts in ((STAGE_1, PRETRAINING_PARTS), (STAGE_2, PARTS)):
         trained = Trained(frozenset(parts))

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from helpers import IMAGE, batch, sample, tiny_config, tiny_model
-from tensor_memory import TensorMemory
 
 from owl2 import Owl2Config, Owl2ForConditionalGeneration
 from owl2.checkpoints.inspect import count_parameters
@@ -20,11 +19,12 @@ from owl2.training.mesh import build_mesh, process_group
 from owl2.training.optimizer import MasterWeightAdamW
 from owl2.training.parallel import blocks_of, parallelize, synchronize_gradients
 from owl2.training.stages import PARTS, PRETRAINING_PARTS, select_trainable
+from owl2.training.tensor_memory import TensorMemory
 
 TOLERANCE = 0.10
-LANGUAGE = dict(hidden_size=128, intermediate_size=344, num_hidden_layers=3, vocab_size=997)
+LANGUAGE = dict(hidden_size=128, intermediate_size=344, num_hidden_layers=2, vocab_size=997)
 HEADS = dict(num_attention_heads=4, num_key_value_heads=4, head_dim=32)
-VISION = dict(hidden_size=64, intermediate_size=256, num_hidden_layers=3, image_size=56, patch_size=7)
+VISION = dict(hidden_size=64, intermediate_size=256, num_hidden_layers=2, image_size=56, patch_size=7)
 ABSTRACTOR = dict(hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_learnable_queries=8)
 TEXT = [20, IMAGE, 100]
 IMAGES = [IMAGE, IMAGE, IMAGE, 20]
@@ -105,7 +105,10 @@ def test_a_step_in_float32_holds_what_was_estimated(case: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("parts", [PRETRAINING_PARTS, PARTS], ids=["stage 1", "stage 2"])
-@pytest.mark.parametrize(("how", "micro_batches"), [("none", 1), ("none", 3), ("full", 1)], ids=str)
+@pytest.mark.parametrize(
+    ("how", "micro_batches"),
+    [("none", 1), pytest.param("none", 3, marks=pytest.mark.slow), pytest.param("full", 1, marks=pytest.mark.slow)],
+)
 def test_a_step_in_bfloat16_of_float32_weights_holds_what_was_estimated(
     parts: tuple[str, ...], how: Any, micro_batches: int
 ) -> None:
