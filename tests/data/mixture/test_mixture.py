@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from owl2.data.mixture import Draw, Mixture, MixtureRecipe, RecordSize, load_mixture_recipe
+from owl2.data.mixture import Draw, Mixture, MixtureRecipe, RecordSize, global_batches, load_mixture_recipe
 from owl2.data.mixture.report import examples, missing_sources, yields
+from owl2.data.records import Conversation
 from owl2.data.sources import slim_orca as slim_orca_reader
 from owl2.data.sources import textcaps as textcaps_reader
 
@@ -226,6 +228,17 @@ class TestCost:
         for name in ("slim_orca", "mine"):
             again = pickle.loads(pickle.dumps(mixture.records(name)))
             assert again[4000] == mixture.records(name)[4000] and again.size(3) == mixture.records(name).size(3)
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_read_the_same_stream_as_one_process(recipe, slim_orca, textcaps, start):
+    mixture = Mixture(recipe({"slim_orca": slim_orca, "textcaps": textcaps}))
+
+    def stream(**workers: Any) -> list[list[Conversation]]:
+        batches = list(islice(global_batches(mixture.sampler(), 8, mixture.size), 12))
+        return list(DataLoader(mixture, batch_sampler=batches, collate_fn=list, **workers))  # type: ignore[arg-type]
+
+    assert stream(num_workers=2, multiprocessing_context=start) == stream(num_workers=0)
 
 
 class TestReport:
