@@ -3,6 +3,7 @@
 import os
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -52,14 +53,19 @@ def train(recipe: Recipe, console: Console) -> bool:
     if recipe.out is None:
         raise ValueError("the recipe has no run directory: give out=DIR")
     directory = RunDirectory(Path(recipe.out))
-    directory.refuse_other(recipe)
-    if directory.is_finished:
-        console.print(f"{directory.path} holds the finished run of this recipe: {directory.model} is the model.")
-        return True
     with process_group(recipe.parallel.stall_timeout_s) as device:
         settings = recipe.parallel
         mesh = build_mesh(device, settings.data_shards, settings.replicas, settings.tensor)
-        recipe = settled(recipe, directory, mesh)
+        found = _first_look(recipe, directory, mesh)
+        if found.refusal is not None:
+            raise ValueError(found.refusal)
+        if found.is_finished:
+            if mesh.rank == 0:
+                console.print(
+                    f"{directory.path} holds the finished run of this recipe: {directory.model} is the model."
+                )
+            return True
+        recipe = recipe.model_copy(update={"precision": found.precision})
         run, processor = _prepare(recipe, directory, mesh, console)
         schedule, logging = recipe.schedule, recipe.logging
         with Reporter(
@@ -93,17 +99,35 @@ def show(recipe: Recipe, console: Console) -> None:
         console.print(shown)
 
 
-def settled(recipe: Recipe, directory: RunDirectory, mesh: Mesh) -> Recipe:
-    """The recipe with `precision: auto` decided: as the run began with, on all ranks alike."""
-    if recipe.precision != "auto":
-        return recipe
-    found: list[str | None] = [None]
+class _FirstLook(NamedTuple):
+    """What rank 0 finds in the run directory before anything is written there, the same on every rank.
+
+    Attributes:
+        refusal: why the run cannot go on there.
+        precision: that of the recipe, with "auto" decided as when the run began.
+    """
+
+    refusal: str | None
+    is_finished: bool
+    precision: str
+
+
+def _first_look(recipe: Recipe, directory: RunDirectory, mesh: Mesh) -> _FirstLook:
+    found: list[_FirstLook | None] = [None]
     if mesh.rank == 0:
-        before = directory.read_recipe()
-        fastest = "bf16" if fastest_training_dtype(mesh.device) == torch.bfloat16 else "fp32"
-        found = [before.precision if before is not None else fastest]
+        refusal, precision = None, recipe.precision
+        try:
+            directory.refuse_other(recipe)
+            before = directory.read_recipe()
+        except ValueError as error:
+            refusal, before = str(error), None
+        if precision == "auto":
+            fastest = "bf16" if fastest_training_dtype(mesh.device) == torch.bfloat16 else "fp32"
+            precision = before.precision if before is not None else fastest
+        found = [_FirstLook(refusal, directory.is_finished, precision)]
     dist.broadcast_object_list(found, 0, group=mesh.host_group)
-    return recipe.model_copy(update={"precision": found[0]})
+    assert found[0] is not None, "rank 0 always finds something"
+    return found[0]
 
 
 def choose_what_trains(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,9 +113,10 @@ def run_recipe(directory: Path, stage: str, out: Path, *overrides: str) -> tuple
 
 
 def run_recipes(directory: Path, runs: Sequence[tuple[str, Path, Sequence[str]]]) -> None:
-    """Several runs in one process; for ranks."""
+    """Several runs in one process; for ranks, which meet anew for each."""
     for stage, out, overrides in runs:
         run_recipe(directory, stage, out, *overrides)
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
