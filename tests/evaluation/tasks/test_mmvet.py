@@ -57,7 +57,7 @@ def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 def judge(server: JudgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JudgeSettings:
     """The server as a judge that is tried twice, without waiting in between."""
     monkeypatch.setenv("OPENAI_API_KEY", "key")
-    monkeypatch.setattr(scoring, "Judge", partial(Judge, timeout=0.5, max_retries=1, wait=lambda seconds: None))
+    monkeypatch.setattr(scoring, "Judge", partial(Judge, max_retries=1, wait=lambda seconds: None))
     return JudgeSettings(tmp_path / "cache", base_url=server.url)
 
 
@@ -147,7 +147,11 @@ def test_a_reply_without_a_number_is_asked_for_again_and_counted(answered, serve
     assert entry["judged_by"]["failed_attempts"] == [{"unparsed": 1 + 5}]
 
 
-def test_a_judge_that_is_silent_or_broken_gives_no_score_unless_partial_which_shows(answered, server, judge):
+def test_a_judge_that_is_silent_or_broken_gives_no_score_unless_partial_which_shows(
+    answered, server, judge, monkeypatch
+):
+    monkeypatch.setattr(scoring, "Judge", partial(Judge, timeout=1.5, max_retries=0))
+
     def answer(number: int, body: dict[str, Any]) -> Any:
         text = body["messages"][0]["content"]
         return "silence" if "\nv1_1? |" in text else (500, {}) if "\nv1_2? |" in text else completion("0.5")

@@ -101,7 +101,7 @@ FORMS = {
 def judge(server: JudgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JudgeSettings:
     """The server as a judge that is tried twice, without waiting in between."""
     monkeypatch.setenv("OPENAI_API_KEY", "key")
-    monkeypatch.setattr(scoring, "Judge", partial(Judge, timeout=0.5, max_retries=1, wait=lambda seconds: None))
+    monkeypatch.setattr(scoring, "Judge", partial(Judge, max_retries=1, wait=lambda seconds: None))
     return JudgeSettings(tmp_path / "cache", base_url=server.url)
 
 
@@ -137,7 +137,7 @@ def says(server: JudgeServer, replies: Sequence[Any]) -> None:
     def answer(number: int, body: dict[str, Any]) -> Any:
         text = body["messages"][-1]["content"]
         (own,) = (index for index in range(len(replies)) if f"Question: question {index}?\n" in text)
-        is_text = isinstance(replies[own], str) and replies[own] != "silence"
+        is_text = isinstance(replies[own], str) and replies[own] != "hang up"
         return completion(replies[own]) if is_text else replies[own]
 
     server.answer = answer
@@ -226,14 +226,14 @@ def test_verdicts_are_counted_as_worked_out_by_hand(answered, server, judge):
 
 
 def test_an_item_that_gets_no_answer_gives_no_score_unless_partial_which_shows(answered, server, judge):
-    says(server, ["{'pred': 'yes', 'score': 4}", "silence", (503, {})])
+    says(server, ["{'pred': 'yes', 'score': 4}", "hang up", (503, {})])
     directory = answered(*[("cat", "a cat")] * 3)
-    with pytest.raises(ValueError, match="not answered for 2 of 3 items.*'http_503': 1.*'timeout': 1"):
+    with pytest.raises(ValueError, match="not answered for 2 of 3 items.*'connection': 1.*'http_503': 1"):
         score_directory(directory, protocol="gpt_assisted", judge=judge)
     result = score_directory(directory, protocol="gpt_assisted", judge=judge, allow_partial=True)
     entry = result["protocols"]["gpt_assisted"]
     assert entry["summary"]["accuracy"] == 1.0 and entry["summary"]["yes"] == 1
-    assert entry["judged_by"]["failures"] == [{"http_503": 1, "timeout": 1}]
+    assert entry["judged_by"]["failures"] == [{"connection": 1, "http_503": 1}]
 
 
 def test_a_replay_needs_neither_network_nor_key(answered, server, judge, monkeypatch):
