@@ -45,17 +45,20 @@ class MixtureSampler:
     """The endless stream of draws.
 
     Args:
-        sources: with different names.
+        sources: in any order.
         seed: another seed, another order of every epoch.
 
     Raises:
-        ValueError: no sources, or a source without records, with more used than found, or with a weight that is not a
-            positive number.
+        ValueError: no sources, two of one name, or a source without records, with more used than found, or with a
+            weight that is not a positive number.
     """
 
     def __init__(self, sources: Sequence[Source], seed: int = 0) -> None:
         if not sources:
             raise ValueError("a mixture needs at least one source, got none")
+        names = [source.name for source in sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two sources of a mixture have one name: {names}")
         for source in sources:
             if not 1 <= source.used <= source.found:
                 raise ValueError(f"{source.name}: {source.used} records used of {source.found}: there must be some")

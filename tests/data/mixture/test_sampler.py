@@ -92,6 +92,7 @@ def test_the_state_of_another_mixture_is_refused_with_the_difference() -> None:
     ("sources", "message"),
     [
         ([], "at least one source"),
+        ([Source("a", 2, 2, 1)] * 2, "two sources of a mixture have one name"),
         ([Source("a", 0, 0, 1)], "a: 0 records used of 0"),
         ([Source("a", 2, 3, 1)], "a: 3 records used of 2"),
         ([Source("a", 2, 2, 0)], "a: weight 0 is not"),
