@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -121,8 +122,11 @@ class Predictor:
         return text[: min((text.find(stop) for stop in self.decoding.stop if stop in text), default=len(text))]
 
 
-def load_clip(clip: Clip) -> list[Any]:
-    """Frames of a clip; see `load_video`."""
-    return load_video(
-        str(clip.path), clip.num_frames, start=clip.start, end=clip.end, unit=clip.unit, spacing=clip.spacing
+@lru_cache(maxsize=8)
+def load_clip(clip: Clip) -> tuple[Any, ...]:
+    """Frames of a clip; see `load_video`. The last clips are kept: MSRVTT-QA asks 24 questions in a row about one."""
+    return tuple(
+        load_video(
+            str(clip.path), clip.num_frames, start=clip.start, end=clip.end, unit=clip.unit, spacing=clip.spacing
+        )
     )

@@ -10,7 +10,7 @@ import pytest
 from judge_server import JudgeServer, completion
 from PIL import Image
 
-from owl2.evaluation import scoring
+from owl2.evaluation import predictor, scoring
 from owl2.evaluation.evaluate import evaluate
 from owl2.evaluation.judge import Judge, JudgeCacheMiss
 from owl2.evaluation.records import PREDICTIONS, ids_hash, read_predictions, write_predictions
@@ -18,6 +18,7 @@ from owl2.evaluation.runner import Settings, plan
 from owl2.evaluation.scoring import JudgeSettings, score_directory
 from owl2.evaluation.task import Record
 from owl2.evaluation.tasks import task_named
+from owl2.processing import load_video
 
 CODECS = {".mp4": "mpeg4", ".avi": "mpeg4"}
 QUESTIONS = [("what is cut?", "onion"), ("who cuts it?", "man"), ("how many cats run?", "two"), ("what runs?", "cat")]
@@ -170,6 +171,16 @@ def test_repackaged_files_are_joined_by_question_id_and_ask_the_question_alone(n
     assert [(sample.prompt, sample.gold) for sample in samples] == [entry[1:] for entry in ten()]
     assert [sample.clip.path.name for sample in samples][::4] == ["v_0.mp4", "v_1.mp4", "v_2.mp4"]
     assert task.protocols_for("question")[0] == "gpt_assisted"
+
+
+def test_a_video_is_read_once_for_the_questions_in_a_row_about_it(tmp_path, predicted, monkeypatch):
+    msrvtt(tmp_path / "data")
+    read = []
+    monkeypatch.setattr(
+        predictor, "load_video", lambda path, *given, **named: read.append(path) or load_video(path, *given, **named)
+    )
+    predicted("msrvtt_qa", tmp_path / "data")
+    assert len(set(read)) == 3 and len(read) < 10
 
 
 def test_original_and_repackaged_files_are_told_apart_and_the_original_is_preferred(tmp_path):
