@@ -19,11 +19,13 @@ def draw_stats(sources: Mapping[str, SourceStats], directory: Path) -> list[Path
         ImportError: matplotlib is not installed.
     """
     try:
+        from matplotlib import colormaps
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("matplotlib is needed to draw: pip install 'owl2[quickstart]'") from error
     directory.mkdir(parents=True, exist_ok=True)
+    colors = [colormaps["tab20"](number % 20) for number in range(len(sources))]
     written = []
     for name in next(iter(sources.values())).values:
         values = [np.frombuffer(stats.values[name], np.int64) for stats in sources.values()]
@@ -33,7 +35,7 @@ def draw_stats(sources: Mapping[str, SourceStats], directory: Path) -> list[Path
         figure = Figure(figsize=(7, 4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot(xlabel=f"{name} of a record", ylabel="records")
-        axes.hist(values, bins=_edges(most).tolist(), stacked=True, label=list(sources))
+        axes.hist(values, bins=_edges(most).tolist(), stacked=True, label=list(sources), color=colors)
         if most > _FEW:
             axes.set_xscale("symlog", linthresh=1)
         axes.legend(fontsize="small")
