@@ -106,6 +106,18 @@ def test_a_part_far_into_a_video_is_not_decoded_from_the_beginning(
     assert indices_of(load_video(path, start=3.0, end=3.4)) == [15, 16]
 
 
+def test_a_part_of_a_stream_without_times_is_counted_in_frames(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "video.m4v"
+    with av.open(str(path), "w", format="m4v") as container:  # the bare stream, no container around it
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        for image in grey_frames(20):
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())
+    assert indices_of(load_video(path, start=7, end=10, unit="frames")) == [7, 8, 9]
+
+
 def test_a_part_of_a_gif_and_of_a_list_of_frames(tmp_path: Path) -> None:
     first, *others = frames = grey_frames(20)
     first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=200)
