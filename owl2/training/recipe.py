@@ -390,13 +390,18 @@ class Recipe(Section):
     out: str | None = None
 
     @model_validator(mode="after")
-    def _sources_of_the_stage(self) -> Self:
+    def _fits_together(self) -> Self:
         for name, source in [*self.data.sources.items(), *self.evaluate.sources.items()]:
             if source.format not in STAGE_FORMATS[self.stage]:
                 raise ValueError(
                     f"the source {name} is of the format {source.format}, but stage {self.stage} learns from "
                     f"{', '.join(STAGE_FORMATS[self.stage])}"
                 )
+        if self.data.packing.enabled and self.model.attention == "flash_attention_2" and self.batch.micro_size > 1:
+            raise ValueError(
+                f"flash_attention_2 keeps packed samples apart only in batches of one row, but batch.micro_size is "
+                f"{self.batch.micro_size}: make it 1 and data.packing.length longer"
+            )
         if self.data.augment and self.stage == "instruct":
             raise ValueError("data.augment is for stage pretrain: a crop may cut off what a question is about")
         return self

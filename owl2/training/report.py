@@ -6,11 +6,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from .batches import Counts
 from .run_directory import RunDirectory
+
+LINE_SECONDS = 30.0
+"""Between two lines of progress where the output is no terminal."""
 
 
 class StepReport(NamedTuple):
@@ -69,6 +74,8 @@ class StepReport(NamedTuple):
 class Reporter:
     """Writes reports on the first rank, and nothing on the others. A context around the training loop.
 
+    A terminal shows a bar with two lines; where the output goes to a file, a line is printed every `LINE_SECONDS`.
+
     Args:
         every: steps between two lines of metrics.
         tensorboard: write events for TensorBoard too.
@@ -80,29 +87,34 @@ class Reporter:
     def __init__(
         self, directory: RunDirectory, console: Console, steps: int, every: int, tensorboard: bool, first_rank: bool
     ) -> None:
-        self.directory, self.every, self.first_rank = directory, every, first_rank
+        self.directory, self.console, self.steps, self.every = directory, console, steps, every
+        self.first_rank = first_rank
         self._events = _event_writer(directory.path / "tensorboard") if tensorboard and first_rank else None
         self._smoothed: float | None = None
+        self._printed = time.monotonic()
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed}/{task.total} {task.fields[text]}"),
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(bar_width=30),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True, compact=True),
-            console=console,
-            disable=not first_rank,
+            TimeRemainingColumn(),
+            auto_refresh=False,
         )
-        self._bar = self._progress.add_task("training", total=steps, text="")
+        self._bar = self._progress.add_task("training", total=steps)
+        self._status = Text()
+        self._live = Live(Group(self._progress, self._status), console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "Reporter":
-        self._progress.start()
+        if self.first_rank and self.console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._live.stop()
+        if self.console.is_terminal and self._status.plain:  # the bar is gone now
+            self.say(self._status.plain)
         if self._events is not None:
             self._events.close()
 
@@ -117,7 +129,12 @@ class Reporter:
         if report.skipped is None:
             previous = report.loss if self._smoothed is None else self._smoothed
             self._smoothed = 0.95 * previous + 0.05 * report.loss
-        self._progress.update(self._bar, completed=report.step, text=self._text(report))
+        self._progress.update(self._bar, completed=report.step)
+        self._status.plain = self._text(report)
+        due = time.monotonic() - self._printed > LINE_SECONDS or report.step == self.steps
+        if not self.console.is_terminal and due:
+            self.say(f"step {report.step}/{self.steps}  {self._status.plain}")
+            self._printed = time.monotonic()
         if report.step % self.every == 0 or report.skipped is not None:
             self._write(self.directory.metrics, report.to_dict())
             self._add_events(report.step, report.to_dict())
@@ -131,11 +148,11 @@ class Reporter:
             {"step": step, "loss": loss, "supervised_tokens": supervised, "samples": samples},
         )
         self._add_events(step, {"held_out_loss": loss})
-        self._progress.console.print(f"step {step}: held-out loss {loss:.4f} ({samples} samples)")
+        self.say(f"step {step}: held-out loss {loss:.4f} ({samples} samples)")
 
     def say(self, text: str) -> None:
         if self.first_rank:
-            self._progress.console.print(text, highlight=False)
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def _text(self, report: StepReport) -> str:
         loss = "" if self._smoothed is None else f"loss {self._smoothed:.3f}  "

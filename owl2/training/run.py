@@ -162,6 +162,11 @@ def _prepare(recipe: Recipe, directory: RunDirectory, mesh: Mesh, console: Conso
     initial = recipe.model.initialize
     is_small = initial is not None and isinstance(initial.language_model, SmallLanguageModel)
     model, processor = build_model(recipe, samples.texts(_TOKENIZER_TEXTS) if is_small else ())
+    if recipe.data.max_length <= model.config.tokens_per_image:
+        raise ValueError(
+            f"data.max_length {recipe.data.max_length} leaves no room for text beside the "
+            f"{model.config.tokens_per_image} rows of an image"
+        )
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     if initial is not None and mesh.rank == 0 and not directory.initial.is_dir():
         save_initial(model, processor, directory.initial, dtype)
