@@ -17,6 +17,7 @@ from owl2.data.training_set import TrainingSet
 from owl2.processing import Owl2Processor
 
 from .memory import memory_keeper
+from .muon import MuonAdamW
 from .optimizer import MasterWeightAdamW, cosine_rate
 
 
@@ -27,6 +28,7 @@ class StageSettings(NamedTuple):
         steps, batch_size: optimizer steps of so many samples.
         learning_rate, minimum_rate, warmup_steps: cosine schedule.
         vision_layer_decay, language_rate: shares of the rate for some parts; see `MasterWeightAdamW`.
+        muon_share: rate of the vision matrices as a multiple of the rate, by Muon; 0 leaves them to AdamW.
         mirror: augment images by horizontal flips.
     """
 
@@ -38,6 +40,7 @@ class StageSettings(NamedTuple):
     weight_decay: float = 0.05
     vision_layer_decay: float = 1.0
     language_rate: float = 1.0
+    muon_share: float = 0.0
     mirror: bool = True
     seed: int = 0
 
@@ -68,7 +71,7 @@ def train_stage(
     Raises:
         Interrupted: at Ctrl-C or SIGTERM, after the current step was saved.
     """
-    optimizer = MasterWeightAdamW(model, settings.weight_decay, settings.vision_layer_decay, settings.language_rate)
+    optimizer = _optimizer(model, settings)
     saved = directory / f"{name}.interrupted.pt"
     first = _resume(saved, model, optimizer) if saved.is_file() else 0
     started, smoothed, keep_memory = time.perf_counter(), None, memory_keeper()
@@ -111,6 +114,13 @@ def train_stage(
 
 def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _optimizer(model: nn.Module, settings: StageSettings) -> MasterWeightAdamW:
+    rates = {"vision_layer_decay": settings.vision_layer_decay, "language_rate": settings.language_rate}
+    if settings.muon_share:
+        return MuonAdamW(model, settings.weight_decay, settings.muon_share, **rates)
+    return MasterWeightAdamW(model, settings.weight_decay, **rates)
 
 
 @torch.no_grad()
