@@ -1,0 +1,82 @@
+"""Predictions that programs in the way of Video-ChatGPT have saved, to be scored here (specification, 12).
+
+    import_predictions("pred.json", "msvd_qa", "runs/other")  # then: owl2 score runs/other --judge
+
+Its inference saves records of `id`, `question`, `answer` and `pred`, its judge reads `video_name`, `Q`, `A` and `pred`:
+either is taken, as a JSON list or one record a line.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from owl2.data.sources.annotations import AnyPath, Row, line_rows, rows
+
+from ..records import PREDICTIONS, file_hashes, ids_hash, write_predictions
+from ..task import Record
+from . import task_named
+from .video_qa import JUDGED
+
+IMPORTED = "imported"
+"""The name of the prompt in the header: it is unknown."""
+
+
+def import_predictions(path: AnyPath, task: str, run: AnyPath) -> Path:
+    """Writes the predictions of a file as those of a run, and returns the directory that `owl2 score` takes.
+
+    Args:
+        task: one of the benchmarks of video question answering.
+
+    Raises:
+        ValueError: the task is another, a record lacks a field, there is none, or the run has predictions already.
+    """
+    known, source = task_named(task), Path(path)
+    if known.judged is None or JUDGED not in known.judged.protocols:
+        raise ValueError(f"{task} is not a benchmark of video question answering: its predictions have another form")
+    directory = Path(run) / task
+    if (directory / PREDICTIONS).exists():
+        raise ValueError(f"{directory} holds predictions already: choose another directory")
+    records = list(_records(source))
+    if not records:
+        raise ValueError(f"{source} has no predictions")
+    header = {
+        "task": task,
+        "title": known.title,
+        "split": known.splits[0],
+        "prompt": IMPORTED,
+        "samples": len(records),
+        "samples_of_split": len(records),
+        "samples_expected": known.counts[known.splits[0]],
+        "ids_sha256": ids_hash(record.id for record in records),
+        "data": list(file_hashes([source], source.parent)),
+        "model": {"name": source.name},
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    write_predictions(directory / PREDICTIONS, header, records, None)
+    return directory
+
+
+def _records(path: Path) -> Iterator[Record]:
+    """The records, each with an id of its own: the second of a name is `name_1`, as the official judge renames it."""
+    taken: set[str] = set()
+    for row in _rows(path):
+        by_judge = "Q" in row.values
+        names = ("video_name", "Q", "A") if by_judge else ("id", "question", "answer")
+        name = row.values.get(names[0])
+        name = str(name) if isinstance(name, int) else row.text(names[0])
+        own = next(each for each in _renamed(name) if each not in taken)
+        taken.add(own)
+        details = {"question": row.text(names[1]), "video": name}
+        yield Record(own, "", row.string("pred"), row.text(names[2]), details)
+
+
+def _renamed(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}_{number}" for number in count(1))
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """The records of a JSON list, or of a file of one record a line."""
+    with path.open("rb") as file:
+        is_list = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    return rows(path) if is_list else (row for _, row in line_rows(path))
