@@ -53,12 +53,12 @@ def outline(recipe: Recipe) -> Outline:
     """
     assumed: list[str] = []
     if recipe.model.initialize is not None:
-        config = _new_config(recipe.model.initialize, recipe.model.modality_adaptive or _MODALITY_ADAPTIVE, assumed)
+        config = _new_config(recipe.model.initialize, _separate(recipe), assumed)
     elif _exists(recipe.model.checkpoint, "mPLUG-Owl2 as in the paper", assumed):
         config = Owl2Config.from_pretrained(recipe.model.checkpoint)
         _check_modality_adaptive(recipe, config)
     else:
-        config = Owl2Config(text_config={"modality_adaptive": recipe.model.modality_adaptive or _MODALITY_ADAPTIVE})
+        config = Owl2Config(text_config={"modality_adaptive": _separate(recipe)})
     vision, size = config.vision_config, recipe.data.image_size
     _check_image_size(size, vision.patch_size)
     vision.image_size, vision.position_grid_size = size, size // vision.patch_size
@@ -77,9 +77,7 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
     torch.manual_seed(recipe.seed)
     settings, size = recipe.model, recipe.data.image_size
     if settings.initialize is not None:
-        model, processor = _initialize(
-            settings.initialize, settings.modality_adaptive or _MODALITY_ADAPTIVE, size, texts
-        )
+        model, processor = _initialize(settings.initialize, _separate(recipe), size, texts)
     else:
         assert settings.checkpoint is not None, "a recipe has a checkpoint or initialize"
         _require_directory(settings.checkpoint, "model.checkpoint")
@@ -91,6 +89,11 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
         model.set_image_size(size)
     model.set_attn_implementation(settings.attention)
     return model, processor
+
+
+def _separate(recipe: Recipe) -> tuple[str, ...]:
+    """Parts of a decoder layer with a copy for vision in a new model; none is an answer too."""
+    return _MODALITY_ADAPTIVE if recipe.model.modality_adaptive is None else recipe.model.modality_adaptive
 
 
 def _initialize(
