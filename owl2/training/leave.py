@@ -34,7 +34,8 @@ def leave_model(
     if recipe.train.lora is not None:
         from .lora import save_adapter
 
-        save_adapter(model, partial, recipe.model.checkpoint, write=mesh.rank == 0)
+        base = recipe.model.checkpoint or directory.with_name("initial")
+        save_adapter(model, partial, base, write=mesh.rank == 0)
     else:
         _save_whole(model, partial, torch.bfloat16 if recipe.precision == "bf16" else torch.float32, mesh)
     if mesh.rank == 0:
