@@ -125,7 +125,7 @@ class Blend:
         self.weights = {name: weights[name] / math.fsum(weights.values()) for name in self.sizes}
         self.seed = seed
         self.drawn = 0
-        self.drawn_from = np.zeros(len(sizes), dtype=np.int64)
+        self.drawn_from = [0] * len(sizes)
 
     def draw(self, count: int) -> list[Draw]:
         """The next draws."""
@@ -136,7 +136,7 @@ class Blend:
             bits = random_bits(self.drawn, min(_BLOCK, count - start), self.seed, "blend")
             choices = np.searchsorted(edges, (bits >> np.uint64(11)) * 2.0**-53, side="right")
             for source in choices.tolist():
-                draws.append(Draw(names[source], *divmod(int(self.drawn_from[source]), sizes[source])))
+                draws.append(Draw(names[source], *divmod(self.drawn_from[source], sizes[source])))
                 self.drawn_from[source] += 1
             self.drawn += len(choices)
         return draws
@@ -144,7 +144,7 @@ class Blend:
     def state_dict(self) -> dict[str, Any]:
         """What the next draw depends on; JSON."""
         positions = {
-            name: dict(zip(("epoch", "position"), divmod(int(drawn), size), strict=True))
+            name: dict(zip(("epoch", "position"), divmod(drawn, size), strict=True))
             for (name, size), drawn in zip(self.sizes.items(), self.drawn_from, strict=True)
         }
         return {
@@ -165,10 +165,5 @@ class Blend:
                     "be another. Continue with the same sources and settings, or start the data anew"
                 )
         self.drawn = state["drawn"]
-        positions = [state["positions"][name] for name in self.sizes]
-        self.drawn_from = np.array(
-            [
-                place["epoch"] * size + place["position"]
-                for place, size in zip(positions, self.sizes.values(), strict=True)
-            ]
-        )
+        places = [(state["positions"][name], size) for name, size in self.sizes.items()]
+        self.drawn_from = [place["epoch"] * size + place["position"] for place, size in places]

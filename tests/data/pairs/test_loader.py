@@ -103,7 +103,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(samples: PairSamples) -> Non
 
 def test_a_loader_that_is_asked_again_goes_on(samples: PairSamples) -> None:
     expected = comparable(iter(loader(samples)), 6)
-    again = loader(samples)
+    again = loader(samples, num_workers=2)
     assert comparable(iter(again), 2) + comparable(iter(again), 4) == expected
 
 

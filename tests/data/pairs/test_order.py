@@ -26,6 +26,18 @@ def test_every_pair_comes_once_an_epoch_and_epochs_differ() -> None:
     assert first != second
 
 
+def test_shards_and_windows_are_both_shuffled_anew_each_epoch() -> None:
+    shards = SourceOrder([1] * 40, 0, "cc3m", window=1)  # a window of one leaves the order of the shards
+    assert epoch_of(shards, 0) != epoch_of(shards, 1)
+    windows = SourceOrder([64], 0, "cc3m", window=16)  # a single shard leaves the order in the windows
+    offsets = [
+        tuple(number % 16 for _, number in epoch_of(windows, epoch)[start : start + 16])
+        for epoch in (0, 1)
+        for start in range(0, 64, 16)
+    ]
+    assert len(set(offsets)) == 8
+
+
 def test_any_position_can_be_asked_for_in_any_sequence() -> None:
     first = epoch_of(order(), 3)
     source = order()
