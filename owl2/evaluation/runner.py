@@ -26,7 +26,7 @@ from .records import (
 )
 from .task import Record, Sample, Task
 
-_GROUPED = 16  # batches among which samples of like length are brought together
+_GROUPED = 16  # batches, of samples with one image, among which samples of like length are brought together
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ def predict(
 
 def _predicted(predictor: Predictor, samples: Sequence[Sample], batch_size: int) -> Iterator[list[Record]]:
     """Records of one batch after the other. Images of the next samples are read while the model works."""
-    window = batch_size * _GROUPED
+    pictures = max((each.clip.num_frames if each.clip else len(each.images) for each in samples), default=1)
+    window = batch_size * max(1, _GROUPED // max(1, pictures))  # twice as many samples wait in memory
     with ThreadPoolExecutor(2) as pool:
         prepared = (pool.submit(predictor.prepare, sample) for sample in samples)
         ahead = [future for _, future in zip(range(window), prepared, strict=False)]

@@ -1,6 +1,7 @@
 """MSRVTT-QA, MSVD-QA and TGIF-QA from their files to exact match and to a judge's verdicts."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -181,6 +182,26 @@ def test_a_video_is_read_once_for_the_questions_in_a_row_about_it(tmp_path, pred
     )
     predicted("msrvtt_qa", tmp_path / "data")
     assert len(set(read)) == 3 and len(read) < 10
+
+
+def test_few_videos_wait_in_memory_for_their_batch(tmp_path, predicted, monkeypatch):
+    msrvtt(tmp_path / "data")
+    waiting, most = Counter(), Counter()
+    prepare, predict = predictor.Predictor.prepare, predictor.Predictor.predict
+
+    def counts(self, sample):
+        waiting["now"] += 1
+        most["ever"] = max(most["ever"], waiting["now"])
+        return prepare(self, sample)
+
+    def releases(self, batch):
+        waiting["now"] -= len(batch)
+        return predict(self, batch)
+
+    monkeypatch.setattr(predictor.Predictor, "prepare", counts)
+    monkeypatch.setattr(predictor.Predictor, "predict", releases)
+    predicted("msrvtt_qa", tmp_path / "data", batch_size=1)
+    assert most["ever"] <= 2 * 16 // 8 + 1
 
 
 def test_original_and_repackaged_files_are_told_apart_and_the_original_is_preferred(tmp_path):
