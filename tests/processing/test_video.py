@@ -108,9 +108,9 @@ def test_a_part_far_into_a_video_is_not_decoded_from_the_beginning(
 
 def test_a_part_of_a_stream_without_times_is_counted_in_frames(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
-    path = tmp_path / "video.m4v"
-    with av.open(str(path), "w", format="m4v") as container:  # the bare stream, no container around it
-        stream = container.add_stream("mpeg4", rate=5)
+    path = tmp_path / "video.h264"
+    with av.open(str(path), "w", format="h264") as container:  # the bare stream, no container around it
+        stream = container.add_stream("libx264", rate=5)
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         for image in grey_frames(20):
             container.mux(stream.encode(av.VideoFrame.from_image(image)))
