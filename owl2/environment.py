@@ -28,6 +28,13 @@ _RESERVED_EXTRAS = ("dev",)
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
 
 
+def restart_with_fast_allocation() -> None:
+    """Starts the program again with the settings that glibc reads only at the start, if nobody set them."""
+    if sys.platform == "linux" and not any(name in os.environ for name in MALLOC_SETTINGS):
+        os.environ.update(MALLOC_SETTINGS)
+        os.execv(sys.executable, [sys.executable, "-m", "owl2.cli.main", *sys.argv[1:]])
+
+
 @dataclass
 class Package:
     """A package that owl2 asks for: the range it wants and the version that is here, if any."""

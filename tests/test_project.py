@@ -91,7 +91,7 @@ class TestDocuments:
         named = {
             name
             for page in DOCUMENTS
-            for name in re.findall(r"\bowl2 (?:--debug )?([a-z-]+) (?=[-.A-Z`]|  )", page.read_text())
+            for name in re.findall(r"(?<!from )\bowl2 (?:--debug )?([a-z][a-z-]+) (?=[-.A-Z`]|  )", page.read_text())
         }
         named |= {name for page in DOCUMENTS for name in re.findall(r"`owl2 ([a-z-]+)`", page.read_text())}
         assert named <= set(COMMANDS)

@@ -1,14 +1,12 @@
 """`owl2 quickstart`: the whole life of the model on a laptop."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from owl2.environment import MALLOC_SETTINGS
+from owl2.environment import restart_with_fast_allocation
 
 
 def quickstart(
@@ -21,7 +19,7 @@ def quickstart(
 
     Ctrl-C stops after the current step; the same command continues.
     """
-    _allocate_fast()
+    restart_with_fast_allocation()
     from rich.console import Console
     from transformers.utils import logging
 
@@ -43,13 +41,6 @@ def quickstart(
         console.print(f"\n{stop or 'Stopped.'} Run the same command to continue.")
         raise typer.Exit(130) from stop
     _show(metrics, directory, console)
-
-
-def _allocate_fast() -> None:
-    """Starts the program again with the settings that glibc reads only at the start, if nobody set them."""
-    if sys.platform == "linux" and not any(name in os.environ for name in MALLOC_SETTINGS):
-        os.environ.update(MALLOC_SETTINGS)
-        os.execv(sys.executable, [sys.executable, "-m", "owl2.cli.main", *sys.argv[1:]])
 
 
 def _show(metrics: dict[str, Any], directory: Path, console: Any) -> None:

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from owl2.cli.errors import EXIT_CODE, show_error
+from owl2.environment import restart_with_fast_allocation
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, such as recipes/pretrain.yaml.")],
@@ -20,17 +23,25 @@ def train(
 
     The same command goes on where the run was stopped (Ctrl-C and SIGTERM save first).
     """
+    import torch
     from rich.console import Console
     from transformers.utils import logging
 
     from owl2.training.recipe_file import load_recipe
     from owl2.training.run import show
     from owl2.training.run import train as run
+    from owl2.training.watch import TrainingDiverged
 
     console = Console()
     loaded = load_recipe(recipe, overrides or [])
     if dry_run:
         show(loaded, console)
         return
+    if not torch.cuda.is_available():
+        restart_with_fast_allocation()
     logging.disable_progress_bar()  # of loading and saving weights: ours say more
-    run(loaded, console)
+    try:
+        run(loaded, console)
+    except TrainingDiverged as error:
+        show_error(error)
+        raise typer.Exit(EXIT_CODE) from error

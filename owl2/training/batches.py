@@ -7,7 +7,8 @@ and the state between two steps is where the stream of draws stands.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -21,6 +22,7 @@ from owl2.processing.collation import pad_encoded
 from .samples import StageSamples
 
 Batch = dict[str, torch.Tensor]
+Item = TypeVar("Item")
 
 
 class Grouping(NamedTuple):
@@ -109,26 +111,34 @@ class BatchStream:
         self._state = samples.state_dict()
 
     def batches(self, count: int) -> Iterator[RankBatch]:
-        """The next `count` batches. Call it once."""
-        asked: list[tuple[int, dict[str, Any]]] = []  # of each batch: pieces, and the state behind it
-        pieces = DataLoader(
+        """The next `count` batches. Call it once. With workers, the batch after the one given out is made meanwhile."""
+        made = self._made(count)
+        for batch, state, pieces in made if self.num_workers == 0 else _one_ahead(made):
+            self._state = state
+            for piece in pieces:
+                self.counter.add(piece.sources, piece.skips)
+            yield batch
+
+    def _made(self, count: int) -> Iterator[tuple[RankBatch, dict[str, Any], list[_Prepared]]]:
+        """Batches, each with the state behind it and the pieces it was made of."""
+        asked: list[tuple[int, dict[str, Any]]] = []  # of each batch: number of pieces, and the state behind it
+        prepared = DataLoader(
             self._prepare,
             batch_size=None,
             sampler=self._pieces(count, asked),
             num_workers=self.num_workers,
             prefetch_factor=4 if self.num_workers else None,
         )
-        made: list[_Prepared] = []
-        for piece in pieces:
-            made.append(piece)
-            self.counter.add(piece.sources, piece.skips)
-            if len(made) == asked[0][0]:
-                self._state = asked.pop(0)[1]
+        pieces: list[_Prepared] = []
+        for piece in prepared:
+            pieces.append(piece)
+            if len(pieces) == asked[0][0]:
                 counts = Counts()
-                for each in made:
+                for each in pieces:
                     counts = counts.plus(each.counts)
-                yield RankBatch([batch for each in made for batch in each.micro_batches], counts)
-                made = []
+                micro_batches = [batch for each in pieces for batch in each.micro_batches]
+                yield RankBatch(micro_batches, counts), asked.pop(0)[1], pieces
+                pieces = []
 
     def state_dict(self) -> dict[str, Any]:
         """Where the batches that were given out end, as JSON; the same on every rank."""
@@ -152,6 +162,15 @@ class BatchStream:
             pieces = [share[start : start + size] for start in range(0, len(share), size)]
             asked.append((len(pieces), self.samples.state_dict()))
             yield from pieces
+
+
+def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, the next one always in the making: workers alone prepare less than a long step needs."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 class _Prepare(Dataset[_Prepared]):

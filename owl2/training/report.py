@@ -162,6 +162,7 @@ class Reporter:
             f"{report.counts.images / report.seconds:,.0f} images/s",
             f"{report.memory_bytes / 2**30:.1f} GiB",
             f"data wait {report.data_seconds / report.seconds:.0%}",
+            f"rows {report.counts.tokens / max(1, report.counts.positions):.0%} full",
         ]
         if report.mfu is not None:
             parts.insert(3, f"MFU {report.mfu:.0%}")

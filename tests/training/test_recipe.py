@@ -135,6 +135,8 @@ class TestShippedRecipes:
         from owl2.training.table import trainable_table
 
         recipe = load_recipe(file)
+        if recipe.train.lora is not None:
+            pytest.importorskip("peft")
         model = outline(recipe).model()
         choose_what_trains(model, recipe.train)
         rows = {row.part: row for row in trainable_table(model, recipe.optimizer)}

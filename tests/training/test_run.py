@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +121,23 @@ def test_a_stopped_run_goes_on_bit_for_bit(data: Path, whole: dict[str, Path], t
     )
     for first, second in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_bit_for_bit_after_sigkill_and_exits_0_after_sigterm(data: Path, tmp_path: Path) -> None:
+    overrides = ["schedule.steps=8", "checkpoint.every=2", "checkpoint.asynchronous=true", "data.workers=1"]
+    run_recipe(data, "instruct", tmp_path / "whole", *overrides)
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "owl2", "train", str(data / "instruct.yaml"), f"out={out}", *overrides]
+    for lines, number, code in ((3, signal.SIGKILL, -signal.SIGKILL), (6, signal.SIGTERM, 0)):
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)
+        while process.poll() is None and (not (out / "metrics.jsonl").exists() or len(curve(out)) < lines):
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(120) == code
+        assert len(curve(out)) < 8
+    run_recipe(data, "instruct", out, *overrides)
+    assert curve(out) == curve(tmp_path / "whole")
 
 
 def test_a_stopped_run_goes_on_on_two_ranks(on_two_ranks: dict[str, Path], whole: dict[str, Path]) -> None:
