@@ -228,8 +228,14 @@ def _changes(recipe: Recipe, gpus: int) -> Iterator[tuple[dict[str, Any], int]]:
         adapters = {"train.lora": {}, "train.parts": [part for part in parts if part not in whole]}
         yield {**all_of_it, **adapters}, gpus
         yield {**all_of_it, **adapters, "train.quantization": "int4"}, gpus
-    elif recipe.train.lora is not None and recipe.train.quantization is None:
-        yield {**all_of_it, "train.quantization": "int4"}, gpus
+    elif recipe.train.lora is not None:
+        if recipe.train.quantization is None:
+            yield {**all_of_it, "train.quantization": "int4"}, gpus
+        if "vision_half" in parts:  # 1.07 B parameters of the 7B model
+            copies = [name for name in ("vision_k_proj", "vision_v_proj") if name not in recipe.train.lora.targets]
+            targets = {"train.lora.targets": [*recipe.train.lora.targets, *copies]}
+            fewer = {"train.parts": [part for part in parts if part != "vision_half"], **targets}
+            yield {**all_of_it, **fewer, "train.quantization": "int4"}, gpus
     if recipe.parallel.data_shards == recipe.parallel.replicas == "auto":
         yield from ((all_of_it, more) for more in (2, 4, 8) if more > gpus)
 
@@ -237,8 +243,11 @@ def _changes(recipe: Recipe, gpus: int) -> Iterator[tuple[dict[str, Any], int]]:
 def _changed(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
     tree = recipe.to_dict()
     for key, value in overrides.items():
-        section, _, name = key.partition(".")
-        tree[section] = {**tree[section], name: value}
+        *sections, name = key.split(".")
+        inside = tree
+        for section in sections:
+            inside = inside[section]
+        inside[name] = value
     return Recipe.model_validate(tree)
 
 

@@ -108,7 +108,7 @@ def save_adapter(
 def load_adapter(
     model: Owl2ForConditionalGeneration, directory: str | Path, trainable: bool = False
 ) -> Owl2ForConditionalGeneration:
-    """Puts an adapter folder on top of its base model, in place.
+    """Puts an adapter folder on top of its base model, in place, at the resolution that its vision encoder learnt at.
 
     Args:
         trainable: let the adapters train on; whether other parameters train is left as it is.
@@ -124,6 +124,7 @@ def load_adapter(
     if has_adapters(model):
         raise ValueError("the model has adapters already: merge them first, or load the base model again")
     tensors = _read(directory)
+    _match_resolution(model, tensors)
     _inject(model, _read_config(directory))
     parameters = {name.replace(f".{ADAPTER}.", "."): parameter for name, parameter in model.named_parameters()}
     _check_fit(tensors, parameters, directory)
@@ -237,6 +238,15 @@ def _read(directory: Path) -> dict[str, torch.Tensor]:
     except SafetensorError as error:
         raise ValueError(f"{directory / _WEIGHTS} cannot be read: {error}") from error
     return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def _match_resolution(model: Owl2ForConditionalGeneration, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Stage 2 starts from a model of 224 px and trains its positions at 448 (section 4.1)."""
+    table = tensors.get("model.vision_tower.position_embedding")
+    tower = model.model.vision_tower
+    if table is not None and table.shape != tower.position_embedding.shape:
+        grid = round((len(table) - tower.num_prefix) ** 0.5)
+        model.set_image_size(grid * tower.config.patch_size)
 
 
 def _check_fit(tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor], directory: Path) -> None:

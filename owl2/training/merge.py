@@ -12,6 +12,8 @@ from .lora import load_adapter, merge_adapters
 def merge_lora(adapter: str | Path, base: str | Path, out: str | Path) -> Path:
     """Writes the model that `adapter` makes of `base`, with its processor, in our layout and the base's precision.
 
+    The processor is that of the adapter folder, if it holds one: it knows the resolution of the training.
+
     Args:
         base: directory of the model that the adapter was trained on, in our or the official layout; of a model that
             was trained in 4 bits, the one in full precision.
@@ -28,6 +30,12 @@ def merge_lora(adapter: str | Path, base: str | Path, out: str | Path) -> Path:
         raise ValueError(f"{out} is not empty: choose another directory for the merged model")
     checkpoint_layout(base)
     model = Owl2ForConditionalGeneration.from_pretrained(base, dtype="auto")
-    merge_adapters(load_adapter(model, adapter)).save_pretrained(out)
-    Owl2Processor.from_pretrained(base).save_pretrained(out)
+    merge_adapters(load_adapter(model, adapter))
+    with_processor = (Path(adapter) / "processor_config.json").is_file()
+    processor = Owl2Processor.from_pretrained(adapter if with_processor else base)
+    size = processor.image_processor.size["height"]
+    if size != model.config.vision_config.image_size:
+        model.set_image_size(size)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
     return out

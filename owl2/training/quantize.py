@@ -56,6 +56,8 @@ def _in_4_bits(module: nn.Linear, compute_dtype: torch.dtype, bitsandbytes: Any)
         module.weight.data, requires_grad=False, blocksize=BLOCK_SIZE, quant_type="nf4", module=quantized
     )
     quantized.bias = module.bias
+    # Else evaluation on some CPUs packs the weights in another order, and training after it reads them wrongly.
+    quantized.support_avx512bf16_for_cpu = False
     return quantized
 
 

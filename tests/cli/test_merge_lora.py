@@ -50,6 +50,15 @@ def test_a_base_in_the_official_layout_is_merged_too(owl2, official: Path, adapt
     torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_folder_with_a_processor_decides_the_resolution(owl2, ours: Path, adapter, tmp_path: Path) -> None:
+    folder, _ = adapter
+    Owl2Processor.from_pretrained(ours, size={"height": 84, "width": 84}).save_pretrained(folder)
+    assert owl2("merge-lora", folder, tmp_path / "merged", "--base", ours).exit_code == 0
+    merged = Owl2ForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    assert merged.config.vision_config.image_size == 84
+    assert Owl2Processor.from_pretrained(tmp_path / "merged").image_processor.size["height"] == 84
+
+
 def test_wrong_folders_are_refused_and_nothing_is_overwritten(refused, ours: Path, adapter, tmp_path: Path) -> None:
     folder, _ = adapter
     out = tmp_path / "merged"

@@ -71,7 +71,7 @@ class TestBitsandbytes:
         pytest.importorskip("bitsandbytes")
 
     @pytest.fixture
-    def directory(self, directory: Path, tmp_path: Path) -> Path:
+    def wide(self, directory: Path, tmp_path: Path) -> Path:
         """Random weights whose widths are multiples of 32, as 4 bits need on a CPU."""
         config = Owl2Config.from_pretrained(directory)
         config.text_config.intermediate_size = 192
@@ -94,13 +94,13 @@ class TestBitsandbytes:
     )
     def test_it_generates(
         self,
-        directory: Path,
+        wide: Path,
         prompt: dict[str, Any],
         how: dict[str, Any],
         stored: torch.dtype,
         least: float,
     ) -> None:
-        model, quantized = Owl2ForConditionalGeneration.from_pretrained(directory), self.load(directory, **how)
+        model, quantized = Owl2ForConditionalGeneration.from_pretrained(wide), self.load(wide, **how)
         linears = decoder_linears(quantized)
         assert {module.weight.dtype for module in linears.values()} == {stored}
         assert any(name.endswith("vision_k_proj") for name in linears)

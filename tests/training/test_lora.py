@@ -159,6 +159,19 @@ def test_tied_embeddings_that_train_are_kept_once_and_stay_tied(tmp_path: Path) 
     torch.testing.assert_close(logits(again), logits(model), rtol=1e-4, atol=1e-5)
 
 
+def test_an_adapter_of_another_resolution_brings_its_positions(tmp_path: Path) -> None:
+    """Stage 2 trains at 448 px on top of a model of 224 px."""
+    model = tiny_model()
+    model.set_image_size(24)
+    select_trainable(model, VISION)
+    apply_lora(model, rank=2, alpha=4)
+    step(model, 2)
+    save_adapter(model, tmp_path)
+    again = load_adapter(tiny_model(), tmp_path)
+    assert again.config.vision_config.image_size == 24
+    torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=0)
+
+
 def test_another_base_model_is_refused_with_the_shapes_that_differ(tmp_path: Path) -> None:
     save_adapter(adapted(), tmp_path, base="models/one")
     other = tiny_model(tiny_config(intermediate_size=96))
@@ -233,6 +246,16 @@ class TestFourBits:
         torch.testing.assert_close(logits(again), logits(model))
         with pytest.raises(ValueError, match="is quantized: merge into the base model in full precision"):
             merge_adapters(model)
+
+    def test_evaluation_between_training_steps_changes_nothing(self) -> None:
+        model = self.quantized()
+        apply_lora(model, rank=4, alpha=8)
+        with torch.no_grad():
+            before = model.train()(**inputs(model)).logits
+        torch.testing.assert_close(logits(model), before)
+        with torch.no_grad():
+            after = model.train()(**inputs(model)).logits
+        assert torch.equal(after, before)
 
     def test_its_outputs_are_near_those_in_full_precision(self) -> None:
         model = self.quantized()
