@@ -87,6 +87,6 @@ def _check(root: Path) -> None:
     from owl2.evaluation.data_check import check_data
 
     for finding in check_data(root):
-        typer.echo(f"{finding.task.name:<16}{finding.split:<14}{finding.state}")
+        typer.echo(f"{finding.task.name:<16}{finding.split:<18}{finding.state}")
         for file in finding.files:
             typer.echo(f"{'':<30}{file['sha256']}  {file['file']}")
