@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,24 +71,43 @@ def ids_hash(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
-def check_complete(header: dict[str, Any], records: Sequence[Record], allow_partial: bool) -> dict[str, int]:
-    """Number of samples `found`, `expected` and `duplicated`.
+@dataclass(frozen=True)
+class Found:
+    """The records of a file, each sample once.
+
+    Attributes:
+        duplicated: ids that occurred again; what came first counts.
+        is_complete: exactly the samples of the header, in their order.
+    """
+
+    records: list[Record]
+    duplicated: int
+    is_complete: bool
+
+
+def check_complete(header: dict[str, Any], records: Sequence[Record], allow_partial: bool) -> Found:
+    """The records to score.
 
     Raises:
-        ValueError: samples are missing, unknown or there more than once, unless `allow_partial`; duplicates never pass.
+        ValueError: samples are missing, unknown or there more than once, unless `allow_partial`.
     """
-    counts = Counter(record.id for record in records)
-    duplicated = [name for name, count in counts.items() if count > 1]
-    if duplicated:
-        raise ValueError(f"{len(duplicated)} ids occur more than once, such as {duplicated[0]!r}: no score is given")
+    first: dict[str, Record] = {}
+    for record in records:
+        first.setdefault(record.id, record)
+    duplicated = [name for name, count in Counter(record.id for record in records).items() if count > 1]
     expected = int(header["samples"])
-    complete = len(records) == expected and ids_hash(record.id for record in records) == header["ids_sha256"]
+    complete = not duplicated and ids_hash(first) == header["ids_sha256"]
+    if duplicated and not allow_partial:
+        raise ValueError(
+            f"{len(duplicated)} ids occur more than once, such as {duplicated[0]!r}: no score is given. Remove them, "
+            "or pass --allow-partial, which takes the first of each and which the result will show"
+        )
     if not complete and not allow_partial:
         raise ValueError(
             f"the predictions of {header['task']} are not those of the whole split: {len(records)} of {expected} "
             "samples, or other ids than those. Predict the rest, or pass --allow-partial, which the result will show"
         )
-    return {"found": len(records), "expected": expected}
+    return Found(list(first.values()), len(duplicated), complete)
 
 
 def _header(line: str, path: Path) -> dict[str, Any]:

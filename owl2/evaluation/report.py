@@ -96,7 +96,7 @@ def _compare(task: Task, result: dict[str, Any], table: PublishedTable, measure:
         column.unit,
         _in_unit(float(value), column),
         published,
-        tuple(_reasons(task, result, entry)),
+        tuple(_reasons(task, result, entry, protocol)),
     )
 
 
@@ -115,7 +115,13 @@ def _in_unit(value: float, column: Column) -> float:
     return 100 * value if column.unit == "percent" or column.metric == "CIDEr" else value
 
 
-def _reasons(task: Task, result: dict[str, Any], entry: dict[str, Any]) -> Iterator[str]:
+def _expected_prompt(task: Task, split: str, protocol: str) -> str:
+    """The first prompt of a split whose default protocol this is, or its default."""
+    prompts = task.prompts_of.get(split, task.prompts)
+    return next((name for name in prompts if task.protocols_for(name)[0] == protocol), prompts[0])
+
+
+def _reasons(task: Task, result: dict[str, Any], entry: dict[str, Any], protocol: str) -> Iterator[str]:
     """Why a result must not be compared with the published one."""
     if result["partial"]:
         yield f"{result['samples']} of {result['samples_of_split']} samples"
@@ -124,7 +130,7 @@ def _reasons(task: Task, result: dict[str, Any], entry: dict[str, Any]) -> Itera
         yield f"the split has {result['samples_of_split']} samples here, {expected} officially"
     if result["split"] in task.unfair:
         yield task.unfair[result["split"]]
-    if result["prompt"] != task.prompts[0]:
+    if result["prompt"] != _expected_prompt(task, result["split"], protocol):
         yield f"prompt {result['prompt']}"
     if result["suffix"] != task.suffix:
         yield f"suffix {result['suffix']!r}"

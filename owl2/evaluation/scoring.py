@@ -9,7 +9,7 @@ from typing import Any
 
 from .judge import Judge
 from .judging.benchmarks import read_prompt
-from .records import PREDICTIONS, check_complete, read_predictions, write_predictions
+from .records import PREDICTIONS, Found, check_complete, read_predictions, write_predictions
 from .task import JudgedScoring, Record, Scores, Task
 from .tasks import task_named
 
@@ -83,7 +83,7 @@ def score_directory(
     """
     header, records = read_predictions(directory / PREDICTIONS)
     task = task_named(header["task"])
-    counts = check_complete(header, records, allow_partial)
+    found = check_complete(header, records, allow_partial)
     judged = task.judged.protocols if task.judged else ()
     usable = task.protocols_for(header["prompt"])
     if protocol is not None and task.chosen("protocol", protocol) not in usable:
@@ -95,11 +95,11 @@ def score_directory(
         protocols = [name for name in protocols if name not in judged]
     results = {}
     for name in protocols:
-        scores, how = _scores(task, records, name, judge, allow_partial)
+        scores, how = _scores(task, found.records, name, judge, allow_partial)
         results[name] = {"summary": scores.summary, **how}
-        if name == usable[0]:
+        if name == usable[0] and found.is_complete:
             write_predictions(directory / PREDICTIONS, header, records, scores)
-    return _add_results(directory, task, header, counts, results)
+    return _add_results(directory, task, header, found, results)
 
 
 def write_submission(directory: Path, out: Path) -> Path:
@@ -155,7 +155,7 @@ def _described(name: str, prompt: str) -> dict[str, Any]:
 
 
 def _add_results(
-    directory: Path, task: Task, header: dict[str, Any], counts: dict[str, int], results: dict[str, Any]
+    directory: Path, task: Task, header: dict[str, Any], found: Found, results: dict[str, Any]
 ) -> dict[str, Any]:
     path = directory / SCORES
     result = {
@@ -164,10 +164,11 @@ def _add_results(
         "headline": task.headline,
         "default_protocol": task.protocols_for(header["prompt"])[0],
         **{name: header.get(name) for name in ("split", "prompt", "suffix", "frames", "model", "data")},
-        "samples": counts["found"],
+        "samples": len(found.records),
         "samples_of_split": header["samples_of_split"],
         "samples_expected": header["samples_expected"],
-        "partial": counts["found"] != header["samples_of_split"],
+        "duplicated": found.duplicated,
+        "partial": not found.is_complete or len(found.records) != header["samples_of_split"],
         "protocols": results,
     }
     if path.is_file():

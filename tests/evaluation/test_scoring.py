@@ -108,6 +108,16 @@ def test_duplicated_predictions_give_no_score(directory):
         score_directory(directory)
 
 
+def test_of_duplicated_predictions_the_first_counts_where_partial_ones_are_allowed_and_the_result_says_so(directory):
+    whole = score_directory(directory)
+    edit(directory, lambda lines: lines.append(lines[2] | {"raw": "something else"}))
+    before = (directory / PREDICTIONS).read_bytes()
+    result = score_directory(directory, allow_partial=True)
+    assert accuracy(result) == accuracy(whole)
+    assert (result["duplicated"], result["partial"], result["samples"]) == (1, True, whole["samples"])
+    assert (directory / PREDICTIONS).read_bytes() == before  # nothing is lost
+
+
 def test_results_of_another_number_of_samples_are_not_kept_beside_new_ones(directory):
     score_directory(directory)
     edit(directory, lambda lines: lines.pop(3))
