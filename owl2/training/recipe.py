@@ -404,6 +404,8 @@ class Recipe(Section):
             )
         if self.data.augment and self.stage == "instruct":
             raise ValueError("data.augment is for stage pretrain: a crop may cut off what a question is about")
+        if self.train.lora is not None and self.parallel.tensor > 1:
+            raise ValueError("PEFT's layers cannot be split over ranks: train.lora needs parallel.tensor=1")
         return self
 
     def to_dict(self) -> dict[str, Any]:
