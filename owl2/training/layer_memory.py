@@ -87,11 +87,11 @@ def decoder_layer(config: Owl2TextConfig, batch: MicroBatch, trained: Trained, s
     kept = whole
     if shape.checkpointing == "full":
         kept = hidden * size
+    elif shape.compile:  # norms and element-wise steps are computed again, with "selective" all of the MLP
+        kept = norms + attention + (hidden if shape.checkpointing == "selective" else 2 * wide) * size + adapters
     elif shape.checkpointing == "selective":  # input, attention and the projections around it, and those of adapters
         ranks = 0 if trained.lora is None else trained.lora.rank * len(trained.lora.targets & sizes.keys())
         kept = (2 * hidden + 2 * queries + 2 * own_keys + ranks) * size + lse
-    elif shape.compile:  # norms and the element-wise steps of the MLP are computed again
-        kept = norms + attention + 2 * wide * size + adapters
     # In the MLP's backward pass: gradients of both factors and of their product, and of the residual stream.
     workspace = (3 * wide - product + hidden) * size
     return Layer(batch.tokens * whole, batch.tokens * kept, batch.tokens * workspace)
@@ -129,10 +129,10 @@ def vision_layer(config: Owl2VisionConfig, batch: MicroBatch, trains: bool, shap
     kept: float = whole
     if shape.checkpointing == "full":
         kept = hidden * size
+    elif shape.compile:
+        kept = (6 * hidden + (hidden if shape.checkpointing == "selective" else wide)) * size + lse + statistics
     elif shape.checkpointing == "selective":
         kept = 6 * hidden * size + lse
-    elif shape.compile:
-        kept = (6 * hidden + wide) * size + lse + statistics
     return Layer(tokens * whole, tokens * kept, tokens * ((3 - 1) * wide + hidden) * size)
 
 
@@ -150,6 +150,8 @@ def abstractor_layer(
     kept = whole = batch.images * (keys + rows) * size
     if shape.checkpointing == "full":
         kept = batch.images * queries * hidden * size
+    elif shape.checkpointing == "selective" and shape.compile:
+        kept = batch.images * (keys + 6 * queries * hidden) * size
     elif shape.checkpointing == "selective":
         kept = batch.images * (4 * queries + 2 * context) * hidden * size
     return Layer(whole, kept, batch.images * (2 * context * hidden + queries * wide) * size)

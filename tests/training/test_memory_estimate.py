@@ -9,7 +9,6 @@ from helpers import IMAGE, batch, sample, tiny_config, tiny_model
 
 from owl2 import Owl2Config, Owl2ForConditionalGeneration
 from owl2.checkpoints.inspect import count_parameters
-from owl2.training.blocks import recompute_block
 from owl2.training.flops import Lora, Trained
 from owl2.training.gradient_norm import clip_gradients
 from owl2.training.layer_memory import MicroBatch, Placement
@@ -17,7 +16,7 @@ from owl2.training.lora import apply_lora
 from owl2.training.memory_estimate import OTHER, estimate_memory
 from owl2.training.mesh import build_mesh, process_group
 from owl2.training.optimizer import MasterWeightAdamW
-from owl2.training.parallel import blocks_of, parallelize, synchronize_gradients
+from owl2.training.parallel import parallelize, synchronize_gradients
 from owl2.training.stages import PARTS, PRETRAINING_PARTS, select_trainable
 from owl2.training.tensor_memory import TensorMemory
 
@@ -97,9 +96,9 @@ def test_a_step_in_float32_holds_what_was_estimated(case: dict[str, Any]) -> Non
     if lora is not None:
         pytest.importorskip("peft")
         apply_lora(model, lora.rank, 8, targets=lora.targets)
-    for block in blocks_of(model):
-        recompute_block(block, how)
-    measured = peak_of_a_step(model, data, micro_batches)
+    with process_group() as device:
+        parallelize(model, build_mesh(device), torch.float32, how)
+        measured = peak_of_a_step(model, data, micro_batches)
     shape = Placement(sharded=False, compute_bytes=4, checkpointing=how, accumulates=micro_batches > 1)
     assert estimated(config, data, parts, shape, lora) == pytest.approx(measured, rel=TOLERANCE)
 
