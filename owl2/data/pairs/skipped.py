@@ -60,7 +60,10 @@ class SkipCounter:
 
     def state_dict(self) -> dict[str, Any]:
         """JSON."""
-        return {"read": dict(self.read), "skipped": {name: dict(kinds) for name, kinds in self.skipped.items()}}
+        skipped = {
+            source: {str(fault): count for fault, count in kinds.items()} for source, kinds in self.skipped.items()
+        }
+        return {"read": dict(self.read), "skipped": skipped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.read = Counter(state["read"])
