@@ -1,9 +1,11 @@
 """What happens inside one layer in training: what it keeps for the backward pass, and its compilation."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+import torch._dynamo
 from torch import nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -12,6 +14,9 @@ from torch.utils.checkpoint import (
 )
 
 ActivationCheckpointing = Literal["none", "selective", "full"]
+
+GRAPHS = 64
+"""Graphs of all kinds of layers together before torch would give up compiling; eleven were seen."""
 
 _KEPT_ATTENTION = tuple(
     getattr(torch.ops.aten, name).default
@@ -25,21 +30,32 @@ _KEPT_ATTENTION = tuple(
 _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 
 
-def recompute_block(block: nn.Module, how: ActivationCheckpointing) -> None:
-    """Lets a layer keep less for the backward pass; in place.
+def prepare_block(block: nn.Module, recompute: ActivationCheckpointing = "none", compile: bool = False) -> None:
+    """Lets a layer keep less for the backward pass, and compiles it; in place. The hooks of sharding stay outside.
 
     Args:
-        how: "none" keeps everything; "full" keeps the layer's input and computes all again (a third more work);
+        recompute: "none" keeps everything; "full" keeps the layer's input and computes all again (a third more work);
             "selective" keeps what attention and the projections around it gave, and computes the wide middle of the
             MLP, norms and element-wise steps again (half of that work): about six rows of the hidden size a token.
+        compile: compile the layer for any shapes.
     """
-    if how == "none":
-        return
-    options: dict[str, Any] = {}
-    if how == "selective":
+    if recompute == "selective" and compile:
+        # A compiled layer computes norms and element-wise steps again by itself.
+        block.mlp.forward = _recomputed(block.mlp.forward)
+    if compile:
+        # Layers of three kinds share the code that transformers wraps around them, with a handful of graphs each.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        block.forward = torch.compile(block.forward)
+    elif recompute == "selective":
         policy = functools.partial(_keep_attention_and_projections, _hidden_size(block))
-        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, policy)
-    forward = block.forward
+        contexts = functools.partial(create_selective_checkpoint_contexts, policy)
+        block.forward = _recomputed(block.forward, context_fn=contexts)
+    if recompute == "full":
+        block.forward = _recomputed(block.forward)
+
+
+def _recomputed(forward: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """A forward pass that is computed again in the backward pass."""
 
     @functools.wraps(forward)
     def recomputed(*args: Any, **kwargs: Any) -> Any:
@@ -47,12 +63,7 @@ def recompute_block(block: nn.Module, how: ActivationCheckpointing) -> None:
             raise ValueError("Activation checkpointing computes layers twice, which a cache cannot: use_cache=False.")
         return checkpoint(forward, *args, use_reentrant=False, **options, **kwargs)
 
-    block.forward = recomputed
-
-
-def compile_block(block: nn.Module) -> None:
-    """Compiles a layer with what `recompute_block` did to it; in place. The hooks of sharding stay outside."""
-    block.forward = torch.compile(block.forward)
+    return recomputed
 
 
 def _hidden_size(block: nn.Module) -> int:

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from owl2.modeling import Owl2ForConditionalGeneration
 
-from .blocks import ActivationCheckpointing, compile_block, recompute_block
+from .blocks import ActivationCheckpointing, prepare_block
 from .mesh import Mesh
 from .tensor_parallel import split_over_tensor_ranks
 
@@ -33,8 +33,7 @@ def parallelize(
     float32 sums over the data ranks: the loss of each rank must be divided by what counts over all of them.
 
     Args:
-        activation_checkpointing: see `recompute_block`.
-        compile: compile every layer.
+        activation_checkpointing, compile: see `prepare_block`.
 
     Raises:
         ValueError: the ranks hold different models, or heads cannot be shared evenly by the tensor ranks.
@@ -48,9 +47,7 @@ def parallelize(
         split_over_tensor_ranks(model, mesh.device_mesh["tensor"])
     blocks = blocks_of(model)
     for block in blocks:
-        recompute_block(block, activation_checkpointing)
-        if compile:
-            compile_block(block)
+        prepare_block(block, activation_checkpointing, compile)
     if mesh.size > 1 or compute_dtype != torch.float32:
         _shard(model, blocks, mesh, compute_dtype)
 

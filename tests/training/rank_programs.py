@@ -40,6 +40,7 @@ class Layout(NamedTuple):
     tensor: int = 1
     micro_batches: int = 1
     recompute: str = "none"
+    compile: bool = False
     dtype: torch.dtype = torch.float32
     config: dict[str, Any] = {}
 
@@ -55,7 +56,7 @@ class Run:
         self.config: Owl2Config = tiny_config(**{**CONFIG, **layout.config})
         self.model = tiny_model(self.config).train()
         select_trainable(self.model, parts)
-        parallelize(self.model, mesh, layout.dtype, layout.recompute)
+        parallelize(self.model, mesh, layout.dtype, layout.recompute, layout.compile)
         self.optimizer = MasterWeightAdamW(self.model, weight_decay=0.05)
 
     def step(self, step: int) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """A run on several ranks is the run on one."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +173,28 @@ def test_heads_that_tensor_ranks_cannot_share_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_layers_learn_the_same(tmp_path: Path) -> None:
-    from owl2.training.parallel import compile_block
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_compiled_layers_learn_the_same_with_a_few_graphs_for_all_shapes(
+    recompute: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[object] = []
 
-    wanted = curve(ONE, INSTRUCTION_TUNING_PARTS, steps=2)
-    for recompute in ("none", "selective"):
-        run = Run(new_mesh(ONE), Layout(recompute=recompute), INSTRUCTION_TUNING_PARTS)
-        for block in blocks_of(run.model):
-            compile_block(block)
-        assert_same_curve([run.step(0), run.step(1)], wanted, 1e-5)
+    def counting(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    aot_eager = torch._dynamo.lookup_backend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counting))
+    torch._dynamo.reset()
+    config = {"num_hidden_layers": 4}
+    wanted = curve(Layout(config=config), INSTRUCTION_TUNING_PARTS)
+    found = curve(Layout(config=config, recompute=recompute, compile=True), INSTRUCTION_TUNING_PARTS)
+    assert_same_curve(found, wanted, 1e-5)
+    assert 3 <= len(graphs) <= 16  # and not some for each layer
+    assert not torch._dynamo.utils.counters["unimplemented"] and not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_a_cache_is_refused_where_layers_are_computed_twice() -> None:
+    run = Run(new_mesh(ONE), Layout(recompute="full"), INSTRUCTION_TUNING_PARTS)
+    with pytest.raises(ValueError, match="use_cache=False"):
+        run.model(input_ids=torch.full((1, 4), 5), use_cache=True)
