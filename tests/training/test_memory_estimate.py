@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from helpers import IMAGE, batch, sample, tiny_config, tiny_model
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from owl2 import Owl2Config, Owl2ForConditionalGeneration
 from owl2.checkpoints.inspect import count_parameters
+from owl2.modeling.chunked_loss import summed_next_token_loss
 from owl2.training.flops import Lora, Trained
 from owl2.training.gradient_norm import clip_gradients
 from owl2.training.layer_memory import MicroBatch, Placement
@@ -121,6 +123,34 @@ def test_a_step_in_bfloat16_of_float32_weights_holds_what_was_estimated(
         measured = peak_of_a_step(model, data, micro_batches, clip_gradients)
     shape = Placement(checkpointing=how, accumulates=micro_batches > 1)
     assert estimated(config, data, parts, shape) == pytest.approx(measured, rel=TOLERANCE)
+
+
+def test_layers_of_the_7b_model_hold_what_was_estimated() -> None:
+    """Two layers of each kind in the paper's width and bfloat16, on tensors that have sizes and no content."""
+    tokens, images, two = 8192, 70, {"num_hidden_layers": 2}
+    config = Owl2Config(text_config=two, vision_config={**two, "image_size": 224}, abstractor_config=two)
+    rows = images * config.tokens_per_image
+    with FakeTensorMode():
+        model = Owl2ForConditionalGeneration._from_config(config, dtype=torch.bfloat16).train()
+        select_trainable(model, PRETRAINING_PARTS)
+        with TensorMemory(*model.parameters(), *model.buffers()) as memory:
+            weights = memory.current
+            visual = model.model.encode_images(torch.empty(images, 3, 224, 224)).image_hidden_states
+            embedded = model.get_input_embeddings()(torch.empty(1, tokens - rows, dtype=torch.long))
+            hidden = model.model.language_model(
+                inputs_embeds=torch.cat([visual.flatten(0, 1)[None], embedded], dim=1),
+                is_vision=torch.empty(1, tokens, dtype=torch.bool),
+                num_vision=rows,
+                use_cache=False,
+            ).last_hidden_state
+            targets = torch.empty(tokens - rows, dtype=torch.long)
+            summed_next_token_loss(model.lm_head, hidden[0, rows:], targets, 32000).backward()
+    counts = count_parameters(model)
+    micro_batch = MicroBatch(tokens, images, 224, tokens - rows)
+    shape = Placement(sharded=False, compute_bytes=2)
+    kinds = estimate_memory(config, counts, micro_batch, Trained(frozenset(PRETRAINING_PARTS)), shape)
+    comes_and_goes = kinds["activations"] + kinds["images"] + kinds["logits"] + kinds["gradients"] / 2
+    assert comes_and_goes == pytest.approx(memory.peak - weights, rel=TOLERANCE)
 
 
 def test_sharding_takes_its_share_and_frozen_weights_stay_whole() -> None:
