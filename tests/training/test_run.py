@@ -105,6 +105,17 @@ def test_packing_on_two_ranks_with_unequal_numbers_of_rows_does_not_either(
     assert_same(on_two_ranks["packed"], whole["instruct"])
 
 
+def test_bfloat16_learns_nearly_the_same_and_leaves_bfloat16_weights(
+    data: Path, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    run_recipe(data, "instruct", tmp_path / "run", "precision=bf16")
+    torch.testing.assert_close(
+        torch.tensor(curve(tmp_path / "run")), torch.tensor(curve(whole["instruct"])), rtol=0.03, atol=0
+    )
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "checkpoint", dtype="auto")
+    assert model.dtype == torch.bfloat16
+
+
 def test_workers_do_not_change_anything(data: Path, whole: dict[str, Path], tmp_path: Path) -> None:
     run_recipe(data, "pretrain", tmp_path / "run", "data.workers=2")
     assert curve(tmp_path / "run") == curve(whole["pretrain"])
