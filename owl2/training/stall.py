@@ -123,7 +123,9 @@ class StallWatch:
 
     def __enter__(self) -> "StallWatch":
         if self.size > 1:
-            self._thread = threading.Thread(target=self._watch, args=(_new_store(self.limit_s),), daemon=True)
+            store = _new_store(self.limit_s)
+            store.set(str(self.rank), json.dumps(self._own))
+            self._thread = threading.Thread(target=self._watch, args=(store,), daemon=True)
             self._thread.start()
         return self
 
