@@ -76,6 +76,15 @@ def test_a_killed_run_goes_on_where_it_stopped(model, processor, pope, tmp_path,
     assert not list(planned.directory.glob("partial-*"))
 
 
+def test_texts_may_hold_any_kind_of_line_end(predicted, pope):
+    """JSON leaves U+0085, U+2028 and U+2029 as they are; files of a run are read back when it ends or goes on."""
+    strange = "Is there\u2028a\u2029dog\u0085in the\r\nimage?"
+    for path in (pope / "pope").iterdir():
+        path.write_text(path.read_text().replace("Is there a dog in the image?", json.dumps(strange)[1:-1]))
+    _, records = read_predictions(predicted("pope", pope) / PREDICTIONS)
+    assert len(records) == 12 and all(strange in record.prompt for record in records)
+
+
 def test_predictions_of_another_setting_are_not_mixed_in(predicted, pope):
     predicted("pope", pope)
     with pytest.raises(ValueError, match="another setting: suffix"):
@@ -111,6 +120,7 @@ def test_a_broken_row_names_file_and_line(pope, tmp_path):
         plan(task_named("pope"), Settings(pope, tmp_path / "run"), MODEL)
 
 
+@pytest.mark.slow
 def test_two_ranks_predict_every_sample_once(pope, tmp_path):
     """Under torchrun, with the command a user types."""
     checkpoint = tmp_path / "model"
@@ -147,6 +157,16 @@ def test_two_ranks_predict_every_sample_once(pope, tmp_path):
     )
     assert answers(tmp_path / "two" / "pope") == answers(tmp_path / "one" / "pope")
     assert "POPE" in done.stdout and "f1" in done.stdout
+
+
+def test_the_shares_of_the_ranks_are_contiguous_and_lose_nothing(monkeypatch):
+    for size in (1, 2, 3, 7):
+        monkeypatch.setenv("WORLD_SIZE", str(size))
+        found = []
+        for rank in range(size):
+            monkeypatch.setenv("RANK", str(rank))
+            found += Ranks().share(list(range(12)))
+        assert found == list(range(12))
 
 
 def test_every_benchmark_of_the_list_can_be_loaded():
