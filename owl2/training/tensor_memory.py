@@ -1,6 +1,7 @@
 """Measures the memory of tensors: bytes of all storages that are alive, watched operation by operation."""
 
 import weakref
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class TensorMemory(TorchDispatchMode):
             storage = tensor.untyped_storage()
             key = storage._cdata
             if key not in self._alive:
-                self._alive[key] = weakref.ref(storage, lambda _, key=key: self._forget(key))
+                self._alive[key] = weakref.ref(storage, partial(self._forget, key))
             self._update(key, storage.nbytes())
         if self._at_most > self.peak:
             self.peak = max(self.peak, self.current)
@@ -46,7 +47,7 @@ class TensorMemory(TorchDispatchMode):
         self._at_most += size - self._sizes.get(key, 0)
         self._sizes[key] = size
 
-    def _forget(self, key: int) -> None:
+    def _forget(self, key: int, _: Any) -> None:
         if self._alive.pop(key, None) is not None:
             self._at_most -= self._sizes.pop(key)
 
