@@ -42,7 +42,7 @@ def read_predictions(path: Path) -> tuple[dict[str, Any], list[Record]]:
 def read_partial(path: Path) -> tuple[dict[str, Any], list[Record]]:
     """As `read_predictions` of a file that is being written: a last line that was cut off is left out."""
     contents = path.read_text(encoding="utf-8", errors="replace")
-    complete = contents[: contents.rfind("\n") + 1].splitlines()
+    complete = contents.split("\n")[:-1]  # not splitlines: a text may hold U+2028, U+0085 and their like
     if not complete:
         return {}, []
     header = _header(complete[0], path)
