@@ -53,5 +53,5 @@ def _groups_that_shard(tensor: DTensor) -> tuple[Any, ...]:
     return tuple(
         tensor.device_mesh.get_group(dimension)
         for dimension, placement in enumerate(tensor.placements)
-        if placement.is_shard()
+        if not placement.is_replicate()  # with both kinds of sharding there is a strided one, which is no `Shard`
     )
