@@ -10,7 +10,9 @@ from owl2.cli.evaluate import show_result
 
 def score(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, or of one of its tasks.")],
-    protocol: Annotated[str | None, typer.Option(help="By default all that need no judge.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="By default all that need no judge. Tasks of RUN without it are passed over.")
+    ] = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Score though samples are missing; the result says so.")
     ] = False,
@@ -34,6 +36,8 @@ def score(
         default_judge_cache,
         score_directory,
         task_directories,
+        with_protocol,
+        with_submission,
         write_submission,
     )
 
@@ -41,8 +45,13 @@ def score(
     if judge or judge_replay or judge_model or judge_runs or judge_cache or judge_prompts:
         cache = judge_cache or default_judge_cache(run)
         judging = JudgeSettings(cache, judge_model, judge_runs, judge_replay, prompts=judge_prompts)
-    for directory in task_directories(run):
+    found = task_directories(run)
+    fitting, others = with_protocol(found, protocol) if submission is None else with_submission(found)
+    for directory in fitting:
         if submission is not None:
             typer.echo(f"{write_submission(directory, submission)}")
         else:
             show_result(score_directory(directory, protocol, allow_partial, judging))
+    for directory in others:
+        lacking = f"the protocol {protocol}" if submission is None else "a form for an evaluation server"
+        typer.echo(f"{directory.name} passed over: it has not {lacking}")

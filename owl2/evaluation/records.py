@@ -39,6 +39,16 @@ def read_predictions(path: Path) -> tuple[dict[str, Any], list[Record]]:
         return header, [_record(line, f"{path}:{number}") for number, line in lines]
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """The header alone.
+
+    Raises:
+        ValueError: the first line is none.
+    """
+    with path.open(encoding="utf-8") as file:
+        return _header(file.readline(), path)
+
+
 def read_partial(path: Path) -> tuple[dict[str, Any], list[Record]]:
     """As `read_predictions` of a file that is being written: a last line that was cut off is left out."""
     contents = path.read_text(encoding="utf-8", errors="replace")
@@ -69,6 +79,14 @@ def header_line(header: dict[str, Any]) -> str:
 def ids_hash(ids: Iterable[str]) -> str:
     """SHA-256 of ids in their order, which says whether a file holds all of them."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def predictions_hash(records: Iterable[Record]) -> str:
+    """SHA-256 of all that scores are made of."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(line_of(record).encode(errors="surrogatepass"))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from owl2 import __version__
+
 from .judge import Judge
 from .judging.benchmarks import read_prompt
-from .records import PREDICTIONS, Found, check_complete, read_predictions, write_predictions
+from .records import (
+    PREDICTIONS,
+    Found,
+    check_complete,
+    predictions_hash,
+    read_header,
+    read_predictions,
+    write_predictions,
+)
 from .task import JudgedScoring, Record, Scores, Task
 from .tasks import task_named
 
@@ -62,6 +72,42 @@ def task_directories(run: Path) -> list[Path]:
     return found
 
 
+def with_protocol(directories: Sequence[Path], protocol: str | None) -> tuple[list[Path], list[Path]]:
+    """The directories whose predictions a protocol can score, and the others; all, where it is None.
+
+    Raises:
+        ValueError: it can score none of several; the message has those that can.
+    """
+    if protocol is None or len(directories) == 1:
+        return list(directories), []
+    known = {directory: _protocols(directory) for directory in directories}
+    fitting = [directory for directory, names in known.items() if protocol in names]
+    if not fitting:
+        named = "; ".join(f"{directory.name}: {', '.join(names)}" for directory, names in known.items())
+        raise ValueError(f"no task here can be scored by the protocol {protocol!r}. {named}")
+    return fitting, [directory for directory in directories if directory not in fitting]
+
+
+def _protocols(directory: Path) -> tuple[str, ...]:
+    header = read_header(directory / PREDICTIONS)
+    return task_named(header["task"]).protocols_for(header["prompt"])
+
+
+def with_submission(directories: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The directories of tasks that an evaluation server scores, and the others.
+
+    Raises:
+        ValueError: there is none of several.
+    """
+    if len(directories) == 1:
+        return list(directories), []
+    tasks = {directory: task_named(read_header(directory / PREDICTIONS)["task"]) for directory in directories}
+    fitting = [directory for directory, task in tasks.items() if task.submission is not None]
+    if not fitting:
+        raise ValueError(f"none of {', '.join(task.title for task in tasks.values())} has a form for a server")
+    return fitting, [directory for directory in directories if directory not in fitting]
+
+
 def default_judge_cache(run: Path) -> Path:
     """Where `owl2 evaluate` keeps a judge's replies: in the run, also where `run` is one of its tasks."""
     return (run.parent if (run / PREDICTIONS).is_file() else run) / "judge_cache"
@@ -74,6 +120,9 @@ def score_directory(
     judge: JudgeSettings | None = None,
 ) -> dict[str, Any]:
     """Scores the predictions of a task and adds the result to its `scores.json`, beside those of other protocols.
+
+    Results of other predictions than these are dropped there. Each line of the predictions gets what the default
+    protocol made of it, and the header names that protocol as `parser` and `scorer`.
 
     Args:
         protocol: by default all that need no judge, and with a `judge` those too.
@@ -98,7 +147,8 @@ def score_directory(
         scores, how = _scores(task, found.records, name, judge, allow_partial)
         results[name] = {"summary": scores.summary, **how}
         if name == usable[0] and found.is_complete:
-            write_predictions(directory / PREDICTIONS, header, records, scores)
+            by = {"task": task.name, "protocol": name, "owl2": __version__}
+            write_predictions(directory / PREDICTIONS, {**header, "parser": by, "scorer": by}, records, scores)
     return _add_results(directory, task, header, found, results)
 
 
@@ -167,13 +217,14 @@ def _add_results(
         "samples": len(found.records),
         "samples_of_split": header["samples_of_split"],
         "samples_expected": header["samples_expected"],
+        "predictions_sha256": predictions_hash(found.records),
         "duplicated": found.duplicated,
         "partial": not found.is_complete or len(found.records) != header["samples_of_split"],
         "protocols": results,
     }
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
-        if before.get("samples") == result["samples"]:
+        if before.get("predictions_sha256") == result["predictions_sha256"]:
             result["protocols"] = {**before["protocols"], **results}
     path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return result

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from owl2 import __version__
 from owl2.evaluation.records import PREDICTIONS, ids_hash, write_predictions
 from owl2.evaluation.scoring import SCORES, score_directory, task_directories, write_submission
 from owl2.evaluation.task import Record
@@ -67,6 +68,13 @@ def test_each_line_gets_what_was_parsed_and_its_score(directory):
     assert [line["raw"] for line in lines] == ["Cat.", "2", "cat", "man"]
 
 
+def test_the_header_names_what_read_and_scored_the_answers(directory):
+    score_directory(directory)
+    header = json.loads((directory / PREDICTIONS).read_text().splitlines()[0])["header"]
+    expected = {"task": "msrvtt_qa", "protocol": "exact_match", "owl2": __version__}
+    assert header["parser"] == header["scorer"] == expected
+
+
 def test_another_protocol_is_added_beside_the_first(directory):
     first = score_directory(directory, protocol="exact_match")
     assert list(first["protocols"]) == ["exact_match"]
@@ -122,6 +130,13 @@ def test_results_of_another_number_of_samples_are_not_kept_beside_new_ones(direc
     score_directory(directory)
     edit(directory, lambda lines: lines.pop(3))
     result = score_directory(directory, protocol="vqa_norm", allow_partial=True)
+    assert list(result["protocols"]) == ["vqa_norm"]
+
+
+def test_results_of_other_answers_are_not_kept_beside_new_ones(directory):
+    score_directory(directory)
+    edit(directory, lambda lines: lines[1].update(raw="dog"))
+    result = score_directory(directory, protocol="vqa_norm")
     assert list(result["protocols"]) == ["vqa_norm"]
 
 
