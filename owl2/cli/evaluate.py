@@ -62,6 +62,8 @@ def show_result(result: dict[str, Any]) -> None:
     """A result in a few lines."""
     counted = f"{result['samples']} of {result['samples_of_split']} samples"
     typer.echo(f"{result['title']} ({result['split']}, {counted}{', PARTIAL' if result['partial'] else ''})")
+    if result["samples_expected"] not in (None, result["samples_of_split"]):
+        typer.echo(f"  NOT COMPARABLE: the official split has {result['samples_expected']} samples")
     if not result["protocols"]:
         typer.echo("  not scored: every protocol needs a judge (--judge)")
     for protocol, entry in result["protocols"].items():
@@ -87,6 +89,7 @@ def _check(root: Path) -> None:
     from owl2.evaluation.data_check import check_data
 
     for finding in check_data(root):
-        typer.echo(f"{finding.task.name:<16}{finding.split:<18}{finding.state}")
+        counted = f", {finding.samples} samples" if finding.state == "complete" else ""
+        typer.echo(f"{finding.task.name:<16}{finding.split:<18}{finding.state}{counted}")
         for file in finding.files:
             typer.echo(f"{'':<30}{file['sha256']}  {file['file']}")

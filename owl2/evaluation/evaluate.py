@@ -41,6 +41,10 @@ def evaluate(
         ValueError: a task or a setting is unknown, a file or image is missing, a judge lacks its key, a prompt does not
             fit the context.
     """
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise ValueError(
+            f"expected one task or more, each once, got {', '.join(tasks) or 'none'}; owl2 evaluate --list"
+        )
     known = [task_named(name) for name in tasks]
     if len(known) > 1 and (settings.split or settings.prompt):
         raise ValueError(f"--split and --prompt belong to one task, got {len(known)} tasks: {', '.join(tasks)}")

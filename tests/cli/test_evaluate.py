@@ -105,3 +105,36 @@ def test_the_submission_is_written_from_the_run(owl2: Callable[..., Result], arg
     shown = lines(owl2("score", tmp_path / "run", "--submission", tmp_path / "out"))
     assert shown == [str(tmp_path / "out" / "mmvet.json")]
     assert list(json.loads((tmp_path / "out" / "mmvet.json").read_text())) == [f"v1_{n}" for n in range(QUESTIONS)]
+
+
+def test_tasks_of_a_run_that_cannot_be_scored_or_submitted_are_passed_over_and_named(
+    owl2: Callable[..., Result], refused: Callable[..., str], arguments, server, data, tmp_path
+):
+    (data / "arc").mkdir()
+    choices = [{"text": text, "label": label} for text, label in zip(("ice", "fog", "sun", "sky"), "ABCD", strict=True)]
+    row = {"id": "q1", "question": {"stem": "What is cold?", "choices": choices}, "answerKey": "A"}
+    (data / "arc" / "ARC-Easy-Dev.jsonl").write_text(json.dumps(row) + "\n")
+    lines(owl2(*arguments[:4], "mmvet,arc_easy", *arguments[5:], "--no-judge"))
+    shown = lines(owl2("score", tmp_path / "run", "--submission", tmp_path / "out"))
+    assert shown == [
+        str(tmp_path / "out" / "mmvet.json"),
+        "arc_easy passed over: it has not a form for an evaluation server",
+    ]
+    shown = lines(owl2("score", tmp_path / "run", "--protocol", "oc_ppl_letter"))
+    assert any(line.startswith("oc_ppl_letter accuracy") for line in shown)
+    assert "NOT COMPARABLE: the official split has 570 samples" in shown
+    assert "mmvet passed over: it has not the protocol oc_ppl_letter" in shown
+    message = refused("score", tmp_path / "run", "--protocol", "fuzzy")
+    assert "'fuzzy'. arc_easy: oc_ppl_letter; mmvet: mmvet_official" in message
+
+
+@pytest.mark.parametrize("tasks", [",", "mmvet,mmvet"])
+def test_no_task_and_a_task_twice_are_refused(refused: Callable[..., str], arguments, server, tasks, tmp_path):
+    assert "expected one task or more, each once" in refused(*arguments[:4], tasks, *arguments[5:], "--no-judge")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_check_of_the_data_says_how_many_samples_there_are(owl2: Callable[..., Result], data):
+    shown = lines(owl2("evaluate", "--check", data))
+    assert "mmvet test has 5 samples where 218 are expected" in shown
+    assert "pope coco absent" in shown and "easy_vqa test complete, 9673 samples" in shown
