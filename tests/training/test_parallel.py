@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import tiny_config, tiny_model
-from training.rank_programs import Layout, Run, curve, curves, new_mesh, train_with_checkpoints, two_ranks
+from training.rank_programs import Layout, Run, curve, four_ranks, new_mesh, train_with_checkpoints, two_ranks
 from training.ranks import run_ranks
 
 from owl2.training.checkpoint_storage import read_tensors
@@ -82,12 +82,17 @@ def test_two_ranks_resume_bit_for_bit_random_states_included(on_two: list[dict[s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [PRETRAINING_PARTS, INSTRUCTION_TUNING_PARTS], ids=["stage 1", "stage 2"])
-def test_four_ranks_as_shards_by_tensor_or_by_replicas_learn_what_one_learns(parts: tuple[str, ...]) -> None:
+def test_four_ranks_as_shards_by_tensor_or_by_replicas_learn_what_one_learns(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
     layouts = [Layout(shards=2, tensor=2), Layout(shards=2, replicas=2), Layout(shards=4)]
     wanted = curve(ONE, parts)
-    for of_rank in run_ranks(4, curves, [(layout, parts) for layout in layouts], limit_s=300):
+    for of_rank in run_ranks(4, four_ranks, layouts, parts, tmp_path):
         for found in of_rank:
             assert_same_curve(found, wanted, 1e-5)
+    resumed = train_with_checkpoints(tmp_path, ONE, 4)
+    losses = [[loss for loss, _ in each] for each in (resumed, curve(ONE, INSTRUCTION_TUNING_PARTS))]
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
