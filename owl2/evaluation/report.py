@@ -27,6 +27,8 @@ class Comparison:
     measure: str
     label: str
     task: str
+    split: str
+    prompt: str
     protocol: str
     unit: str
     ours: float
@@ -34,25 +36,28 @@ class Comparison:
     reasons: tuple[str, ...]
 
 
-def read_results(runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """The results of runs, by task.
+def read_results(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """The results of runs, in the order of the tasks. A task may be there with several splits and prompts.
 
     Raises:
-        ValueError: a run has no result, or two runs have one of the same task.
+        ValueError: a run has no result, or two runs have one of the same task, split and prompt.
     """
-    found: dict[str, dict[str, Any]] = {}
-    origins: dict[str, Path] = {}
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    origins: dict[tuple[str, str, str], Path] = {}
     for run in runs:
         files = [run / SCORES] if (run / SCORES).is_file() else sorted(run.glob(f"*/{SCORES}"))
         if not files:
             raise ValueError(f"{run} has no result ({SCORES}): run owl2 evaluate or owl2 score first")
         for file in files:
             result = _read(file)
-            name = result["task"]
-            if name in found:
-                raise ValueError(f"{name} has results in {origins[name]} and {file}: report on one of them")
-            found[name], origins[name] = result, file
-    return {name: found[name] for name in TASKS if name in found}
+            key = (result["task"], result["split"], result["prompt"])
+            if key in found:
+                raise ValueError(
+                    f"{key[0]} has results in {origins[key]} and {file}, both of the split {key[1]} and the prompt "
+                    f"{key[2]}: report on one of them"
+                )
+            found[key], origins[key] = result, file
+    return [result for name in TASKS for result in found.values() if result["task"] == name]
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -64,12 +69,12 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not a result of owl2 score: {error}") from error
 
 
-def compare(results: dict[str, dict[str, Any]]) -> list[Comparison]:
+def compare(results: Sequence[dict[str, Any]]) -> list[Comparison]:
     """All measures of the results that a published table has too."""
     tables = published_tables()
     found: list[Comparison] = []
-    for name, result in results.items():
-        task = task_named(name)
+    for result in results:
+        task = task_named(result["task"])
         for (table, measure), key in task.published.items():
             found += _compare(task, result, tables[table], measure, key)
     return found
@@ -92,12 +97,22 @@ def _compare(task: Task, result: dict[str, Any], table: PublishedTable, measure:
         measure,
         " ".join(part for part in (column.group, column.label) if part),
         task.name,
+        result["split"],
+        result["prompt"],
         protocol,
         column.unit,
         _in_unit(float(value), column),
         published,
         tuple(_reasons(task, result, entry, protocol)),
     )
+
+
+def fairest(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Of the comparisons of a measure, which several splits and prompts may have, that with the fewest reasons."""
+    chosen: dict[tuple[str, str], Comparison] = {}
+    for entry in sorted(comparisons, key=lambda entry: len(entry.reasons)):
+        chosen.setdefault((entry.table, entry.measure), entry)
+    return [entry for entry in comparisons if chosen[entry.table, entry.measure] is entry]
 
 
 def _column(table: PublishedTable, measure: str) -> tuple[Column, float | None]:
@@ -137,6 +152,8 @@ def _reasons(task: Task, result: dict[str, Any], entry: dict[str, Any], protocol
     judged = entry.get("judged_by")
     if judged and task.judged and judged["judge"] != task.judged.model:
         yield f"judged by {judged['judge']}, not {task.judged.model}"
+    if judged and task.judged and judged["runs"] != task.judged.runs:
+        yield f"{judged['runs']} runs of the judge, not {task.judged.runs}"
     if judged and any(prompt["own_words"] for prompt in judged["prompts"].values()):
         yield "the judge's prompt is in our own words, not the official ones"
     if judged and any(judged["failures"]):
@@ -152,7 +169,9 @@ def write_report(runs: Sequence[Path], out: Path) -> list[Path]:
     results = read_results(runs)
     comparisons = compare(results)
     out.mkdir(parents=True, exist_ok=True)
-    drawn = [entry for entry in comparisons if entry.published is not None and not entry.table.startswith("readme")]
+    drawn = [
+        entry for entry in fairest(comparisons) if entry.published is not None and not entry.table.startswith("readme")
+    ]
     charts = []
     if drawn:
         charts = [draw_radar(drawn, out / "radar.png"), draw_bars(drawn, out / "bars.png")]
@@ -164,11 +183,11 @@ def write_report(runs: Sequence[Path], out: Path) -> list[Path]:
     return [text, data, *charts]
 
 
-def _markdown(results: dict[str, dict[str, Any]], comparisons: Sequence[Comparison], charts: Sequence[Path]) -> str:
+def _markdown(results: Sequence[dict[str, Any]], comparisons: Sequence[Comparison], charts: Sequence[Path]) -> str:
     parts = ["# Results", _overview(results)]
     parts += [f"![{chart.stem}]({chart.name})" for chart in charts]
     for table in published_tables().values():
-        own = [entry for entry in comparisons if entry.table == table.name]
+        own = [entry for entry in fairest(comparisons) if entry.table == table.name]
         if own:
             ours = {entry.measure: entry.ours for entry in own}
             reasons = {entry.measure: "; ".join(entry.reasons) for entry in own if entry.reasons}
@@ -176,19 +195,26 @@ def _markdown(results: dict[str, dict[str, Any]], comparisons: Sequence[Comparis
     return "\n\n".join(parts) + "\n"
 
 
-def _overview(results: dict[str, dict[str, Any]]) -> str:
-    lines = ["| Benchmark | split | samples | protocol | measure | value |", "|---|---|---|---|---|---|"]
-    for result in results.values():
+def _overview(results: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        "| Benchmark | model | split | prompt | samples | protocol | measure | value |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
         counted = f"{result['samples']} of {result['samples_of_split']}" + (" (partial)" if result["partial"] else "")
+        model = (result.get("model") or {}).get("name", "-")
         for protocol, entry in result["protocols"].items():
             value = entry["summary"].get(result["headline"])
             shown = f"{value:.4f}" if isinstance(value, int | float) else "-"
             lines.append(
-                f"| {result['title']} | {result['split']} | {counted} | {protocol} | {result['headline']} | {shown} |"
+                f"| {result['title']} | {model} | {result['split']} | {result['prompt']} | {counted} | {protocol} "
+                f"| {result['headline']} | {shown} |"
             )
     return "\n".join(lines)
 
 
 def _protocols(comparisons: Sequence[Comparison]) -> str:
-    names = dict.fromkeys(f"{entry.task}: {entry.protocol}" for entry in comparisons)
+    names = dict.fromkeys(
+        f"{entry.task} ({entry.split}, prompt {entry.prompt}): {entry.protocol}" for entry in comparisons
+    )
     return "Protocols of ours: " + ", ".join(names) + "."

@@ -76,6 +76,29 @@ def test_two_runs_of_one_task_are_not_mixed(run, tmp_path):
         read_results([run, tmp_path / "again"])
 
 
+def test_prompts_of_one_task_are_reported_together_each_where_it_belongs(tmp_path):
+    """TextVQA with and without OCR words are two columns; of two runs that fit one cell the fairer one is shown."""
+    for name, key, value in (("space", "without_ocr", 0.5), ("ocr", "with_ocr", 0.6)):
+        protocols = {"vqa_m4c": {"summary": {"accuracy": value, key: value}}}
+        write_result(tmp_path / name, "textvqa", protocols, prompt=name)
+    for name, value in (("question", 0.1), ("short", 0.4)):
+        protocols = {"exact_match": {"summary": {"accuracy": value}}}
+        write_result(tmp_path / name, "msvd_qa", protocols, prompt=name)
+    paths = write_report([tmp_path / name for name in ("space", "ocr", "question", "short")], tmp_path / "report")
+    text = paths[0].read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| Ours |"))
+    assert " 50.0 | 60.0 |" in row and "40.0" in text and "| 10.0 |" not in text
+    assert "msvd_qa (test, prompt short): exact_match" in text
+    comparisons = json.loads(paths[1].read_text())["comparisons"]
+    assert {entry["ours"] for entry in comparisons if entry["task"] == "msvd_qa"} == {10.0, 40.0}
+
+
+def test_another_number_of_judge_runs_is_a_reason(tmp_path):
+    judged = {"judge": "gpt-4-0613", "runs": 1, "prompts": {"mmvet": {"own_words": False}}, "failures": [{}]}
+    write_result(tmp_path, "mmvet", {"mmvet_official": {"summary": {"total": 0.3}, "judged_by": judged}})
+    assert {entry.reasons for entry in compare(read_results([tmp_path]))} == {("1 runs of the judge, not 5",)}
+
+
 def test_a_run_without_results_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no result"):
         read_results([tmp_path])
