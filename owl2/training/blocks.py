@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-import torch._dynamo
 from torch import nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -43,8 +42,10 @@ def prepare_block(block: nn.Module, recompute: ActivationCheckpointing = "none",
         # A compiled layer computes norms and element-wise steps again by itself.
         block.mlp.forward = _recomputed(block.mlp.forward)
     if compile:
+        from torch._dynamo import config as compiler  # slow to import
+
         # Layers of three kinds share the code that transformers wraps around them, with a handful of graphs each.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        compiler.recompile_limit = max(compiler.recompile_limit, GRAPHS)
         block.forward = torch.compile(block.forward)
     elif recompute == "selective":
         policy = functools.partial(_keep_attention_and_projections, _hidden_size(block))
