@@ -51,7 +51,7 @@ def trainable_table(model: nn.Module, optimizer: OptimizerSettings) -> list[Row]
         rows.append(
             Row(
                 part,
-                sum(parameter.numel() for _, parameter in parameters),
+                sum(count(parameter) for _, parameter in parameters),
                 sum(parameter.numel() for _, parameter in trained),
                 min(rates),
                 max(rates),
@@ -60,6 +60,12 @@ def trainable_table(model: nn.Module, optimizer: OptimizerSettings) -> list[Row]
             )
         )
     return [row for row in rows if row.parameters]
+
+
+def count(parameter: nn.Parameter) -> int:
+    """Number of values of a parameter; of one in 4 bits, where two share a byte, those it was made from."""
+    quantized = getattr(parameter, "quant_state", None)
+    return parameter.numel() if quantized is None else int(quantized.shape.numel())
 
 
 def as_json(rows: list[Row]) -> list[dict[str, Any]]:

@@ -263,6 +263,14 @@ class TestFourBits:
         correlation = torch.corrcoef(torch.stack([logits(model).flatten(), full.flatten()]))[0, 1]
         assert correlation > 0.9
 
+    def test_the_trainable_table_counts_weights_and_not_the_bytes_they_are_packed_in(self) -> None:
+        from owl2.training.recipe import OptimizerSettings
+        from owl2.training.table import trainable_table
+
+        rows = trainable_table(self.quantized(), OptimizerSettings(learning_rate=1e-3))
+        full = tiny_model(tiny_config(intermediate_size=128))
+        assert sum(row.parameters for row in rows) == sum(parameter.numel() for parameter in full.parameters())
+
     def test_a_model_that_trains_in_full_is_refused(self) -> None:
         from owl2.training.quantize import quantize_frozen_projections
 
