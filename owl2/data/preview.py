@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from owl2.processing import Owl2Processor, load_image, load_video
+from PIL import Image
+
+from owl2.checkpoints.small_language_model import train_tokenizer
+from owl2.processing import Owl2ImageProcessor, Owl2Processor, load_image, load_video
 from owl2.processing.collation import IGNORED_LABEL
 from owl2.processing.tokenization import TEXT
 
@@ -26,12 +29,19 @@ class Run(NamedTuple):
 
 class Preview(NamedTuple):
     """Attributes:
-    media: size in pixels of each image and video, in words.
+    media: name and size in pixels of each image and video, in words.
+    pictures: each image, and the first frame of each video.
     runs: all tokens.
     """
 
     media: list[str]
+    pictures: list[Image.Image]
     runs: list[Run]
+
+
+def plain_processor() -> Owl2Processor:
+    """A processor without a model: the published frame, one token a byte."""
+    return Owl2Processor(Owl2ImageProcessor(), train_tokenizer([], vocab_size=0))
 
 
 def preview(conversation: Conversation, processor: Owl2Processor) -> Preview:
@@ -42,24 +52,37 @@ def preview(conversation: Conversation, processor: Owl2Processor) -> Preview:
     """
     images = [load_image(source) for source in conversation.images]
     visuals: list[tuple[str, int]] = []  # in words, and the number of rows
-    messages, remaining, num_videos = [], iter(images), 0
+    pictures: list[Image.Image] = []
+    files: list[str] = []
+    messages, remaining, num_videos = [], iter(zip(images, conversation.images, strict=True)), 0
     for message in conversation.messages:
         content: list[dict[str, Any]] = []
         for part in message["content"]:
             if part["type"] == "image":
-                image = next(remaining)
+                image, source = next(remaining)
+                pictures.append(image)
+                files.append(_file(source))
                 name = f"image {len(visuals) - num_videos + 1}: {image.width} x {image.height} pixels"
                 visuals.append((name, processor.num_image_tokens))
             elif part["type"] == "video":
                 frames = load_video(part["path"], processor.num_frames)
                 num_videos += 1
-                name = f"video {num_videos}: {len(frames)} frames of {frames[0].width} x {frames[0].height} pixels"
+                pictures.append(frames[0])
+                files.append(_file(part["path"]))
+                size = f"{len(frames)} frames of {frames[0].width} x {frames[0].height} pixels"
+                name = f"video {num_videos}: {size}"
                 visuals.append((name, len(frames) * processor.num_image_tokens))
                 part = {"type": "video", "video": frames}
             content.append(part)
         messages.append({"role": message["role"], "content": content})
     sample = processor.encode_conversation(messages, images=images or None)
-    return Preview([name for name, _ in visuals], list(_runs(sample, visuals, processor)))
+    media = [name + file for (name, _), file in zip(visuals, files, strict=True)]
+    return Preview(media, pictures, list(_runs(sample, visuals, processor)))
+
+
+def _file(source: Any) -> str:
+    """Where an image or video lies, if it is a file."""
+    return "" if str(source).startswith("data:") else f", {source}"
 
 
 def _runs(sample: dict[str, Any], visuals: list[tuple[str, int]], processor: Owl2Processor) -> Iterator[Run]:

@@ -99,7 +99,29 @@ class TestShow:
             " It is night: the moon is out.</s>",
             " A triangle.</s>",
         ]
-        assert "image 1: 80 x 60 pixels\nimage 2: 48 x 48 pixels\n" in result.stdout
+        lines = result.stdout.splitlines()
+        assert re.fullmatch(r"image 1: 80 x 60 pixels, .*/images/\S+", lines[1]) and "48 x 48 pixels, " in lines[2]
+
+    def test_without_a_model_the_published_frame_is_shown(self, owl2):
+        result = owl2("data", "show", SAMPLES, "--index", 1)
+        assert result.exit_code == 0 and "no --model was given" in result.stdout
+        assert result.stdout.endswith(
+            "USER: [image 1: 64 x 64 pixels, 65 tokens]How many squares are there? ASSISTANT:"
+            "《 There are two squares, one blue and one green.</s>》\n"
+        )
+
+    def test_the_image_is_drawn_in_its_colours(self, owl2, tmp_path, monkeypatch):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLORTERM", "truecolor")
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        image = Image.new("RGB", (20, 20), (250, 0, 0))
+        image.paste((0, 0, 250), (0, 10, 20, 20))
+        image.save(tmp_path / "two.png")
+        content = [{"type": "image", "path": "two.png"}, {"type": "text", "text": "What?"}]
+        record = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "Red."}]}
+        result = owl2("data", "show", write(tmp_path, record), "--index", 0)
+        cells = [line for line in result.stdout.splitlines() if "▀" in line]
+        assert len(cells) == 24 and "\x1b[38;2;250;0;0" in cells[0] and "\x1b[38;2;0;0;250" in cells[-1]
 
     def test_a_record_cannot_steer_the_terminal(self, owl2, ours, tmp_path):
         path = write(tmp_path, chat("\x1b[2J\x07 [bold]a[/bold]"))

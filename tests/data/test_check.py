@@ -187,7 +187,7 @@ class TestPreview:
         given = record("<image>and<video>and<image>", images=["large.png", "a.png"], videos=["v.gif"])
         (root / "f.jsonl").write_text(json.dumps(given))
         assert preview(RecordFile(root / "f.jsonl")[0], processor).media == [
-            "image 1: 400 x 300 pixels",
-            f"video 1: {processor.num_frames} frames of 4 x 4 pixels",
-            "image 2: 256 x 256 pixels",
+            f"image 1: 400 x 300 pixels, {root / 'large.png'}",
+            f"video 1: {processor.num_frames} frames of 4 x 4 pixels, {root / 'v.gif'}",
+            f"image 2: 256 x 256 pixels, {root / 'a.png'}",
         ]
