@@ -10,11 +10,14 @@ from owl2 import __version__
 from owl2.chat import load_for_chat
 
 from .ranks import Ranks
-from .runner import Settings, plan, predict
+from .records import file_hashes
+from .runner import Settings, known_records, plan, predict
 from .scoring import JudgeSettings, score_directory
 from .tasks import task_named
 
 _PACKAGES = ("torch", "transformers", "pillow")
+_PROCESSING = ("*processor_config.json", "tokenizer*", "chat_template*", "adapter_config.json")
+"""What images and texts go through on their way into the model, and which model an adapter belongs to."""
 
 
 def evaluate(
@@ -38,8 +41,8 @@ def evaluate(
         The results; none on ranks but the first.
 
     Raises:
-        ValueError: a task or a setting is unknown, a file or image is missing, a judge lacks its key, a prompt does not
-            fit the context.
+        ValueError: a task or a setting is unknown, a file or image is missing, a judge lacks its key, the directory
+            holds predictions of another setting, a prompt does not fit the context.
     """
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(
@@ -58,6 +61,8 @@ def evaluate(
             judges[task.name].prompts_for(task.judged)  # are they there?
     described = _description(model, dtype)
     plans = [plan(task, settings, described) for task in known]
+    for planned in plans:
+        known_records(planned)  # are they of this setting?
     results = []
     with Ranks() as ranks:
         place = f"cuda:{ranks.local_rank}" if device == "auto" and ranks.size > 1 and _has_gpu() else device
@@ -80,15 +85,21 @@ def _has_gpu() -> bool:
 
 
 def _description(model: str, dtype: str) -> dict[str, Any]:
-    """The model, as a result names it: its configuration by hash, its weights by name and size."""
+    """The model, as a result names it: all files that it consists of, by hash.
+
+    Weights are hashed whole: a run must not go on with those of another model, as another training left them under the
+    same name and in the same size. That takes as long as reading them once, which loads them faster afterwards.
+    """
     directory = Path(model).expanduser()
     config = directory / "config.json"
     weights = sorted([*directory.glob("*.safetensors"), *directory.glob("*.bin")])
+    others = sorted(path for name in _PROCESSING for path in directory.glob(name) if path.is_file())
     return {
         "model": {
             "name": directory.name,
             "config_sha256": hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else None,
-            "weights": [{"file": file.name, "bytes": file.stat().st_size} for file in weights],
+            "weights": list(file_hashes(weights, directory)),
+            "processing": list(file_hashes(others, directory)),
             "dtype": dtype,
         },
         "versions": {"owl2": __version__, **{package: version(package) for package in _PACKAGES}},

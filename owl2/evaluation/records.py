@@ -33,10 +33,13 @@ def read_predictions(path: Path) -> tuple[dict[str, Any], list[Record]]:
     """
     if not path.is_file():
         raise ValueError(f"there is no file of predictions {path}: owl2 evaluate writes it when a task is complete")
-    with path.open(encoding="utf-8") as file:
-        lines = enumerate(file, start=1)
-        header = _header(next(lines, (1, ""))[1], path)
-        return header, [_record(line, f"{path}:{number}") for number, line in lines]
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = enumerate(file, start=1)
+            header = _header(next(lines, (1, ""))[1], path)
+            return header, [_record(line, f"{path}:{number}") for number, line in lines]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error.reason}; owl2 evaluate writes it so") from error
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -107,8 +110,10 @@ def check_complete(header: dict[str, Any], records: Sequence[Record], allow_part
     """The records to score.
 
     Raises:
-        ValueError: samples are missing, unknown or there more than once, unless `allow_partial`.
+        ValueError: there are none; samples are missing, unknown or there more than once, unless `allow_partial`.
     """
+    if not records:
+        raise ValueError(f"the file of predictions of {header['task']} has none: nothing to score")
     first: dict[str, Record] = {}
     for record in records:
         first.setdefault(record.id, record)

@@ -138,7 +138,7 @@ def predict(
     directory = prediction.directory
     directory.mkdir(parents=True, exist_ok=True)
     finished = directory / PREDICTIONS
-    known = _known(prediction)
+    known = known_records(prediction)
     ranks.wait()  # before any rank writes what another might read
     pending = [sample for sample in prediction.samples if sample.id not in known]
     predictor = Predictor(
@@ -158,7 +158,7 @@ def predict(
     ranks.wait()
     if not ranks.is_first:
         return None
-    known = _known(prediction)
+    known = known_records(prediction)
     ordered = [known[sample.id] for sample in prediction.samples]
     if pending or not finished.is_file():
         write_predictions(finished, prediction.header, ordered, None)
@@ -194,8 +194,12 @@ def _length(entry: Prepared) -> int:
     return len(entry.tokens["input_ids"])
 
 
-def _known(prediction: Prediction) -> dict[str, Record]:
-    """What is predicted already, by id."""
+def known_records(prediction: Prediction) -> dict[str, Record]:
+    """What is predicted already, by id.
+
+    Raises:
+        ValueError: the directory holds predictions of another setting (it is named).
+    """
     directory, known = prediction.directory, {}
     found = [read_partial(path) for path in sorted(directory.glob("partial-*.jsonl"))]
     if (directory / PREDICTIONS).is_file():
@@ -211,10 +215,13 @@ def _check_same(header: dict[str, Any], prediction: Prediction) -> None:
     ignored = {"versions", "samples", "limit", "ids_sha256"}  # more or fewer samples of the same setting fit together
     differing = [name for name in wanted if name not in ignored and header and header.get(name) != wanted[name]]
     if differing:
-        name = differing[0]
+        name, there, now = differing[0], header.get(differing[0]), wanted[differing[0]]
+        if isinstance(there, dict) and isinstance(now, dict):
+            part = next(key for key in {**there, **now} if there.get(key) != now.get(key))
+            name, there, now = f"{name}.{part}", there.get(part), now.get(part)
         raise ValueError(
-            f"{prediction.directory} holds predictions of another setting: {name} is {header.get(name)!r:.80} there "
-            f"and {wanted[name]!r:.80} now. Choose another --out"
+            f"{prediction.directory} holds predictions of another setting: {name} is {there!r:.80} there "
+            f"and {now!r:.80} now. Choose another --out"
         )
 
 

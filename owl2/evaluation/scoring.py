@@ -66,6 +66,8 @@ def task_directories(run: Path) -> list[Path]:
     Raises:
         ValueError: there are no predictions.
     """
+    if not run.is_dir():
+        raise ValueError(f"{run} is not a directory: give that of a run of owl2 evaluate, or of one of its tasks")
     found = [run] if (run / PREDICTIONS).is_file() else sorted(path.parent for path in run.glob(f"*/{PREDICTIONS}"))
     if not found:
         raise ValueError(f"{run} holds no complete predictions ({PREDICTIONS}): run owl2 evaluate, which resumes")
@@ -169,7 +171,10 @@ def write_submission(directory: Path, out: Path) -> Path:
             "needs all"
         )
     out.mkdir(parents=True, exist_ok=True)
-    return task.submission(records, out)
+    try:
+        return task.submission(records, out)
+    except ValueError as error:
+        raise ValueError(f"{task.title}: {error}") from error
 
 
 def _scores(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from judge_server import JudgeServer, completion
 from PIL import Image
+from safetensors.torch import load_file, save
 from typer.testing import Result
 
 from owl2.evaluation.task import Decoding
@@ -138,3 +139,26 @@ def test_the_check_of_the_data_says_how_many_samples_there_are(owl2: Callable[..
     shown = lines(owl2("evaluate", "--check", data))
     assert "mmvet test has 5 samples where 218 are expected" in shown
     assert "pope coco absent" in shown and "easy_vqa test complete, 9673 samples" in shown
+
+
+def test_a_run_does_not_go_on_with_other_weights_of_the_same_name_and_size(
+    owl2: Callable[..., Result], refused: Callable[..., str], arguments, server, editable, tmp_path
+):
+    with_model = ("evaluate", "--model", editable, *arguments[3:], "--no-judge")
+    lines(owl2(*with_model))
+    (weights,) = editable.glob("*.safetensors")
+    tensors = load_file(weights)
+    name = next(name for name in tensors if name.endswith("lm_head.weight"))
+    weights.write_bytes(save(tensors | {name: -tensors[name]}, {"format": "pt"}))
+    assert "holds predictions of another setting: model.weights is" in refused(*with_model)
+
+
+def test_a_run_does_not_go_on_with_images_prepared_otherwise(
+    owl2: Callable[..., Result], refused: Callable[..., str], arguments, server, editable, tmp_path
+):
+    with_model = ("evaluate", "--model", editable, *arguments[3:], "--no-judge")
+    lines(owl2(*with_model))
+    path = editable / "processor_config.json"
+    assert '"aspect": "resize"' in path.read_text()
+    path.write_text(path.read_text().replace('"aspect": "resize"', '"aspect": "pad"'))
+    assert "holds predictions of another setting: model.processing is" in refused(*with_model)

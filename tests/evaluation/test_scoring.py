@@ -158,6 +158,24 @@ def test_a_broken_line_is_named(directory, number, line, problem):
         score_directory(directory)
 
 
+def test_predictions_of_nothing_give_no_score_even_partially(directory):
+    edit(directory, lambda lines: lines.__delitem__(slice(1, None)))
+    with pytest.raises(ValueError, match="predictions of msrvtt_qa has none"):
+        score_directory(directory, allow_partial=True)
+
+
+def test_predictions_in_another_encoding_are_named(directory):
+    path = directory / PREDICTIONS
+    path.write_text(path.read_text(), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"predictions\.jsonl is not UTF-8"):
+        score_directory(directory)
+
+
+def test_a_file_in_the_place_of_a_run_is_refused(directory):
+    with pytest.raises(ValueError, match="is not a directory: give that of a run"):
+        task_directories(directory / PREDICTIONS)
+
+
 def test_a_run_without_complete_predictions_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="no complete predictions.*owl2 evaluate, which resumes"):
         task_directories(tmp_path)
