@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from owl2.cli.pairs import index, pairs
-from owl2.cli.printing import printable
+from owl2.cli.printing import printable, thumbnail
 
 if TYPE_CHECKING:
     from owl2.data.mixture.report import Yield
@@ -82,30 +82,38 @@ def check(
 def show(
     file: FILE,
     index: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the record, from 0.")],
-    model: Annotated[str, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="DIR", help="Whose frame and tokens; else the published frame, in bytes."
+        ),
+    ] = None,
     root: ROOT = None,
 ) -> None:
-    """Print a record as the model gets it, with the tokens that it learns in colour, and the sizes of its images."""
+    """Print a record as the model gets it, with the tokens that it learns in colour, and its images."""
     from rich.console import Console
     from rich.text import Text
 
     from owl2.data.formats import RecordFile
-    from owl2.data.preview import preview
+    from owl2.data.preview import plain_processor, preview
 
     records = RecordFile(file, root)
     if index >= len(records):
         raise ValueError(f"There is no record {index}: {file} holds {len(records)}, numbered from 0.")
     conversation = records[index]
-    shown = preview(conversation, _load_processor(model)[0])
+    shown = preview(conversation, plain_processor() if model is None else _load_processor(model)[0])
     console = Console(highlight=False, soft_wrap=True)
     has_colors = console.color_system is not None
     tokens = sum(run.tokens for run in shown.runs)
     supervised = sum(run.tokens for run in shown.runs if run.is_supervised)
     marking = Text("in colour", "bold green") if has_colors else Text("between {} and {}".format(*SUPERVISED))
     heading = f"record {index} ({printable(conversation.id)}), line {records.line(index)}: "
-    console.print(Text(f"{heading}{tokens} tokens, {supervised} supervised, ").append_text(marking))
-    for name in shown.media:
-        console.print(Text(name))
+    kind = "tokens" if model is not None else "tokens (bytes: no --model was given)"
+    console.print(Text(f"{heading}{tokens} {kind}, {supervised} supervised, ").append_text(marking))
+    for name, picture in zip(shown.media, shown.pictures, strict=True):
+        console.print(Text(printable(name)))
+        if has_colors:
+            console.print(thumbnail(picture))
     console.print()
     console.print(Text.assemble(*(_styled(run, has_colors) for run in shown.runs)))
 
@@ -144,23 +152,27 @@ def mix(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Look at the first N records of each source, cache nothing.")
     ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this source; may be given several times.")
+    ] = None,
 ) -> None:
     """Show what a mixture yields of each source, beside the paper's Table 8, with examples."""
-    from owl2.data.mixture import Mixture, load_mixture_recipe
+    from owl2.data.mixture import Mixture, load_mixture_recipe, with_sources
     from owl2.data.mixture.report import examples, missing_sources, yields
 
-    mixture = Mixture(load_mixture_recipe(file), limit)
+    recipe = load_mixture_recipe(file)
+    mixture = Mixture(with_sources(recipe, source) if source else recipe, limit)
     if limit is not None:
         typer.echo(f"Only the first {limit:,} records of each source:")
     _print_yields(yields(mixture, samples))
-    missing = missing_sources(mixture)
+    missing = [] if source else missing_sources(mixture)
     if missing:
         typer.echo(f"\nSources of Table 8 that are not in the recipe: {', '.join(missing)}")
-    for source in mixture.sources:
-        _print_left_out(source.name, mixture.records(source.name).left_out)
-    for source in mixture.sources:
-        for conversation in examples(mixture, source.name, EXAMPLES):
-            _print_example(source.name, conversation)
+    for each in mixture.sources:
+        _print_left_out(each.name, mixture.records(each.name).left_out)
+    for each in mixture.sources:
+        for conversation in examples(mixture, each.name, EXAMPLES):
+            _print_example(each.name, conversation)
 
 
 def _print_stats(name: str, found: "SourceStats") -> None:

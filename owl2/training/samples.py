@@ -4,6 +4,7 @@ Stage 1 learns from image-text pairs (`owl2.data.pairs`), stage 2 from conversat
 process draws; a draw is a few names and numbers that go to the worker processes.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -35,6 +36,8 @@ from owl2.processing import Owl2Processor
 
 from .encoding import encode_caption, encode_conversation
 from .recipe import Recipe, Source
+
+logger = logging.getLogger(__name__)
 
 
 class StageSamples(Protocol):
@@ -124,6 +127,8 @@ class Conversations:
             if doubled:
                 raise ValueError(f"there are two sources of the name {doubled[0]}: rename one of them")
             self.records |= {each.name: opened for each in opened.sources}
+            for each in opened.sources:
+                _warn_of_left_out(each.name, opened.records(each.name).left_out)
         self._sampler = MixtureSampler(weighted, recipe.seed)
 
     def take(self, count: int) -> list[Any]:
@@ -226,6 +231,12 @@ def _open_conversations(name: str, source: Source, seed: int, cache: Path) -> An
     file = Path(source.path).absolute()
     arguments = {"file": file, "images": Path(source.root).absolute() if source.root else file.parent}
     return Mixture(MixtureRecipe(file, cache.absolute(), seed, (SourceRecipe(name, "records", arguments),)))
+
+
+def _warn_of_left_out(name: str, left_out: LeftOut) -> None:
+    if left_out.records:
+        kinds = ", ".join(f"{kind}: {count}" for kind, count in left_out.kinds.items())
+        logger.warning("%s: left out %d records (%s); first %s", name, left_out.records, kinds, left_out.named[0])
 
 
 def _with_weight(sources: Sequence[WeightedSource], weight: float | None) -> list[WeightedSource]:

@@ -52,6 +52,14 @@ class TestMix:
         assert [line.split()[1] for line in result.stdout.splitlines()[2:5]] == ["3", "3", "6"]
         assert not (tmp_path / "cache").exists()
 
+    def test_one_source_is_looked_at_though_files_of_the_others_are_missing(self, owl2, refused, recipe):
+        recipe.write_text(recipe.read_text().replace("mine.jsonl", "none.jsonl"))
+        result = owl2("data", "mix", recipe, "--source", "samples")
+        assert result.exit_code == 0, result.output
+        assert [line.split()[:2] for line in result.stdout.splitlines()[1:3]] == [["samples", "10"], ["total", "10"]]
+        assert "not in the recipe" not in result.stdout
+        assert "did you mean 'samples'?" in refused("data", "mix", recipe, "--source", "sample")
+
     def test_what_is_wrong_is_one_line(self, refused, recipe, tmp_path):
         assert "does not exist" in refused("data", "mix", tmp_path / "none.yaml")
         recipe.write_text(recipe.read_text().replace("mine.jsonl", "none.jsonl"))

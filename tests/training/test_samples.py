@@ -117,6 +117,12 @@ def test_a_mixture_brings_its_sources_with_their_shares(data: Path, processor: O
     assert images == sorted(images, reverse=True)  # those with images first
 
 
+def test_records_that_are_left_out_are_counted_and_shown(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (data / "broken.jsonl").write_text((data / "records.jsonl").read_text() + '"text"\n')
+    opened(data, "instruct", broken=f"format: records, path: {data / 'broken.jsonl'}")
+    assert "broken: left out 1 records (malformed record: 1); first " in caplog.text
+
+
 def test_a_name_that_comes_twice_is_refused(data: Path) -> None:
     (data / "mix.yaml").write_text("cache: cache\nsources:\n  mine: {format: records, file: records.jsonl}\n")
     with pytest.raises(ValueError, match="two sources of the name mine"):

@@ -6,7 +6,7 @@ and `share_of_rank` divide that among ranks. docs/mixtures.md shows them togethe
 
 from .batches import RecordSize, by_work, global_batches, share_of_rank
 from .mixture import Mixture
-from .recipe import MixtureRecipe, SourceRecipe, load_mixture_recipe
+from .recipe import MixtureRecipe, SourceRecipe, load_mixture_recipe, with_sources
 from .sampler import Draw, MixtureSampler, Source
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "global_batches",
     "load_mixture_recipe",
     "share_of_rank",
+    "with_sources",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..formats import RecordFile
+from ..pairs.source import BrokenPair, Fault
 from ..records import Conversation
 from .batches import RecordSize
 from .cache import conversations_entry, record_file_entry
@@ -57,9 +58,13 @@ class Mixture:
         """The record of a draw.
 
         Raises:
-            ValueError: it is no longer in order, such as a record of a file whose image was removed.
+            BrokenPair: it is no longer in order, such as a record of a file whose image was removed; a run skips it.
         """
-        return self.records(draw.source, draw.epoch)[draw.record]
+        records = self.records(draw.source, draw.epoch)
+        try:
+            return records[draw.record]
+        except ValueError as error:
+            raise BrokenPair(Fault.UNREADABLE, str(error)) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Mixture, (self.recipe, self.limit)

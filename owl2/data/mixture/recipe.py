@@ -14,7 +14,7 @@ describes all keys.
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from os import PathLike
@@ -151,6 +151,19 @@ def _argument(parameter: inspect.Parameter, value: Any, root: Path, where: str) 
             raise ValueError(f"{where}: {parameter.name} is {value!r}, not a whole number above 0")
         return value
     return (root / _text(value, f"{where}: {parameter.name}")).absolute()
+
+
+def with_sources(recipe: MixtureRecipe, names: Iterable[str]) -> MixtureRecipe:
+    """The recipe with the named sources alone, in its own order.
+
+    Raises:
+        ValueError: it has no source of such a name.
+    """
+    own, wanted = [source.name for source in recipe.sources], list(names)
+    for name in wanted:
+        if name not in own:
+            raise ValueError(f"{recipe.path} has no source {name!r}{_nearest(name, own)}; there are {', '.join(own)}")
+    return replace(recipe, sources=tuple(source for source in recipe.sources if source.name in wanted))
 
 
 def _is_number(value: Any) -> bool:

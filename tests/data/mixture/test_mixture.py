@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from owl2.data.mixture import Draw, Mixture, MixtureRecipe, RecordSize, global_batches, load_mixture_recipe
 from owl2.data.mixture.report import examples, missing_sources, yields
+from owl2.data.pairs import BrokenPair
 from owl2.data.records import Conversation
 from owl2.data.sources import slim_orca as slim_orca_reader
 from owl2.data.sources import textcaps as textcaps_reader
@@ -73,12 +74,12 @@ class TestRecords:
         assert [text.split(": ")[0] for text in records.left_out.named] == [f"{file}, line 3", f"{file}, line 4"]
         assert not list(entries(made)[0].glob("*.jsonl"))
 
-    def test_a_record_whose_image_was_removed_later_names_its_line(self, recipe, write, tmp_path):
+    def test_a_record_whose_image_was_removed_later_is_a_broken_one_that_names_its_line(self, recipe, write, tmp_path):
         Image.new("L", (2, 2)).save(tmp_path / "a.png")
         file = write("mine.json", [chat("1"), chat("<image>2", images=["a.png"])])
         mixture = Mixture(recipe({"mine": {"format": "records", "file": "mine.json"}}))
         (tmp_path / "a.png").unlink()
-        with pytest.raises(ValueError, match=f"{file}, line 1: missing file: .*a.png"):
+        with pytest.raises(BrokenPair, match=f"{file}, line 1: missing file: .*a.png"):  # what a run skips and counts
             mixture[Draw("mine", 0, 1)]
 
     def test_images_of_records_lie_where_the_recipe_says(self, recipe, write, tmp_path):
