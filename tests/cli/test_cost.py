@@ -95,7 +95,7 @@ def test_wrong_numbers_are_refused(refused, big: Path) -> None:
 def test_shorter_samples_cost_less_in_proportion_but_the_micro_batch_stays() -> None:
     recipe = load_recipe(RECIPES / "instruct.yaml")
     long, short = recipe_cost(recipe, 8), recipe_cost(recipe, 8, text_tokens=300)
-    assert short.micro_batch.tokens == long.micro_batch.tokens == 2048
+    assert short.micro_batch.tokens == long.micro_batch.tokens == 2048 * recipe.batch.micro_size
     assert 0.15 < short.hours / long.hours < 0.25
 
 
