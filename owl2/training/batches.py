@@ -165,12 +165,17 @@ class BatchStream:
 
 
 def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, the next one always in the making: workers alone prepare less than a long step needs."""
+    """The same items, the next one always in the making: workers alone prepare less than a long step needs.
+
+    The first is made by the caller, not by the thread: it starts the worker processes, and a process that is forked by
+    another thread than the main one may crash.
+    """
+    item = next(items, None)
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
+        while item is not None:
             coming = thread.submit(next, items, None)
             yield item
+            item = coming.result()
 
 
 class _Prepare(Dataset[_Prepared]):
