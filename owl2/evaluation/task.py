@@ -184,7 +184,8 @@ class Task:
         decoding: of a prompt, by name; the entry "" is that of all others.
         prompts_of: those that a split can be asked with, the default first, by split; all, where it is not named.
         protocols_of: those that can score a prompt's answers, by prompt; all, where it is not named.
-        aspect: how images become square; see `Owl2ImageProcessorPil`. None leaves it to the model's processor.
+        aspect: how images become square; see `Owl2ImageProcessorPil`. None leaves it to the model's processor, whose
+            default is that of the official scripts (specification, 0.2).
         suffix: follows the chat frame. The official scripts end their prompts with a space (specification, 0.2).
         submission: writes the official form into a directory, and says which file it wrote.
         published: our measures by (table, measure) of `published`: keys of the summary, dots for nesting;

@@ -171,7 +171,6 @@ TASK = Task(
     fetch="Put the TSV files of MMBench (open-compass/MMBench), which hold the images, into mmbench/.",
     decoding={"": Decoding(max_new_tokens=10)},
     counts={"dev": 4377},
-    aspect="resize",
     judged=JudgedScoring(_JUDGE, 1, ("judged",), ("mmbench",), _judge_items, _judged_score),
     submission=write_submission,
     published={

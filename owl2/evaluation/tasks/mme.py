@@ -178,7 +178,6 @@ TASK = Task(
     "branch Evaluation; the images on request) into mme/.",
     decoding={"": Decoding(max_new_tokens=10)},
     counts={"all": 2374},
-    aspect="resize",
     submission=_submission,
     published={("paper_table_2", "mme"): "perception", ("readme", "mme"): "perception"},
 )

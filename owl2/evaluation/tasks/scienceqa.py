@@ -108,7 +108,6 @@ TASK = Task(
     "images into scienceqa/images/{test,val}/<problem>/image.png.",
     decoding={"": Decoding(max_new_tokens=10)},
     counts={"test": 2017},
-    aspect="resize",
     published={("paper_table_1", "scienceqa_img"): "accuracy", ("readme", "scienceqa_img"): "accuracy"},
     unfair={"val": "the paper reports test, this is val"},
 )

@@ -151,7 +151,6 @@ TASK = Task(
     "Something-Something v2, EPIC-KITCHENS-100 and Breakfast into seed/videos/{ssv2,epic_kitchens,breakfast}/, or the "
     "authors' 8 frames of each question, v1_video, into seed/v1_video/.",
     decoding={"": Decoding(max_new_tokens=10)},
-    aspect="resize",
     submission=_submission,
     published={("paper_table_2", "seed"): "accuracy", ("readme", "seed"): "accuracy"},
     unfair={

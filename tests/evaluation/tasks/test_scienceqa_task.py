@@ -52,7 +52,7 @@ def test_scienceqa_runs_from_files_to_scores_of_the_questions_with_an_image(data
     directory = predicted("scienceqa", data)
     header, records = read_predictions(directory / PREDICTIONS)
     assert [record.id for record in records] == ["1", "2", "3", "4", "6", "7", "8", "9", "11"]
-    assert header["samples_expected"] == 2017 and header["aspect"] == "resize"
+    assert header["samples_expected"] == 2017 and header["aspect"] is None
     assert records[0].prompt.startswith("USER: <|image|>N/A\nWhich is number 1?\nA. a rock \nB. an ocean\nC. none\n")
     assert records[0].prompt.endswith("from the given choices directly. ASSISTANT: ")
     result = score_directory(directory)
