@@ -19,11 +19,11 @@ def test_memory_is_released_after_the_first_step_and_whenever_it_has_grown_by_th
 
 def test_resident_memory_grows_by_what_is_held_and_falls_after_a_release() -> None:
     before = memory.resident_bytes()
-    held = [bytearray(b"x" * 1_000_000) for _ in range(64)]
+    held = [bytearray(b"x" * 1_000_000) for _ in range(256)]  # more than the process may hold in reserve
     during = memory.resident_bytes()
     del held
     memory.release_free_memory()
 
     assert before > 0
-    assert during - before > 60_000_000
-    assert memory.resident_bytes() < during - 30_000_000
+    assert during - before > 150_000_000
+    assert memory.resident_bytes() < during - 100_000_000
