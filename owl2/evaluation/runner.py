@@ -1,7 +1,7 @@
 """Runs a model over a task: batches, ranks, resuming, and the file of predictions."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,10 +124,14 @@ def predict(
     processor: Owl2Processor,
     ranks: Ranks,
     batch_size: int = 8,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], list[Record]] | None:
     """Predicts what is not predicted yet, and writes the whole file when all is.
 
     A run that was killed goes on where it stopped, on any number of ranks.
+
+    Args:
+        on_batch: told how many samples of how many this rank has predicted, in the place of a progress bar.
 
     Returns:
         Header and records, in the order of the samples; None on all ranks but the first.
@@ -149,12 +153,15 @@ def predict(
         prediction.header["suffix"],
     )
     own = ranks.share(pending)
-    with _progress(ranks.is_first) as progress:
+    with _progress(ranks.is_first and on_batch is None) as progress:
         bar = progress.add_task(prediction.task.title, total=len(own))
-        path = directory / f"partial-{ranks.rank}.jsonl"
+        path, done = directory / f"partial-{ranks.rank}.jsonl", 0
         for records in _predicted(predictor, own, batch_size):
             _append(path, prediction.header, records)
-            progress.advance(bar, len(records))
+            done += len(records)
+            progress.update(bar, completed=done)
+            if on_batch is not None:
+                on_batch(done, len(own))
     ranks.wait()
     if not ranks.is_first:
         return None
