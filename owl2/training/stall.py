@@ -24,7 +24,7 @@ EXIT_CODE = 75
 BEATS_PER_LIMIT = 8
 """Heartbeats within the time limit."""
 
-PHASES = ("data", "compute", "update", "checkpoint", "evaluation")
+PHASES = ("data", "compute", "evaluation", "checkpoint")
 """What a rank does in a step, in this order."""
 
 
@@ -34,6 +34,7 @@ class Heartbeat(NamedTuple):
     Attributes:
         beat: counts up while the process lives.
         step, phase: the step it is at, and which of `PHASES`.
+        part: what it has done of a long phase; the same number on all ranks that have done theirs.
     """
 
     host: str
@@ -41,10 +42,11 @@ class Heartbeat(NamedTuple):
     beat: int
     step: int
     phase: str
+    part: int = 0
 
     @property
-    def progress(self) -> tuple[int, int]:
-        return self.step, PHASES.index(self.phase)
+    def progress(self) -> tuple[int, int, int]:
+        return self.step, PHASES.index(self.phase), self.part
 
 
 class StallTracker:
@@ -105,7 +107,7 @@ class StallWatch:
     Within it every rank calls `progress` as it goes on. One process alone waits for nobody and is not watched.
 
     Args:
-        limit_s: see `StallTracker`. Evaluation and a blocking save must fit into it.
+        limit_s: see `StallTracker`. Held-out loss and a blocking save must fit into it.
         end: ends this process with the report; for tests.
     """
 
@@ -117,9 +119,9 @@ class StallWatch:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def progress(self, step: int, phase: str) -> None:
-        """Says what this rank begins now: one of `PHASES`."""
-        self._own = self._own._replace(step=step, phase=phase)
+    def progress(self, step: int, phase: str, part: int = 0) -> None:
+        """Says what this rank begins now: one of `PHASES`, or a part of it; see `Heartbeat`."""
+        self._own = self._own._replace(step=step, phase=phase, part=part)
 
     def __enter__(self) -> "StallWatch":
         if self.size > 1:
