@@ -34,6 +34,7 @@ from PIL import Image
 from owl2.data.augmentation import random_crop
 from owl2.data.decoding import crop_and_resize
 from owl2.data.pairs import Draw, PairSamples, PairSettings, TarShards, index_shards
+from owl2.environment import processor_name
 from owl2.processing import load_image
 
 WIDTH, HEIGHT = 640, 480
@@ -170,14 +171,6 @@ def environment(arguments: argparse.Namespace) -> dict[str, Any]:
         "libjpeg_turbo": features.version("libjpeg_turbo"),
         **{name: version(name) for name in ("torch", "pillow", "webdataset")},
     }
-
-
-def processor_name() -> str:
-    """Model name as Linux gives it, otherwise what Python knows."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def table(report: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ import torch
 import transformers
 from transformers import DynamicCache, LlamaConfig, LlamaModel, PreTrainedModel, StaticCache
 
-from owl2.environment import MALLOC_SETTINGS
+from owl2.environment import MALLOC_SETTINGS, processor_name
 from owl2.modeling import Owl2LanguageDecoder, Owl2TextConfig
 
 SIZES = {
@@ -225,14 +225,6 @@ def environment(arguments: argparse.Namespace) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "platform": platform.platform(),
     }
-
-
-def processor_name() -> str:
-    """Model name as Linux gives it, otherwise what Python knows."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def table(report: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ records (indexed). Everything is measured in fresh processes, side by side with 
 
 import argparse
 import json
-import platform
 import random
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2.data.mixture import Mixture, global_batches, load_mixture_recipe
+from owl2.environment import processor_name
 
 RECIPE = """cache: cache
 sources:
@@ -42,7 +42,7 @@ def main() -> None:
         recipes = {count: Path(directory) / str(count) / "mixture.yaml" for count in counts}
         built = {count: build(recipe, count) for count, recipe in recipes.items()}
         rounds = [{count: in_fresh_process(recipes[count]) for count in counts} for _ in range(arguments.rounds)]
-    result: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "rounds": arguments.rounds}
+    result: dict[str, Any] = {"machine": processor_name(), "rounds": arguments.rounds}
     for count in counts:
         names = rounds[0][count]
         medians = {name: statistics.median(round_[count][name] for round_ in rounds) for name in names}

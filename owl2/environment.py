@@ -142,15 +142,21 @@ def malloc_hints() -> list[str]:
     return [f"training on the CPU is several times faster with {' '.join(unset)} in the environment (make sets them)"]
 
 
+def processor_name() -> str:
+    """Model name of the CPU as Linux gives it, otherwise what Python knows."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def _describe_cpu(torch: Any) -> str:
     # The public call is newer than the oldest torch that we take.
     flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     features = {"AVX2": "avx2", "AVX-512": "avx512_f", "bf16": "avx512_bf16", "AMX bf16": "amx_bf16"}
     known = [name for name, flag in features.items() if flags.get(flag)]
-    name = flags.get("cpu_name") or platform.processor() or platform.machine()
-    return (
-        f"cpu: {name}, threads: {torch.get_num_threads()} of {os.cpu_count()}, {', '.join(known) or 'features unknown'}"
-    )
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()}"
+    return f"cpu: {processor_name()}, threads: {threads}, {', '.join(known) or 'features unknown'}"
 
 
 def _declared_requirements() -> list[str]:

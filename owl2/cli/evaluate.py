@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from owl2.cli.judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
+
 
 def evaluate(
     model: Annotated[str | None, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")] = None,
@@ -22,17 +24,13 @@ def evaluate(
     suffix: Annotated[str | None, typer.Option(help="What follows the frame `USER: ... ASSISTANT:`.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
-    judge: Annotated[
-        bool, typer.Option("--judge", help="Score also the protocols that need a judge (so do its options).")
-    ] = False,
+    judge: JudgeFlag = False,
     no_judge: Annotated[bool, typer.Option("--no-judge", help="Only predict where a judge is needed.")] = False,
-    judge_model: Annotated[str | None, typer.Option(help="Another judge than the benchmark's own.")] = None,
-    judge_runs: Annotated[int | None, typer.Option(min=1, help="Another number of runs than the benchmark's.")] = None,
-    judge_cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Replies; by default in RUN.")] = None,
-    judge_replay: Annotated[bool, typer.Option("--judge-replay", help="Only replies in the cache.")] = False,
-    judge_prompts: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Prompts of judges in the place of ours, such as mmvet.txt.")
-    ] = None,
+    judge_model: JudgeModel = None,
+    judge_runs: JudgeRuns = None,
+    judge_cache: JudgeCache = None,
+    judge_replay: JudgeReplay = False,
+    judge_prompts: JudgePrompts = None,
     check: Annotated[Path | None, typer.Option(metavar="ROOT", help="Say which benchmarks are complete.")] = None,
     show: Annotated[bool, typer.Option("--list", help="List the benchmarks with their protocols.")] = False,
 ) -> None:
@@ -47,13 +45,11 @@ def evaluate(
         raise ValueError("Say which model and tasks: --model DIR --tasks vqav2,pope (or --list, or --check ROOT).")
     from owl2.evaluation.evaluate import evaluate as run
     from owl2.evaluation.runner import Settings
-    from owl2.evaluation.scoring import JudgeSettings
 
     settings = Settings(data, out, split, prompt, suffix, limit, batch_size)
-    judging = None
-    if judge or judge_replay or judge_model or judge_runs or judge_cache or judge_prompts:
-        cache = judge_cache or out / "judge_cache"
-        judging = JudgeSettings(cache, judge_model, judge_runs, judge_replay, prompts=judge_prompts)
+    judging = judge_settings(
+        judge, judge_model, judge_runs, judge_cache, judge_replay, judge_prompts, out / "judge_cache"
+    )
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     run(model, names, settings, judging, no_judge, dtype, device, show_result)
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from owl2.cli.evaluate import show_result
+from owl2.cli.judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
 
 
 def score(
@@ -16,23 +17,18 @@ def score(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Score though samples are missing; the result says so.")
     ] = False,
-    judge: Annotated[
-        bool, typer.Option("--judge", help="Score also the protocols that need a judge (so do its options).")
-    ] = False,
-    judge_model: Annotated[str | None, typer.Option(help="Another judge than the benchmark's own.")] = None,
-    judge_runs: Annotated[int | None, typer.Option(min=1, help="Another number of runs than the benchmark's.")] = None,
-    judge_cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Replies; by default in RUN.")] = None,
-    judge_replay: Annotated[bool, typer.Option("--judge-replay", help="Only replies in the cache.")] = False,
-    judge_prompts: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Prompts of judges in the place of ours, such as mmvet.txt.")
-    ] = None,
+    judge: JudgeFlag = False,
+    judge_model: JudgeModel = None,
+    judge_runs: JudgeRuns = None,
+    judge_cache: JudgeCache = None,
+    judge_replay: JudgeReplay = False,
+    judge_prompts: JudgePrompts = None,
     submission: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the official forms for evaluation servers there.")
     ] = None,
 ) -> None:
     """Recompute every score from the saved predictions alone, in any protocol, without a model."""
     from owl2.evaluation.scoring import (
-        JudgeSettings,
         default_judge_cache,
         score_directory,
         task_directories,
@@ -41,10 +37,9 @@ def score(
         write_submission,
     )
 
-    judging = None
-    if judge or judge_replay or judge_model or judge_runs or judge_cache or judge_prompts:
-        cache = judge_cache or default_judge_cache(run)
-        judging = JudgeSettings(cache, judge_model, judge_runs, judge_replay, prompts=judge_prompts)
+    judging = judge_settings(
+        judge, judge_model, judge_runs, judge_cache, judge_replay, judge_prompts, default_judge_cache(run)
+    )
     found = task_directories(run)
     fitting, others = with_protocol(found, protocol) if submission is None else with_submission(found)
     for directory in fitting:

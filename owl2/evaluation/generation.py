@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -44,12 +45,39 @@ def answer(
         batch = processor.pad([prompts[index] for index in indices], padding_side="left")
         if images is not None and pixels is not None:
             batch["pixel_values"] = pixels[[images[index] for index in indices]].to(model.dtype)
-        generated = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = processor.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts = greedy_texts(model, processor, batch, max_new_tokens)
         for index, text in zip(indices, texts, strict=True):
             answers[index] = text.strip()
         on_batch(len(indices))
     return answers
+
+
+@torch.inference_mode()
+def greedy_texts(
+    model: Owl2ForConditionalGeneration,
+    processor: Owl2Processor,
+    inputs: Mapping[str, torch.Tensor],
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    **settings: Any,
+) -> list[str]:
+    """What greedy decoding adds to a batch padded on the left, without special tokens, cut before the first stop.
+
+    Args:
+        inputs: of `generate`, on the device of the model.
+        settings: further ones of `generate`.
+    """
+    stopping = {"stop_strings": list(stop), "tokenizer": processor.tokenizer} if stop else {}
+    output = model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=processor.tokenizer.pad_token_id,
+        **stopping,
+        **settings,
+    )
+    texts = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text[: min((text.find(end) for end in stop if end in text), default=len(text))] for text in texts]
 
 
 def _prompt(processor: Owl2Processor, question: str, with_image: bool) -> dict[str, list[int]]:

@@ -53,7 +53,7 @@ def tokenize_choices(
         raise ValueError(f"the choices to rank must not be empty, got {list(choices)}")
     alone = processor.encode_prompt(prompt)
     whole = [processor.encode_prompt(prompt + choice)["input_ids"] for choice in choices]
-    length = min(_shared_length(alone["input_ids"], tokens) for tokens in whole)
+    length = min(shared_length(alone["input_ids"], tokens) for tokens in whole)
     length = min(length, *(len(tokens) - 1 for tokens in whole))
     context = {name: alone[name][:length] for name in ("input_ids", "mm_token_type_ids")}
     return Choices(tuple(choices), context, tuple(tuple(tokens[length:]) for tokens in whole), pixel_values)
@@ -111,8 +111,8 @@ class LikelihoodScorer:
             # Nothing to compare with yet: a next sample may share all but the last token.
             length = len(rows[0]) - 1
         else:
-            length = min(_shared_length(rows[0], row) for row in rows)
-            kept = _shared_length(self._prefix, rows[0][:length])
+            length = min(shared_length(rows[0], row) for row in rows)
+            kept = shared_length(self._prefix, rows[0][:length])
             if kept >= max(_SHORTEST_SHARED, length // 2):
                 length = kept  # much was run for the batch before
         length = min(length, *(len(row) - 1 for row in rows))
@@ -125,7 +125,7 @@ class LikelihoodScorer:
         """The state after the prefix, `count` times; run only if the last one run does not begin with it."""
         if not prefix:
             return _State.empty(self.model, count)
-        known, state = _shared_length(self._prefix, prefix), self._prefix_state
+        known, state = shared_length(self._prefix, prefix), self._prefix_state
         # The likelihood of the token after a shortened prefix is not known.
         usable = known == len(self._prefix) and state is not None and state.is_whole if whole_sequences else state
         if state is None or known < len(prefix) or not usable:
@@ -253,7 +253,7 @@ class _State:
         return [(layer.keys, layer.values) for layer in self.cache.layers]
 
 
-def _shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens two rows have in common at their beginning."""
     pairs = zip(first, second, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

@@ -10,6 +10,7 @@ import torch
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor, load_image, load_video
 
+from .generation import greedy_texts
 from .likelihood import Choices, LikelihoodScorer, tokenize_choices
 from .records import record_of
 from .task import Clip, Decoding, Record, Sample, Task
@@ -103,23 +104,15 @@ class Predictor:
         pixels = [entry.pixel_values for entry in batch if entry.pixel_values is not None]
         if pixels:
             inputs["pixel_values"] = torch.cat(pixels).to(self.model.dtype)
-        stop: dict[str, Any] = {}
-        if self.decoding.stop:
-            stop = {"stop_strings": list(self.decoding.stop), "tokenizer": self.processor.tokenizer}
-        output = self.model.generate(
-            **{name: values.to(self.model.device) for name, values in inputs.items()},
-            max_new_tokens=self.decoding.max_new_tokens,
+        texts = greedy_texts(
+            self.model,
+            self.processor,
+            {name: values.to(self.model.device) for name, values in inputs.items()},
+            self.decoding.max_new_tokens,
+            self.decoding.stop,
             min_new_tokens=self.decoding.min_new_tokens,
-            do_sample=False,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
-            **stop,
         )
-        texts = self.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [self._cut(text).strip() for text in texts]
-
-    def _cut(self, text: str) -> str:
-        """The text before the first stop."""
-        return text[: min((text.find(stop) for stop in self.decoding.stop if stop in text), default=len(text))]
+        return [text.strip() for text in texts]
 
 
 @lru_cache(maxsize=8)

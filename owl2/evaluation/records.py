@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from owl2.files import file_sha256
+
 from .task import Ranking, Record, Sample, Scores
 
 PREDICTIONS = "predictions.jsonl"
@@ -173,7 +175,5 @@ def record_of(sample: Sample, prompt: str, raw: str | Ranking) -> Record:
 def file_hashes(files: Iterable[Path], root: Path) -> Iterator[dict[str, Any]]:
     """Name below the root, size and SHA-256 of files."""
     for file in files:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
         name = str(file.relative_to(root)) if file.is_relative_to(root) else file.name
-        yield {"file": name, "bytes": file.stat().st_size, "sha256": digest}
+        yield {"file": name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}

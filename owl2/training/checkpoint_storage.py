@@ -6,7 +6,6 @@ piece, and `manifest.json` with the size and SHA-256 of every file. The manifest
 gets its name: what has the name is complete.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -28,6 +27,8 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
+
+from owl2.files import file_sha256
 
 FORMAT = 1
 INDEX, MANIFEST, STATE = "index.json", "manifest.json", "state.json"
@@ -235,7 +236,7 @@ def damaged_files(directory: Path, share: int = 0, of: int = 1) -> list[str]:
             problems.append(f"{name} is missing")
         elif file.stat().st_size != wanted["bytes"]:
             problems.append(f"{name} has {file.stat().st_size} bytes instead of {wanted['bytes']}")
-        elif _sha256(file) != wanted["sha256"]:
+        elif file_sha256(file) != wanted["sha256"]:
             problems.append(f"{name} has changed since it was written")
     return problems
 
@@ -262,12 +263,7 @@ def _describe(files: list[Path]) -> dict[str, dict[str, Any]]:
     """Puts files safely on the disk. Returns their sizes and SHA-256."""
     for file in files:
         _synchronize(file)
-    return {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return {file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in files}
 
 
 def _synchronize(path: Path) -> None:

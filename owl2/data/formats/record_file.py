@@ -1,12 +1,12 @@
 """Files of instruction records: a JSON list, or JSON lines, read one record at a time through a memory map."""
 
 import json
-import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from owl2.files import map_file
 from owl2.processing.image_loading import check_local_path
 
 from ..records import Conversation
@@ -15,9 +15,7 @@ from .draft import Draft
 from .llava import read_llava
 from .media import MediaRoot
 from .problems import Problem, ProblemKind, shown
-from .spans import Spans, spans_of_lines, spans_of_list
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from .spans import Spans, first_byte, spans_of_lines, spans_of_list
 
 
 class RecordFile:
@@ -48,9 +46,8 @@ class RecordFile:
         self.root = MediaRoot(self.path.parent if root is None else root, allow_urls)
         if not self.path.stat().st_size:
             raise ValueError(f"the file of records {self.path} is empty (0 bytes)")
-        with self.path.open("rb") as file:
-            self._buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        first = len(_BYTE_ORDER_MARK) if self._buffer[:3] == _BYTE_ORDER_MARK else 0
+        self._buffer = map_file(self.path)
+        first = first_byte(self._buffer)
         self.is_list = self._buffer[first : first + 4096].lstrip().startswith(b"[")
         self.spans = spans or (spans_of_list if self.is_list else spans_of_lines)(self._buffer, first)
         if not len(self):

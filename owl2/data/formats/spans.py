@@ -18,12 +18,20 @@ _LONGEST_BLANK = 64  # a longer line is a record, if maybe an empty one
 _UP_TO_BRACE = re.compile(rb'(?:[^"{}]++|"(?:[^"\\\r\n]++|\\.)*+")*+[{}]')
 
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
 class Spans(NamedTuple):
     """First byte, byte after the last, and line number (from 1) of each record."""
 
     starts: np.ndarray
     ends: np.ndarray
     lines: np.ndarray
+
+
+def first_byte(buffer: mmap.mmap) -> int:
+    """Where text begins: after a byte order mark, if there is one."""
+    return len(_BYTE_ORDER_MARK) if buffer[: len(_BYTE_ORDER_MARK)] == _BYTE_ORDER_MARK else 0
 
 
 def spans_of_lines(buffer: mmap.mmap, first: int) -> Spans:

@@ -30,6 +30,7 @@ import numpy as np
 
 import owl2.data.formats
 import owl2.data.sources
+from owl2.files import file_sha256
 
 from ..formats import RecordFile
 from ..records import Conversation
@@ -149,8 +150,7 @@ def _contents_hash(path: Path, memory: Path) -> str:
     known = _remembered(memory).get(str(path))
     if known is not None and known[:2] == seen:
         return known[2]
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(path)
     with _locked(memory.with_suffix(".lock")):
         hashes = {**_remembered(memory), str(path): [*seen, digest]}
         unfinished = memory.with_suffix(f".{os.getpid()}")

@@ -5,7 +5,6 @@ holds does not grow with the number of records.
 """
 
 import json
-import mmap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from owl2.files import map_file
 
 from ..formats import Problem, RecordFile
 from ..formats.spans import Spans
@@ -65,8 +66,7 @@ class StoredConversations:
         self.entry, self.left_out = entry, LeftOut()
         self._offsets = np.load(entry / "offsets.npy", mmap_mode="r")
         self._sizes = np.load(entry / "sizes.npy", mmap_mode="r")
-        with (entry / "records.jsonl").open("rb") as file:
-            self._buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._buffer = map_file(entry / "records.jsonl")
 
     def __len__(self) -> int:
         return len(self._sizes)

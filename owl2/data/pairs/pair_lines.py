@@ -4,19 +4,17 @@ The image is a path below the root, or a data URL; the id may be absent. The fil
 """
 
 import json
-import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from owl2.files import map_file
 from owl2.processing.image_loading import check_local_path
 
-from ..formats.spans import spans_of_lines
+from ..formats.spans import first_byte, spans_of_lines
 from .blocks import BLOCK, block_sizes, image_root, named_image
 from .source import BrokenPair, Fault, StoredPair, caption_text
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class PairLines:
@@ -46,10 +44,8 @@ class PairLines:
         self.root = image_root(self.path, root)
         if not self.path.stat().st_size:
             raise ValueError(f"the file of pairs {self.path} is empty (0 bytes)")
-        with self.path.open("rb") as file:
-            self._buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        first = len(_BYTE_ORDER_MARK) if self._buffer[:3] == _BYTE_ORDER_MARK else 0
-        self._spans = spans_of_lines(self._buffer, first)
+        self._buffer = map_file(self.path)
+        self._spans = spans_of_lines(self._buffer, first_byte(self._buffer))
         self.groups: Sequence[int] = block_sizes(len(self._spans.starts))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 """What the harnesses ask of a model: answers to prompts with images, and likelihoods of tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,8 @@ import torch
 from owl2.chat import load_for_chat
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
+
+from ..generation import greedy_texts
 
 
 class Completion:
@@ -31,7 +33,6 @@ class Completion:
             self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         )
 
-    @torch.inference_mode()
     def answer(
         self, prompts: Sequence[str], images: Sequence[Sequence[Any]], max_new_tokens: int, stop: Sequence[str] = ()
     ) -> list[str]:
@@ -48,17 +49,7 @@ class Completion:
             padding_side="left",
             return_tensors="pt",
         ).to(self.model.device, dtype=self.model.dtype)
-        stopping = {"stop_strings": list(stop), "tokenizer": self.processor.tokenizer} if stop else {}
-        output = self.model.generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
-            **stopping,
-        )
-        new = output[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.batch_decode(new, skip_special_tokens=True)
-        return [text[: min((text.find(end) for end in stop if end in text), default=len(text))] for text in texts]
+        return greedy_texts(self.model, self.processor, inputs, max_new_tokens, stop)
 
     @torch.inference_mode()
     def log_likelihoods(self, rows: Sequence[tuple[list[int], int]]) -> list[tuple[float, bool]]:
@@ -81,3 +72,9 @@ class Completion:
             likelihood = scores.gather(1, targets[:, None]).sum()
             found.append((float(likelihood), bool((scores.argmax(dim=-1) == targets).all())))
         return found
+
+
+def stop_texts(settings: Mapping[str, Any]) -> list[str]:
+    """What ends an answer, from the settings of a request: `until` is one text or several."""
+    until = settings.get("until") or []
+    return [text for text in ([until] if isinstance(until, str) else until) if text]

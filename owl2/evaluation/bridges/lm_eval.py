@@ -12,7 +12,8 @@ the harness local files. Its protocols differ from the paper's (specification, 9
 from collections.abc import Sequence
 from typing import Any
 
-from .completion import Completion
+from ..likelihood import shared_length
+from .completion import Completion, stop_texts
 
 try:
     from lm_eval.api.model import LM
@@ -86,18 +87,15 @@ class Owl2LM(LM):  # type: ignore[misc]  # an object where the harness is not in
             context, settings = request.args
             if settings.get("do_sample") or settings.get("temperature"):
                 raise ValueError(f"only greedy decoding is supported, the task asks for {settings}")
-            until = settings.get("until") or []
-            stop = [until] if isinstance(until, str) else list(until)
             longest = int(settings.get("max_gen_toks", _LONGEST_ANSWER))
-            answers += self._completion.answer([context], [[]], longest, [text for text in stop if text])
+            answers += self._completion.answer([context], [[]], longest, stop_texts(settings))
         return answers
 
     def _row(self, context: str, continuation: str) -> tuple[list[int], int]:
         """Tokens of both together, and how many belong to the continuation; the context is cut on its left."""
         encode = self._completion.processor.encode_prompt
         tokens, alone = encode(context + continuation)["input_ids"], encode(context)["input_ids"]
-        shared = next((i for i, (a, b) in enumerate(zip(tokens, alone, strict=False)) if a != b), len(alone))
-        shared = max(shared, int(self._opens(tokens)))
+        shared = max(shared_length(tokens, alone), int(self._opens(tokens)))
         if shared == 0:  # something must stand before the first token that is scored
             tokens, shared = [self._beginning(), *tokens], 1
         count = max(1, len(tokens) - shared)

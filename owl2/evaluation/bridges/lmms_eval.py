@@ -9,7 +9,7 @@ Import this module before the harness runs, then name the model `owl2`:
 from collections.abc import Sequence
 from typing import Any
 
-from .completion import Completion
+from .completion import Completion, stop_texts
 
 try:
     from lmms_eval.api.model import lmms
@@ -53,11 +53,9 @@ class Owl2Lmms(lmms):  # type: ignore[misc]  # an object where the harness is no
         for request in requests:
             text, settings, to_visuals, document, task, split = request.args
             images = to_visuals(self.task_dict[task][split][document])
-            until = settings.get("until") or []
-            stop = [until] if isinstance(until, str) else list(until)
             prompt = self._completion.chat_prompt(text, len(images))
             longest = int(settings.get("max_new_tokens", _LONGEST_ANSWER))
-            (answer,) = self._completion.answer([prompt], [images], longest, [end for end in stop if end])
+            (answer,) = self._completion.answer([prompt], [images], longest, stop_texts(settings))
             answers.append(answer.strip())
         return answers
 
