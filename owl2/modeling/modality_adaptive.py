@@ -3,7 +3,7 @@
 Shapes: B batch, S sequence, D hidden, V vision rows of the whole batch.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ class ModalityRouting(NamedTuple):
     slices instead of two masked ones on everything. `num_vision` is a host integer, so no layer waits for the device.
     """
 
-    is_vision: torch.Tensor  # [B, S, 1] bool: the modality indicator M
+    indicator: torch.Tensor  # [B * S] 1 at visual tokens, 0 at text: the modality indicator M
     permutation: torch.Tensor  # [B * S] rows in the order vision, text
     inverse: torch.Tensor  # [B * S]
     num_vision: int  # V
@@ -33,7 +33,7 @@ def build_routing(is_vision: torch.Tensor, num_vision: int) -> ModalityRouting:
     permutation = torch.argsort(~flat, stable=True)  # [B * S]
     rows = torch.arange(flat.numel(), device=flat.device)
     inverse = torch.empty_like(permutation).scatter_(0, permutation, rows)
-    return ModalityRouting(is_vision.unsqueeze(-1), permutation, inverse, num_vision)
+    return ModalityRouting(flat.long(), permutation, inverse, num_vision)
 
 
 class _Permute(torch.autograd.Function):
@@ -53,6 +53,13 @@ class _Permute(torch.autograd.Function):
         return _Permute.apply(gradient, inverse, permutation), None, None
 
 
+def _permuted(rows: torch.Tensor, permutation: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    """`_Permute`, without its cost where there is no gradient."""
+    if torch.is_grad_enabled():
+        return _Permute.apply(rows, permutation, inverse)
+    return rows.index_select(0, permutation)
+
+
 class _RMSNorm(torch.autograd.Function):
     """Eq. 4 with its gradient in closed form: it keeps the input and one number a row, not every float32 step."""
 
@@ -61,42 +68,45 @@ class _RMSNorm(torch.autograd.Function):
         hidden_states: torch.Tensor,  # [B, S, D]
         weight: torch.Tensor,  # [D]
         vision_weight: torch.Tensor | None,
-        is_vision: torch.Tensor | None,  # [B, S, 1]
+        indicator: torch.Tensor | None,  # [B * S]
         eps: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         states = hidden_states.float()
         scale = torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + eps)  # [B, S, 1]
-        return _select(weight, vision_weight, is_vision) * (states * scale).to(hidden_states.dtype), scale
+        normalized = (states * scale).to(hidden_states.dtype)
+        return _of_each_row(weight, vision_weight, indicator, normalized) * normalized, scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-        hidden_states, weight, vision_weight, is_vision, _ = inputs
+        hidden_states, weight, vision_weight, indicator, _ = inputs
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(hidden_states, weight, vision_weight, is_vision, output[1])
+        ctx.save_for_backward(hidden_states, weight, vision_weight, indicator, output[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden_states, weight, vision_weight, is_vision, scale = ctx.saved_tensors
+        hidden_states, weight, vision_weight, indicator, scale = ctx.saved_tensors
         normalized = hidden_states.float() * scale
         for_states = for_text = for_vision = None
         if ctx.needs_input_grad[0]:
-            inner = (gradient * _select(weight, vision_weight, is_vision)).float()
+            inner = (gradient * _of_each_row(weight, vision_weight, indicator, gradient)).float()
             inner = inner - normalized * (inner * normalized).mean(-1, keepdim=True)
             for_states = (inner * scale).to(hidden_states.dtype)
         if any(ctx.needs_input_grad[1:3]):
             rows = (gradient * normalized.to(gradient.dtype)).float().flatten(0, -2)  # [B * S, D]
-            vision = rows.new_zeros(rows.shape[0]) if is_vision is None else is_vision.flatten().to(rows.dtype)
+            vision = rows.new_zeros(rows.shape[0]) if indicator is None else indicator.to(rows.dtype)
             sums = torch.stack([1 - vision, vision]) @ rows  # [2, D]
             for_text = sums[0].to(weight.dtype)
             for_vision = None if vision_weight is None else sums[1].to(vision_weight.dtype)
         return for_states, for_text, for_vision, None, None
 
 
-def _select(weight: torch.Tensor, vision_weight: torch.Tensor | None, is_vision: torch.Tensor | None) -> torch.Tensor:
-    """The weight of each row: [B, S, D], or [D] where it is the same for all."""
-    if vision_weight is None or is_vision is None:
+def _of_each_row(
+    weight: torch.Tensor, vision_weight: torch.Tensor | None, indicator: torch.Tensor | None, rows: torch.Tensor
+) -> torch.Tensor:
+    """The weight of each row of [B, S, D]: in that shape, or [D] where it is the same for all."""
+    if vision_weight is None or indicator is None:
         return weight
-    return torch.where(is_vision, vision_weight, weight)
+    return torch.stack([weight, vision_weight]).index_select(0, indicator).view(rows.shape)
 
 
 class ModalityAdaptiveRMSNorm(nn.Module):
@@ -109,10 +119,10 @@ class ModalityAdaptiveRMSNorm(nn.Module):
         self.vision_weight = nn.Parameter(torch.ones(hidden_size)) if separate else None
 
     def forward(self, hidden_states: torch.Tensor, routing: ModalityRouting | None = None) -> torch.Tensor:
-        is_vision = None if routing is None or self.vision_weight is None else routing.is_vision
-        vision_weight = None if is_vision is None else self.vision_weight
+        indicator = None if routing is None or self.vision_weight is None else routing.indicator
+        vision_weight = None if indicator is None else self.vision_weight
         normalize = _RMSNorm.apply if torch.is_grad_enabled() else _RMSNorm.forward
-        return normalize(hidden_states, self.weight, vision_weight, is_vision, self.eps)[0]
+        return normalize(hidden_states, self.weight, vision_weight, indicator, self.eps)[0]
 
 
 def modality_adaptive_projections(
@@ -132,14 +142,47 @@ def modality_adaptive_projections(
     """
     if routing is None or all(vision is None for _, vision in projections):
         return [shared(hidden_states) for shared, _ in projections]
-    rows = _Permute.apply(hidden_states.flatten(0, 1), routing.permutation, routing.inverse)  # [B * S, D], vision first
-    vision_rows, text_rows = rows[: routing.num_vision], rows[routing.num_vision :]
+    rows = _permuted(hidden_states.flatten(0, 1), routing.permutation, routing.inverse)  # [B * S, D], vision first
+    # One split, not two slices: the gradient of a slice is as large as what it was cut from.
+    vision_rows, text_rows = rows.split([routing.num_vision, rows.shape[0] - routing.num_vision])
     outputs = []
     for shared, vision in projections:
         if vision is None:
             outputs.append(shared(hidden_states))
             continue
-        separate = torch.cat([vision(vision_rows), shared(text_rows)])  # [B * S, D'], vision first
-        separate = _Permute.apply(separate, routing.inverse, routing.permutation)
+        separate = _grouped_linear(vision_rows, vision, text_rows, shared)  # [B * S, D'], vision first
+        separate = _permuted(separate, routing.inverse, routing.permutation)
         outputs.append(separate.view(*hidden_states.shape[:-1], -1))
     return outputs
+
+
+def _grouped_linear(
+    vision_rows: torch.Tensor, vision: nn.Module, text_rows: torch.Tensor, text: nn.Module
+) -> torch.Tensor:
+    """Rows of each modality through its own projection, one below the other.
+
+    Without gradients both products of plain matrices are written where they belong, which spares a copy.
+    """
+    if not (_writes_in_place(vision, vision_rows) and _writes_in_place(text, text_rows)):
+        return torch.cat([vision(vision_rows), text(text_rows)])
+    output = text_rows.new_empty(len(vision_rows) + len(text_rows), text.weight.shape[0])
+    parts = output.split([len(vision_rows), len(text_rows)])
+    for rows, module, part in ((vision_rows, vision, parts[0]), (text_rows, text, parts[1])):
+        if module.bias is None:
+            torch.mm(rows, module.weight.t(), out=part)
+        else:
+            torch.addmm(module.bias, rows, module.weight.t(), out=part)
+    return output
+
+
+def _writes_in_place(module: nn.Module, rows: torch.Tensor) -> TypeGuard[nn.Linear]:
+    """Whether a projection is no more than its matrix: no adapter, hook, quantised or distributed weight, autocast."""
+    return (
+        not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter
+        and module.weight.dtype == rows.dtype
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not torch.is_autocast_enabled(rows.device.type)
+    )

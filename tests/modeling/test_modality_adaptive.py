@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers import IMAGE, batch, largest_difference, randomize, sample, text_config, tiny_config, tiny_model
+from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -210,3 +211,28 @@ def test_the_gradient_of_routed_projections_is_that_of_choosing_each_rows_projec
     found = torch.autograd.grad((output * pull).sum(), inputs)
     for gradient, reference in zip(found, torch.autograd.grad((expected * pull).sum(), inputs), strict=True):
         torch.testing.assert_close(gradient, reference)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("num_vision", [0, 5, 14])
+def test_without_gradients_projections_are_what_they_are_with_them(bias: bool, num_vision: int) -> None:
+    torch.manual_seed(0)
+    text, vision = nn.Linear(12, 8, bias=bias), nn.Linear(12, 8, bias=bias)
+    hidden_states = torch.randn(2, 7, 12)
+    is_vision = (torch.randperm(14) < num_vision).view(2, 7)
+    routing = build_routing(is_vision, num_vision)
+    (expected,) = modality_adaptive_projections(hidden_states, [(text, vision)], routing)
+    with torch.no_grad():
+        (found,) = modality_adaptive_projections(hidden_states, [(text, vision)], routing)
+    by_hand = torch.where(is_vision[..., None], vision(hidden_states), text(hidden_states))
+    assert largest_difference(found, expected) < 1e-6 and largest_difference(found, by_hand) < 1e-6
+
+
+def test_a_hook_on_a_projection_is_heard_without_gradients() -> None:
+    text, vision = nn.Linear(4, 4), nn.Linear(4, 4)
+    vision.register_forward_hook(lambda module, inputs, output: output + 100)
+    with torch.no_grad():
+        (found,) = modality_adaptive_projections(
+            torch.zeros(1, 2, 4), [(text, vision)], build_routing(torch.tensor([[True, False]]), 1)
+        )
+    assert float(found[0, 0].min()) > 90 and float(found[0, 1].max()) < 10
