@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from owl2.processing import load_image
-
 from ..augmentation import Crop, names_a_side, random_crop
-from ..decoding import crop_and_resize
+from ..decoding import Decoded, crop_and_resize, decode_image, width_and_height
 from .order import Blend, Draw, SourceOrder
 from .skipped import Skip, SkipCounter, SkipLimit
 from .source import BrokenPair, Fault, PairSource, StoredPair
@@ -104,22 +102,23 @@ class PairSamples(Dataset[Drawn]):
         except ValueError as error:
             raise BrokenPair(Fault.NOT_ENCODED, f"{pair.source}, {pair.id}: {error}") from error
 
-    def _crop(self, image: Image.Image, pair: StoredPair, draw: Draw) -> Crop:
+    def _crop(self, image: Decoded, pair: StoredPair, draw: Draw) -> Crop:
+        width, height = width_and_height(image)
         if not self.settings.augment:
-            return Crop(0, 0, image.width, image.height)
+            return Crop(0, 0, width, height)
         generator = random.Random(f"{self.settings.seed}-{draw.source}-{draw.epoch}-{draw.position}")
         may_flip = not (self.settings.keep_sides and names_a_side(pair.caption))
-        return random_crop(image.width, image.height, generator, may_flip)
+        return random_crop(width, height, generator, may_flip)
 
 
-def open_image(pair: StoredPair) -> Image.Image:
+def open_image(pair: StoredPair) -> Decoded:
     """The image of a pair, upright and RGB.
 
     Raises:
         BrokenPair: it is damaged or oversized.
     """
     try:
-        return load_image(pair.image)
+        return decode_image(pair.image)
     except ValueError as error:
         bomb = isinstance(error.__cause__, Image.DecompressionBombError) or "decompression bomb" in str(error)
         fault = Fault.OVERSIZED_IMAGE if bomb else Fault.DAMAGED_IMAGE
