@@ -21,7 +21,10 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time; it does not change results.")] = 8,
     split: Annotated[str | None, typer.Option(help="Another split than the default, for one task.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Another prompt than the default, for one task.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="What follows the frame `USER: ... ASSISTANT:`.")] = None,
+    frame: Annotated[
+        str, typer.Option(help="bare sends without `USER: ... ASSISTANT:` what is otherwise sent in this chat frame.")
+    ] = "chat",
+    suffix: Annotated[str | None, typer.Option(help="What follows the chat frame.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
     judge: JudgeFlag = False,
@@ -31,35 +34,47 @@ def evaluate(
     judge_cache: JudgeCache = None,
     judge_replay: JudgeReplay = False,
     judge_prompts: JudgePrompts = None,
-    check: Annotated[Path | None, typer.Option(metavar="ROOT", help="Say which benchmarks are complete.")] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="ROOT", help="Say which benchmarks are complete; with --tasks, fail unless these are."),
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="List the benchmarks with their protocols.")] = False,
 ) -> None:
     """Run the benchmarks that the paper reports; `torchrun -m owl2 evaluate ...` shares them among GPUs."""
     if show:
         _list()
         return
+    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
     if check is not None:
-        _check(check)
+        _check(check, names, split)
         return
     if model is None or tasks is None:
         raise ValueError("Say which model and tasks: --model DIR --tasks vqav2,pope (or --list, or --check ROOT).")
     from owl2.evaluation.evaluate import evaluate as run
     from owl2.evaluation.runner import Settings
 
-    settings = Settings(data, out, split, prompt, suffix, limit, batch_size)
+    settings = Settings(data, out, split, prompt, suffix, limit, batch_size, frame)
     judging = judge_settings(
         judge, judge_model, judge_runs, judge_cache, judge_replay, judge_prompts, out / "judge_cache"
     )
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    run(model, names, settings, judging, no_judge, dtype, device, show_result)
+    run(model, names, settings, judging, no_judge, dtype, device, show_result, show_warning)
+
+
+def show_warning(warning: str | None) -> None:
+    """A warning, if there is one, as a line on stderr."""
+    if warning is not None:
+        typer.echo(f"owl2: {warning}", err=True)
 
 
 def show_result(result: dict[str, Any]) -> None:
     """A result in a few lines."""
+    from owl2.evaluation.scoring import not_comparable
+
     counted = f"{result['samples']} of {result['samples_of_split']} samples"
-    typer.echo(f"{result['title']} ({result['split']}, {counted}{', PARTIAL' if result['partial'] else ''})")
-    if result["samples_expected"] not in (None, result["samples_of_split"]):
-        typer.echo(f"  NOT COMPARABLE: the official split has {result['samples_expected']} samples")
+    marks = [*(["bare"] if result["frame"] == "bare" else []), *(["PARTIAL"] if result["partial"] else [])]
+    typer.echo(f"{result['title']} ({', '.join([result['split'], counted, *marks])})")
+    if warning := not_comparable(result):
+        typer.echo(f"  {warning}")
     if not result["protocols"]:
         typer.echo("  not scored: every protocol needs a judge (--judge)")
     for protocol, entry in result["protocols"].items():
@@ -81,11 +96,17 @@ def _list() -> None:
             typer.echo(f"{name if kind == 'splits' else '':<16}{kind:<11}{', '.join(names)}")
 
 
-def _check(root: Path) -> None:
+def _check(root: Path, tasks: list[str], split: str | None) -> None:
     from owl2.evaluation.data_check import check_data
 
-    for finding in check_data(root):
-        counted = f", {finding.samples} samples" if finding.state == "complete" else ""
+    lacking = []
+    for finding in check_data(root, tasks, split):
+        counted = f", {finding.samples} samples" if finding.is_complete else ""
         typer.echo(f"{finding.task.name:<16}{finding.split:<18}{finding.state}{counted}")
         for file in finding.files:
             typer.echo(f"{'':<30}{file['sha256']}  {file['file']}")
+        if not finding.is_complete and (tasks or not finding.is_absent):
+            lacking.append(f"{finding.task.name} ({finding.split})")
+    if lacking:
+        show_warning(f"not complete: {', '.join(lacking)}")
+        raise typer.Exit(1 if tasks else 0)

@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from owl2.cli.evaluate import show_result
+from owl2.cli.evaluate import show_result, show_warning
 from owl2.cli.judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
 
 
 def score(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, or of one of its tasks.")],
     protocol: Annotated[
-        str | None, typer.Option(help="By default all that need no judge. Tasks of RUN without it are passed over.")
+        str | None,
+        typer.Option(help="By default all that need neither judge nor Java. Tasks of RUN without it are passed over."),
     ] = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Score though samples are missing; the result says so.")
@@ -28,8 +29,10 @@ def score(
     ] = None,
 ) -> None:
     """Recompute every score from the saved predictions alone, in any protocol, without a model."""
+    from owl2.evaluation.records import PREDICTIONS, read_header
     from owl2.evaluation.scoring import (
         default_judge_cache,
+        not_comparable,
         score_directory,
         task_directories,
         with_protocol,
@@ -45,8 +48,8 @@ def score(
     for directory in fitting:
         if submission is not None:
             typer.echo(f"{write_submission(directory, submission)}")
+            show_warning(not_comparable(read_header(directory / PREDICTIONS)))
         else:
             show_result(score_directory(directory, protocol, allow_partial, judging))
-    for directory in others:
-        lacking = f"the protocol {protocol}" if submission is None else "a form for an evaluation server"
-        typer.echo(f"{directory.name} passed over: it has not {lacking}")
+    for directory, reason in others.items():
+        typer.echo(f"{directory.name} passed over: {reason}")

@@ -1,6 +1,6 @@
-"""`owl2 evaluate --check ROOT`: which benchmarks are complete below the root of the data."""
+"""`owl2 evaluate --check ROOT`: which benchmarks are complete below the root of the data, by counts and hashes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from .records import file_hashes
 from .runner import missing_media
 from .task import Task
 from .tasks import TASKS, task_named
+
+_COMPLETE, _ABSENT = "complete", "absent"
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,31 @@ class Finding:
     expected: int | None = None
     files: tuple[dict[str, Any], ...] = ()
 
+    @property
+    def is_complete(self) -> bool:
+        return self.state == _COMPLETE
 
-def check_data(root: Path) -> Iterator[Finding]:
-    """One finding for each split of each benchmark.
+    @property
+    def is_absent(self) -> bool:
+        return self.state == _ABSENT
+
+
+def check_data(root: Path, tasks: Sequence[str] = (), split: str | None = None) -> Iterator[Finding]:
+    """One finding for each split of all benchmarks, or for the split of each of some on which it would be run.
+
+    Args:
+        split: in the place of the default one of the only benchmark of `tasks`.
 
     Raises:
-        ValueError: the root is not a directory.
+        ValueError: the root is not a directory; there is no such benchmark or split, or the split is not of one alone.
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a directory")
-    for name in TASKS:
-        task = task_named(name)
-        for split in task.splits:
-            yield _check(task, split, root)
+    if split is not None and len(tasks) != 1:
+        raise ValueError(f"--split belongs to one task, got {', '.join(tasks) or 'none'}")
+    for task in map(task_named, tasks or TASKS):
+        for name in [task.chosen("split", split)] if tasks else task.splits:
+            yield _check(task, name, root)
 
 
 def _check(task: Task, split: str, root: Path) -> Finding:
@@ -49,7 +63,7 @@ def _check(task: Task, split: str, root: Path) -> Finding:
         wanted = task.files(root, split)
         lacking = [file for file in wanted if not file.is_file()]
         if lacking and len(lacking) == len(wanted):
-            return Finding(task, split, "absent", expected=expected)
+            return Finding(task, split, _ABSENT, expected=expected)
         hashes = tuple(file_hashes((file for file in wanted if file.is_file()), root))
         if lacking:
             return Finding(task, split, f"lacks {lacking[0].relative_to(root)}", expected=expected, files=hashes)
@@ -57,7 +71,7 @@ def _check(task: Task, split: str, root: Path) -> Finding:
         missing, total = missing_media(samples)
     except (ValueError, ImportError, OSError) as error:
         return Finding(task, split, str(error), expected=expected)
-    state = "complete"
+    state = _COMPLETE
     if missing:
         state = f"lacks {len(missing)} of {total} images or videos, first {missing[0]}"
     elif expected is not None and len(samples) != expected:

@@ -12,7 +12,8 @@ from owl2.chat import load_for_chat
 from .ranks import Ranks
 from .records import file_hashes
 from .runner import Settings, known_records, plan, predict
-from .scoring import JudgeSettings, score_directory
+from .scoring import JudgeSettings, not_comparable, score_directory
+from .task import Task
 from .tasks import task_named
 
 _PACKAGES = ("torch", "transformers", "pillow")
@@ -29,6 +30,7 @@ def evaluate(
     dtype: str = "auto",
     device: str = "auto",
     on_result: Callable[[dict[str, Any]], None] = lambda result: None,
+    on_warning: Callable[[str], None] = lambda warning: None,
 ) -> list[dict[str, Any]]:
     """Predicts and scores tasks, on all ranks that `torchrun` started.
 
@@ -36,6 +38,7 @@ def evaluate(
         judge: also score under the protocols that need a judge. Without it, only the benchmarks that have no other
             protocol ask their own judge, unless `no_judge`.
         on_result: told each result.
+        on_warning: told, before a model is loaded, of each split that has not the official number of samples.
 
     Returns:
         The results; none on ranks but the first.
@@ -51,20 +54,17 @@ def evaluate(
     known = [task_named(name) for name in tasks]
     if len(known) > 1 and (settings.split or settings.prompt):
         raise ValueError(f"--split and --prompt belong to one task, got {len(known)} tasks: {', '.join(tasks)}")
-    judges = {}
-    for task in known:
-        usable = task.protocols_for(task.prompt_for(task.chosen("split", settings.split), settings.prompt))
-        needs = task.judged is not None and usable[0] in task.judged.protocols
-        if task.judged is not None and (judge or (needs and not no_judge)):
-            judges[task.name] = judge or JudgeSettings(settings.out / "judge_cache")
-            judges[task.name].judge_for(task.judged)  # has it a key?
-            judges[task.name].prompts_for(task.judged)  # are they there?
+    judges = _judges(known, settings, judge, no_judge)
     described = _description(model, dtype)
     plans = [plan(task, settings, described) for task in known]
     for planned in plans:
         known_records(planned)  # are they of this setting?
-    results = []
-    with Ranks() as ranks:
+    ranks, results = Ranks(), []
+    for planned in plans:
+        if ranks.is_first and (warning := not_comparable(planned.header)):
+            of_split = f"{planned.task.title} ({planned.header['split']})"
+            on_warning(f"{of_split}: {warning}, these files have {planned.header['samples_of_split']}")
+    with ranks:
         place = f"cuda:{ranks.local_rank}" if device == "auto" and ranks.size > 1 and _has_gpu() else device
         loaded, processor = load_for_chat(model, dtype, place)
         for task, planned in zip(known, plans, strict=True):
@@ -76,6 +76,25 @@ def evaluate(
             results.append(score_directory(planned.directory, judge=judges.get(task.name)))
             on_result(results[-1])
     return results
+
+
+def _judges(
+    tasks: Sequence[Task], settings: Settings, judge: JudgeSettings | None, no_judge: bool
+) -> dict[str, JudgeSettings]:
+    """The judge of each task that is to be asked one, by name.
+
+    Raises:
+        ValueError: it has no key, or its prompts are not there.
+    """
+    judges = {}
+    for task in tasks:
+        usable = task.protocols_for(task.prompt_for(task.chosen("split", settings.split), settings.prompt))
+        needs = task.judged is not None and usable[0] in task.judged.protocols
+        if task.judged is not None and (judge or (needs and not no_judge)):
+            judges[task.name] = judge or JudgeSettings(settings.out / "judge_cache")
+            judges[task.name].judge_for(task.judged)
+            judges[task.name].prompts_for(task.judged)
+    return judges
 
 
 def _has_gpu() -> bool:

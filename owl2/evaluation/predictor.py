@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from owl2.data.records import turns
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor, load_image, load_video
 
 from .generation import greedy_texts
 from .likelihood import Choices, LikelihoodScorer, tokenize_choices
 from .records import record_of
-from .task import Clip, Decoding, Record, Sample, Task
+from .task import Clip, Decoding, Record, Sample, Task, Turn
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,16 @@ class Predictor:
         return [record_of(entry.sample, entry.text, raw) for entry, raw in zip(batch, raws, strict=True)]
 
     def _text(self, sample: Sample, num_images: int, shots: int) -> str:
-        body = sample.preamble + "".join(sample.shots[:shots]) + sample.prompt
+        """The prompt with the first `shots` of the shots; images stand first, in the chat frame in the first turn."""
+        shown = sample.shots[:shots]
         if not sample.is_framed:
-            return self.processor.image_token * num_images + body
-        content = [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": body}]
-        messages = [{"role": "user", "content": content}]
+            texts = [shot if isinstance(shot, str) else f"{shot.question}{shot.answer}\n" for shot in shown]
+            return self.processor.image_token * num_images + sample.preamble + "".join(texts) + sample.prompt
+        before = sample.preamble + "".join(shot for shot in shown if isinstance(shot, str))
+        exchanges: list[tuple[str, str]] = [shot for shot in shown if isinstance(shot, Turn)]
+        exchanges.append((sample.prompt, ""))
+        exchanges[0] = (before + exchanges[0][0], exchanges[0][1])
+        messages = turns(exchanges, num_images)[:-1]  # the last answer is the model's
         return self.processor.apply_chat_template(messages, add_generation_prompt=True) + self.suffix
 
     @torch.inference_mode()

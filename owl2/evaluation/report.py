@@ -19,6 +19,7 @@ class Comparison:
     """A result of ours beside the published one of mPLUG-Owl2, in the unit of the published column.
 
     Attributes:
+        frame: "chat" or "bare"; None of predictions from elsewhere.
         published: None where the source prints nothing.
         reasons: why the two must not be compared; empty if they may.
     """
@@ -29,6 +30,7 @@ class Comparison:
     task: str
     split: str
     prompt: str
+    frame: str | None
     protocol: str
     unit: str
     ours: float
@@ -37,20 +39,20 @@ class Comparison:
 
 
 def read_results(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """The results of runs, in the order of the tasks. A task may be there with several splits and prompts.
+    """The results of runs, in the order of the tasks. A task may be there with several splits, prompts and frames.
 
     Raises:
-        ValueError: a run has no result, or two runs have one of the same task, split and prompt.
+        ValueError: a run has no result, or two runs have one of the same task, split, prompt and frame.
     """
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
-    origins: dict[tuple[str, str, str], Path] = {}
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    origins: dict[tuple[str, ...], Path] = {}
     for run in runs:
         files = [run / SCORES] if (run / SCORES).is_file() else sorted(run.glob(f"*/{SCORES}"))
         if not files:
             raise ValueError(f"{run} has no result ({SCORES}): run owl2 evaluate or owl2 score first")
         for file in files:
             result = _read(file)
-            key = (result["task"], result["split"], result["prompt"])
+            key = (result["task"], result["split"], result["prompt"], str(result.get("frame")))
             if key in found:
                 raise ValueError(
                     f"{key[0]} has results in {origins[key]} and {file}, both of the split {key[1]} and the prompt "
@@ -81,9 +83,8 @@ def compare(results: Sequence[dict[str, Any]]) -> list[Comparison]:
 
 
 def _compare(task: Task, result: dict[str, Any], table: PublishedTable, measure: str, key: str) -> Iterator[Comparison]:
-    protocol, separator, name = key.partition(":")
-    if not separator:
-        protocol, name = result["default_protocol"], key
+    named, _, name = key.rpartition(":")
+    protocol = named or result["default_protocol"]
     entry = result["protocols"].get(protocol)
     if entry is None:
         return
@@ -99,11 +100,12 @@ def _compare(task: Task, result: dict[str, Any], table: PublishedTable, measure:
         task.name,
         result["split"],
         result["prompt"],
+        result.get("frame"),
         protocol,
         column.unit,
         _in_unit(float(value), column),
         published,
-        tuple(_reasons(task, result, entry, protocol)),
+        (*_reasons(task, result, protocol, named), *_reasons_of_judge(task, entry)),
     )
 
 
@@ -130,14 +132,16 @@ def _in_unit(value: float, column: Column) -> float:
     return 100 * value if column.unit == "percent" or column.metric == "CIDEr" else value
 
 
-def _expected_prompt(task: Task, split: str, protocol: str) -> str:
-    """The first prompt of a split whose default protocol this is, or its default."""
+def _expected(task: Task, split: str, named: str) -> tuple[str, str]:
+    """Prompt and protocol of a published measure: the defaults of the split, or the protocol that is named for the
+    measure with the first prompt that it is the default of."""
     prompts = task.prompts_of.get(split, task.prompts)
-    return next((name for name in prompts if task.protocols_for(name)[0] == protocol), prompts[0])
+    protocol = named or task.protocols_for(prompts[0])[0]
+    return next((name for name in prompts if task.protocols_for(name)[0] == protocol), prompts[0]), protocol
 
 
-def _reasons(task: Task, result: dict[str, Any], entry: dict[str, Any], protocol: str) -> Iterator[str]:
-    """Why a result must not be compared with the published one."""
+def _reasons(task: Task, result: dict[str, Any], protocol: str, named: str) -> Iterator[str]:
+    """Why a result must not be compared with the published one, as far as its samples and prompts go."""
     if result["partial"]:
         yield f"{result['samples']} of {result['samples_of_split']} samples"
     expected = result["samples_expected"]
@@ -145,18 +149,31 @@ def _reasons(task: Task, result: dict[str, Any], entry: dict[str, Any], protocol
         yield f"the split has {result['samples_of_split']} samples here, {expected} officially"
     if result["split"] in task.unfair:
         yield task.unfair[result["split"]]
-    if result["prompt"] != _expected_prompt(task, result["split"], protocol):
+    expected_prompt, expected_protocol = _expected(task, result["split"], named)
+    if result["prompt"] in task.unfair:
+        yield task.unfair[result["prompt"]]
+    elif result["prompt"] != expected_prompt:
         yield f"prompt {result['prompt']}"
-    if result["suffix"] != task.suffix:
+    if protocol != expected_protocol:
+        yield f"protocol {protocol}, not {expected_protocol}"
+    if result.get("frame") != result.get("frame_expected"):
+        yield "without the chat frame"
+    elif result["suffix"] not in (task.suffix, None):
         yield f"suffix {result['suffix']!r}"
+
+
+def _reasons_of_judge(task: Task, entry: dict[str, Any]) -> Iterator[str]:
+    """The same, as far as the judge goes."""
     judged = entry.get("judged_by")
-    if judged and task.judged and judged["judge"] != task.judged.model:
+    if not judged or not task.judged:
+        return
+    if judged["judge"] != task.judged.model:
         yield f"judged by {judged['judge']}, not {task.judged.model}"
-    if judged and task.judged and judged["runs"] != task.judged.runs:
+    if judged["runs"] != task.judged.runs:
         yield f"{judged['runs']} runs of the judge, not {task.judged.runs}"
-    if judged and any(prompt["own_words"] for prompt in judged["prompts"].values()):
+    if any(prompt["own_words"] for prompt in judged["prompts"].values()):
         yield "the judge's prompt is in our own words, not the official ones"
-    if judged and any(judged["failures"]):
+    if any(judged["failures"]):
         yield f"the judge failed: {judged['failures']}"
 
 
@@ -197,8 +214,8 @@ def _markdown(results: Sequence[dict[str, Any]], comparisons: Sequence[Compariso
 
 def _overview(results: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| Benchmark | model | split | prompt | samples | protocol | measure | value |",
-        "|---|---|---|---|---|---|---|---|",
+        "| Benchmark | model | split | prompt | frame | samples | protocol | measure | value |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         counted = f"{result['samples']} of {result['samples_of_split']}" + (" (partial)" if result["partial"] else "")
@@ -207,14 +224,16 @@ def _overview(results: Sequence[dict[str, Any]]) -> str:
             value = entry["summary"].get(result["headline"])
             shown = f"{value:.4f}" if isinstance(value, int | float) else "-"
             lines.append(
-                f"| {result['title']} | {model} | {result['split']} | {result['prompt']} | {counted} | {protocol} "
-                f"| {result['headline']} | {shown} |"
+                f"| {result['title']} | {model} | {result['split']} | {result['prompt']} "
+                f"| {result.get('frame') or '-'} | {counted} | {protocol} | {result['headline']} | {shown} |"
             )
     return "\n".join(lines)
 
 
 def _protocols(comparisons: Sequence[Comparison]) -> str:
     names = dict.fromkeys(
-        f"{entry.task} ({entry.split}, prompt {entry.prompt}): {entry.protocol}" for entry in comparisons
+        f"{entry.task} ({entry.split}, prompt {entry.prompt}{', bare' if entry.frame == 'bare' else ''}): "
+        f"{entry.protocol}"
+        for entry in comparisons
     )
     return "Protocols of ours: " + ", ".join(names) + "."

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,20 @@ from .records import (
 )
 from .task import Record, Sample, Task
 
+FRAMES = ("chat", "bare")
+"""Whether prompts stand in the chat frame `USER: ... ASSISTANT:` or the model continues their text."""
+
 _GROUPED = 16  # batches, of samples with one image, among which samples of like length are brought together
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a task is run; None takes the task's default."""
+    """How a task is run; None takes the task's default.
+
+    Attributes:
+        frame: "bare" sends without the chat frame what is otherwise sent in it (specification, 13). The prompts of
+            some protocols are bare text anyway, such as those of MMLU whose letters are ranked.
+    """
 
     data: Path
     out: Path
@@ -40,6 +48,7 @@ class Settings:
     suffix: str | None = None
     limit: int | None = None
     batch_size: int = 8
+    frame: str = "chat"
 
 
 @dataclass(frozen=True)
@@ -59,29 +68,32 @@ def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> Pr
         setting_of_model: goes into the header.
 
     Raises:
-        ValueError: a file of the data is missing or broken, an image is missing, or an id occurs twice.
+        ValueError: a file of the data is missing or broken, an image is missing, an id occurs twice, or a setting is
+            unknown.
     """
+    _check_frame(settings)
     split = task.chosen("split", settings.split)
     prompt = task.prompt_for(split, settings.prompt)
     files = task.files(settings.data, split)
-    if lacking := [file for file in files if not file.is_file()]:
-        raise ValueError(f"{task.title} needs {lacking[0]}, which is not there. {task.fetch}")
-    samples = task.load(settings.data, split, prompt)
-    _check(task, samples)
-    total = len(samples)
-    if settings.limit is not None:
-        samples = samples[: settings.limit]
+    suffix = task.suffix if settings.suffix is None else settings.suffix
+    whole = _load(task, settings.data, split, prompt, files)
+    frame = "chat" if any(sample.is_framed for sample in whole) else "bare"
+    samples = whole[: settings.limit]
+    if settings.frame == "bare":
+        samples = [_bare(sample, suffix) for sample in samples]
     header = {
         "task": task.name,
         "title": task.title,
         "split": split,
         "prompt": prompt,
-        "suffix": task.suffix if settings.suffix is None else settings.suffix,
+        "frame": "bare" if settings.frame == "bare" else frame,
+        "frame_expected": frame,
+        "suffix": suffix,
         "aspect": task.aspect,
         "decoding": {"greedy": True, **asdict(task.decoding_of(prompt))},
         "frames": sorted({sample.clip.num_frames for sample in samples if sample.clip}),
         "samples": len(samples),
-        "samples_of_split": total,
+        "samples_of_split": len(whole),
         "samples_expected": task.counts.get(split),
         "limit": settings.limit,
         "ids_sha256": ids_hash(sample.id for sample in samples),
@@ -89,6 +101,28 @@ def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> Pr
         **setting_of_model,
     }
     return Prediction(task, samples, json.loads(json.dumps(header)), settings.out / task.name)
+
+
+def _check_frame(settings: Settings) -> None:
+    if settings.frame not in FRAMES:
+        raise ValueError(f"the frame is {' or '.join(FRAMES)}, not {settings.frame!r}")
+    if settings.frame == "bare" and settings.suffix is not None:
+        raise ValueError(f"the suffix {settings.suffix!r} follows the chat frame, which --frame bare leaves away")
+
+
+def _load(task: Task, data: Path, split: str, prompt: str, files: Sequence[Path]) -> list[Sample]:
+    if lacking := [file for file in files if not file.is_file()]:
+        raise ValueError(f"{task.title} needs {lacking[0]}, which is not there. {task.fetch}")
+    samples = task.load(data, split, prompt)
+    _check(task, samples)
+    return samples
+
+
+def _bare(sample: Sample, suffix: str) -> Sample:
+    """The sample without the chat frame. What parts a ranked choice from the frame then parts it from the prompt."""
+    if not sample.is_framed:
+        return sample
+    return replace(sample, is_framed=False, prompt=sample.prompt + (suffix if sample.choices else ""))
 
 
 def _check(task: Task, samples: Sequence[Sample]) -> None:

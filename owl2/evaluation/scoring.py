@@ -25,6 +25,8 @@ from .tasks import task_named
 
 SCORES = "scores.json"
 
+_OF_HEADER = ("split", "prompt", "frame", "frame_expected", "suffix", "frames", "model", "data")  # into the result
+
 
 @dataclass(frozen=True)
 class JudgeSettings:
@@ -74,20 +76,21 @@ def task_directories(run: Path) -> list[Path]:
     return found
 
 
-def with_protocol(directories: Sequence[Path], protocol: str | None) -> tuple[list[Path], list[Path]]:
-    """The directories whose predictions a protocol can score, and the others; all, where it is None.
+def with_protocol(directories: Sequence[Path], protocol: str | None) -> tuple[list[Path], dict[Path, str]]:
+    """The directories whose predictions a protocol can score, and of the others why not; all, where it is None.
 
     Raises:
         ValueError: it can score none of several; the message has those that can.
     """
     if protocol is None or len(directories) == 1:
-        return list(directories), []
+        return list(directories), {}
     known = {directory: _protocols(directory) for directory in directories}
     fitting = [directory for directory, names in known.items() if protocol in names]
     if not fitting:
         named = "; ".join(f"{directory.name}: {', '.join(names)}" for directory, names in known.items())
         raise ValueError(f"no task here can be scored by the protocol {protocol!r}. {named}")
-    return fitting, [directory for directory in directories if directory not in fitting]
+    lacking = f"it has not the protocol {protocol}"
+    return fitting, {directory: lacking for directory in directories if directory not in fitting}
 
 
 def _protocols(directory: Path) -> tuple[str, ...]:
@@ -95,19 +98,32 @@ def _protocols(directory: Path) -> tuple[str, ...]:
     return task_named(header["task"]).protocols_for(header["prompt"])
 
 
-def with_submission(directories: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The directories of tasks that an evaluation server scores, and the others.
+def with_submission(directories: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The directories whose predictions an evaluation server takes, and of the others why it does not.
 
     Raises:
-        ValueError: there is none of several.
+        ValueError: it takes none of several.
     """
     if len(directories) == 1:
-        return list(directories), []
-    tasks = {directory: task_named(read_header(directory / PREDICTIONS)["task"]) for directory in directories}
-    fitting = [directory for directory, task in tasks.items() if task.submission is not None]
-    if not fitting:
-        raise ValueError(f"none of {', '.join(task.title for task in tasks.values())} has a form for a server")
-    return fitting, [directory for directory in directories if directory not in fitting]
+        return list(directories), {}
+    headers = {directory: read_header(directory / PREDICTIONS) for directory in directories}
+    refused = {directory: reason for directory, header in headers.items() if (reason := _not_submitted(header))}
+    if len(refused) == len(directories):
+        raise ValueError("no server takes any of these predictions. " + "; ".join(refused.values()))
+    return [directory for directory in directories if directory not in refused], refused
+
+
+def _not_submitted(header: Mapping[str, Any]) -> str | None:
+    """Why no evaluation server takes predictions of this header; None if one does."""
+    task = task_named(header["task"])
+    if task.submission is None:
+        return f"{task.title} has no form for an evaluation server"
+    if task.submitted_splits and header["split"] not in task.submitted_splits:
+        return (
+            f"{task.title}: these are predictions of a split with public answers, {header['split']}: a server takes "
+            f"those of {', '.join(task.submitted_splits)}"
+        )
+    return None
 
 
 def default_judge_cache(run: Path) -> Path:
@@ -127,7 +143,7 @@ def score_directory(
     protocol made of it, and the header names that protocol as `parser` and `scorer`.
 
     Args:
-        protocol: by default all that need no judge, and with a `judge` those too.
+        protocol: by default all that need no judge and no other program, and with a `judge` those that it scores.
 
     Raises:
         ValueError: predictions are missing or there twice; a protocol is unknown or needs a judge.
@@ -141,9 +157,8 @@ def score_directory(
         raise ValueError(
             f"{task.title}: {protocol} cannot score the prompt {header['prompt']!r}; these can: {', '.join(usable)}"
         )
-    protocols = [protocol] if protocol else list(usable)
-    if protocol is None and judge is None:
-        protocols = [name for name in protocols if name not in judged]
+    left_out = (*task.on_request, *(judged if judge is None else ()))
+    protocols = [protocol] if protocol else [name for name in usable if name not in left_out]
     results = {}
     for name in protocols:
         scores, how = _scores(task, found.records, name, judge, allow_partial)
@@ -158,12 +173,13 @@ def write_submission(directory: Path, out: Path) -> Path:
     """Writes what the evaluation server of a task takes, and says where.
 
     Raises:
-        ValueError: the task has no such server, or predictions are missing.
+        ValueError: no server takes these predictions, or some are missing.
     """
     header, records = read_predictions(directory / PREDICTIONS)
     task = task_named(header["task"])
-    if task.submission is None:
-        raise ValueError(f"{task.title} has no form for an evaluation server")
+    if reason := _not_submitted(header):
+        raise ValueError(reason)
+    assert task.submission is not None
     check_complete(header, records, allow_partial=False)
     if len(records) != header["samples_of_split"]:
         raise ValueError(
@@ -218,7 +234,7 @@ def _add_results(
         "title": task.title,
         "headline": task.headline,
         "default_protocol": task.protocols_for(header["prompt"])[0],
-        **{name: header.get(name) for name in ("split", "prompt", "suffix", "frames", "model", "data")},
+        **{name: header.get(name) for name in _OF_HEADER},
         "samples": len(found.records),
         "samples_of_split": header["samples_of_split"],
         "samples_expected": header["samples_expected"],
@@ -233,6 +249,13 @@ def _add_results(
             result["protocols"] = {**before["protocols"], **results}
     path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return result
+
+
+def not_comparable(counted: Mapping[str, Any]) -> str | None:
+    """What to say of a header or a result whose split has another number of samples than the official one."""
+    if counted["samples_expected"] in (None, counted["samples_of_split"]):
+        return None
+    return f"NOT COMPARABLE: the official split has {counted['samples_expected']} samples"
 
 
 def value_at(summary: Mapping[str, Any], key: str) -> Any:

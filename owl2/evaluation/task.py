@@ -7,7 +7,7 @@ predictions can be scored again.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .judge import JudgeItem
 
@@ -42,6 +42,14 @@ class Clip:
     spacing: Literal["centres", "seed"] = "centres"
 
 
+class Turn(NamedTuple):
+    """A question with its answer that the model is shown before it is asked: turns of user and assistant in the chat
+    frame, lines of text in the bare one."""
+
+    question: str
+    answer: str
+
+
 @dataclass(frozen=True)
 class Sample:
     """One question.
@@ -53,8 +61,8 @@ class Sample:
         images: paths or bytes of images.
         choices: continuations of the prompt to rank by likelihood; none if an answer is generated.
         is_framed: in the chat frame `USER: ... ASSISTANT:`; otherwise the model continues the bare text.
-        preamble, shots: bare text in front of the prompt. Shots are left out from the last on where a prompt does not
-            fit the context (specification, 13.1).
+        preamble, shots: what stands in front of the prompt: text, or turns of the conversation. Shots are left out
+            from the last on where a prompt does not fit the context (specification, 13.1).
         whole_sequence: the ranking needs the likelihood of the prompt as well.
         details: what else the scorer needs; JSON.
     """
@@ -67,7 +75,7 @@ class Sample:
     choices: tuple[str, ...] = ()
     is_framed: bool = True
     preamble: str = ""
-    shots: tuple[str, ...] = ()
+    shots: tuple[str | Turn, ...] = ()
     whole_sequence: bool = False
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -188,9 +196,12 @@ class Task:
             default is that of the official scripts (specification, 0.2).
         suffix: follows the chat frame. The official scripts end their prompts with a space (specification, 0.2).
         submission: writes the official form into a directory, and says which file it wrote.
+        submitted_splits: those that a server takes predictions of; all, if it is empty.
+        on_request: protocols that are computed only if they are named: they need a program from elsewhere.
         published: our measures by (table, measure) of `published`: keys of the summary, dots for nesting;
             `PROTOCOL:KEY` if it is not the default protocol's.
-        unfair: by split, why its scores must not be compared with the published ones.
+        unfair: by split or prompt, why its scores must not be compared with the published ones. That a prompt or a
+            protocol is not the default goes without saying.
     """
 
     name: str
@@ -211,6 +222,8 @@ class Task:
     suffix: str = " "
     judged: JudgedScoring | None = None
     submission: Callable[[Sequence[Record], Path], Path] | None = None
+    submitted_splits: tuple[str, ...] = ()
+    on_request: tuple[str, ...] = ()
     published: Mapping[tuple[str, str], str] = field(default_factory=dict)
     unfair: Mapping[str, str] = field(default_factory=dict)
 

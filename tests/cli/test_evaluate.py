@@ -119,7 +119,7 @@ def test_tasks_of_a_run_that_cannot_be_scored_or_submitted_are_passed_over_and_n
     shown = lines(owl2("score", tmp_path / "run", "--submission", tmp_path / "out"))
     assert shown == [
         str(tmp_path / "out" / "mmvet.json"),
-        "arc_easy passed over: it has not a form for an evaluation server",
+        "arc_easy passed over: ARC-Easy has no form for an evaluation server",
     ]
     shown = lines(owl2("score", tmp_path / "run", "--protocol", "oc_ppl_letter"))
     assert any(line.startswith("oc_ppl_letter accuracy") for line in shown)
@@ -127,6 +127,49 @@ def test_tasks_of_a_run_that_cannot_be_scored_or_submitted_are_passed_over_and_n
     assert "mmvet passed over: it has not the protocol oc_ppl_letter" in shown
     message = refused("score", tmp_path / "run", "--protocol", "fuzzy")
     assert "'fuzzy'. arc_easy: oc_ppl_letter; mmvet: mmvet_official" in message
+
+
+def write_vizwiz(data: Path) -> None:
+    (data / "vizwiz" / "Annotations").mkdir(parents=True)
+    (data / "vizwiz" / "val").mkdir()
+    Image.new("RGB", (14, 10), "red").save(data / "vizwiz" / "val" / "a.jpg")
+    row = {"image": "a.jpg", "question": "what?", "answer_type": "other", "answerable": 1}
+    row["answers"] = [{"answer": "cat", "answer_confidence": "yes"}] * 10
+    (data / "vizwiz" / "Annotations" / "val.json").write_text(json.dumps([row]))
+
+
+def test_a_split_with_public_answers_is_not_submitted_and_named(
+    owl2: Callable[..., Result], refused: Callable[..., str], arguments, server, data, tmp_path
+):
+    write_vizwiz(data)
+    lines(owl2(*arguments[:4], "mmvet,vizwiz", *arguments[5:], "--no-judge"))
+    reason = "VizWiz: these are predictions of a split with public answers, val: a server takes those of test"
+    result = owl2("score", tmp_path / "run", "--submission", tmp_path / "out")
+    assert lines(result) == [str(tmp_path / "out" / "mmvet.json"), f"vizwiz passed over: {reason}"]
+    assert "owl2: NOT COMPARABLE: the official split has 218 samples" in result.stderr
+    assert reason in refused("score", tmp_path / "run" / "vizwiz", "--submission", tmp_path / "out")
+
+
+def test_prompts_are_sent_bare_when_asked_to_and_every_result_shows_it(
+    owl2: Callable[..., Result], refused: Callable[..., str], arguments, server, data, tmp_path
+):
+    write_vizwiz(data)
+    asked = (*arguments[:4], "vizwiz", *arguments[5:])
+    assert "VizWiz (val, 1 of 1 samples, bare)" in lines(owl2(*asked, "--frame", "bare"))
+    assert "VizWiz (val, 1 of 1 samples, bare)" in lines(owl2("score", tmp_path / "run"))
+    lines(owl2("report", tmp_path / "run"))
+    assert "without the chat frame" in (tmp_path / "run" / "report.md").read_text()
+    assert "another setting: frame is 'bare' there and 'chat' now" in refused(*asked)
+    assert "the frame is chat or bare, not 'no'" in refused(*asked, "--frame", "no")
+
+
+def test_a_split_of_another_size_than_the_official_one_is_warned_of_before_the_model_is_loaded(
+    owl2: Callable[..., Result], arguments, server, tmp_path
+):
+    result = owl2(*arguments[:2], tmp_path / "no-model", *arguments[3:], "--no-judge")
+    assert result.exit_code == 2
+    first = result.stderr.splitlines()[0]
+    assert first == "owl2: MM-Vet (test): NOT COMPARABLE: the official split has 218 samples, these files have 5"
 
 
 @pytest.mark.parametrize("tasks", [",", "mmvet,mmvet"])
@@ -139,6 +182,19 @@ def test_the_check_of_the_data_says_how_many_samples_there_are(owl2: Callable[..
     shown = lines(owl2("evaluate", "--check", data))
     assert "mmvet test has 5 samples where 218 are expected" in shown
     assert "pope coco absent" in shown and "easy_vqa test complete, 9673 samples" in shown
+
+
+def test_the_check_of_named_benchmarks_fails_unless_they_are_complete(
+    owl2: Callable[..., Result], refused: Callable[..., str], data
+):
+    shown = owl2("evaluate", "--check", data, "--tasks", "mmvet,easy_vqa,pope")
+    assert shown.exit_code == 1 and len([line for line in shown.stdout.splitlines() if line[0] != " "]) == 3
+    assert shown.stderr == "owl2: not complete: mmvet (test), pope (coco)\n"
+    assert lines(owl2("evaluate", "--check", data, "--tasks", "easy_vqa")) == ["easy_vqa test complete, 9673 samples"]
+    shown = lines(owl2("evaluate", "--check", data, "--tasks", "easy_vqa", "--split", "train"))
+    assert shown == ["easy_vqa train complete, 38575 samples"]
+    assert "--split belongs to one task" in refused("evaluate", "--check", data, "--split", "train")
+    assert owl2("evaluate", "--check", data).stderr == "owl2: not complete: mmvet (test)\n"
 
 
 def test_a_run_does_not_go_on_with_other_weights_of_the_same_name_and_size(

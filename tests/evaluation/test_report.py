@@ -99,6 +99,73 @@ def test_another_number_of_judge_runs_is_a_reason(tmp_path):
     assert {entry.reasons for entry in compare(read_results([tmp_path]))} == {("1 runs of the judge, not 5",)}
 
 
+FAIR = {"coco_caption", "flickr30k", "okvqa", "textvqa", "agieval", "mme", "mmvet", "mmhal"}
+"""Whose split, prompt and protocol are the paper's, by Table 10 of its supplement and the official scripts."""
+
+
+def test_every_default_result_has_a_reason_unless_it_is_asked_and_scored_as_in_the_paper(tmp_path):
+    fair, drawn = set(), set()
+    for name in TASKS:
+        task = task_named(name)
+        if not task.published:
+            continue
+        protocol = task.protocols_for(task.prompt_for(task.splits[0], None))[0]
+        summary: dict = {}
+        for key in task.published.values():
+            parent, parts = summary, key.rpartition(":")[2].split(".")
+            for part in parts[:-1]:
+                parent = parent.setdefault(part, {})
+            parent[parts[-1]] = 0.5
+        write_result(tmp_path / name, name, {protocol: {"summary": summary}})
+        found = compare(read_results([tmp_path / name]))
+        drawn.add(name)
+        if not any(entry.reasons for entry in found):
+            fair.add(name)
+    assert fair == FAIR and drawn == {*TASKS} - {"easy_vqa"}
+
+
+def reasons(run: Path, task: str, protocol: str, measure: str, **changes) -> tuple[str, ...]:
+    write_result(run, task, {protocol: {"summary": {"accuracy": 0.5, "with_ocr": 0.5}}}, **changes)
+    return next(entry.reasons for entry in compare(read_results([run])) if entry.measure == measure)
+
+
+def test_bbhs_prompts_say_how_they_are_not_the_papers(tmp_path):
+    """The paper says 0-shot, while its baselines are those of three exemplars (specification, 13.2)."""
+    for prompt, text in (("oc_cot3", "0-shot, this prompt shows three"), ("oc_0shot", "only since after the paper")):
+        (reason,) = reasons(tmp_path / prompt, "bbh", "opencompass2023", "bbh", prompt=prompt)
+        assert text in reason
+
+
+def test_another_protocol_and_another_frame_are_reasons(tmp_path):
+    found = reasons(
+        tmp_path / "a", "mmlu", "opencompass2023_gen", "mmlu", prompt="generate", default_protocol="opencompass2023_gen"
+    )
+    assert found[1:] == ("prompt generate", "protocol opencompass2023_gen, not opencompass2023")
+    changes = {"frame": "bare", "frame_expected": "chat"}
+    assert reasons(tmp_path / "b", "okvqa", "vqa_official", "okvqa", **changes) == ("without the chat frame",)
+    changes = {"frame": "bare", "frame_expected": "bare"}
+    assert reasons(tmp_path / "c", "okvqa", "vqa_official", "okvqa", **changes) == ()
+
+
+def test_the_prompt_with_ocr_words_is_the_one_of_its_own_column(tmp_path):
+    (reason,) = reasons(tmp_path, "textvqa", "vqa_m4c", "textvqa_ocr", prompt="ocr")
+    assert "with OCR words is not published" in reason
+
+
+def test_runs_in_both_frames_are_reported_together(tmp_path):
+    for frame in ("chat", "bare"):
+        reasons(tmp_path / frame, "bbh", "opencompass2023", "bbh", frame=frame, frame_expected="chat")
+    text = write_report([tmp_path / "chat", tmp_path / "bare"], tmp_path)[0].read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| BBH |")]
+    assert [row.split(" | ")[4] for row in rows] == ["chat", "bare"]
+
+
+def test_reasons_are_given_for_splits_and_prompts_that_there_are():
+    for name in TASKS:
+        task = task_named(name)
+        assert set(task.unfair) <= {*task.splits, *task.prompts} and not {*task.splits} & {*task.prompts}, name
+
+
 def test_a_run_without_results_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no result"):
         read_results([tmp_path])

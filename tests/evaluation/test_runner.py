@@ -91,6 +91,23 @@ def test_predictions_of_another_setting_are_not_mixed_in(predicted, pope):
         predicted("pope", pope, suffix="")
 
 
+def test_prompts_are_sent_without_the_chat_frame_where_that_is_asked_for_and_the_result_says_so(predicted, pope):
+    directory = predicted("pope", pope, frame="bare")
+    header, records = read_predictions(directory / PREDICTIONS)
+    assert records[0].prompt == (
+        "<|image|>Is there a dog in the image?\nAnswer the question using a single word or phrase."
+    )
+    assert header["frame"] == "bare" and score_directory(directory)["frame"] == "bare"
+    with pytest.raises(ValueError, match="another setting: frame is 'bare' there and 'chat' now"):
+        predicted("pope", pope)
+
+
+def test_a_frame_that_there_is_not_and_a_suffix_without_a_frame_are_refused(pope, tmp_path):
+    for settings, problem in (({"frame": "none"}, "chat or bare, not 'none'"), ({"frame": "bare"}, "--frame bare")):
+        with pytest.raises(ValueError, match=problem):
+            plan(task_named("pope"), Settings(pope, tmp_path / "run", suffix="", **settings), MODEL)
+
+
 def test_a_limit_is_shown_and_can_be_lifted_later(predicted, pope):
     directory = predicted("pope", pope, limit=5)
     result = score_directory(directory)
@@ -101,7 +118,11 @@ def test_a_limit_is_shown_and_can_be_lifted_later(predicted, pope):
 
 def test_the_header_says_what_a_score_depends_on(predicted, pope):
     header, records = read_predictions(predicted("pope", pope) / PREDICTIONS)
-    assert header["suffix"] == " " and header["decoding"]["max_new_tokens"] == 10 and header["split"] == "coco"
+    assert (
+        (header["frame"], header["suffix"]) == ("chat", " ")
+        and header["decoding"]["max_new_tokens"] == 10
+        and header["split"] == "coco"
+    )
     assert [len(file["sha256"]) for file in header["data"]] == [64] * 3
     assert records[0].prompt.startswith("USER: <|image|>Is there a dog in the image?\nAnswer the question using")
     assert records[0].prompt.endswith(" ASSISTANT: ")

@@ -18,7 +18,7 @@ from .ptb_tokenizer import ptb_tokenize
 from .qbench import qbench_choice
 from .scienceqa import scienceqa_choice
 from .seed import seed_choice
-from .vqa import evalai_answer, normalize_vqa_answer, vqa_accuracy
+from .vqa import evalai_answer, normalize_vqa_answer, unanswerable_scores, vqa_accuracy
 
 __all__ = [
     "CaptionScore",
@@ -42,6 +42,7 @@ __all__ = [
     "qbench_choice",
     "scienceqa_choice",
     "seed_choice",
+    "unanswerable_scores",
     "video_judge_reply",
     "vqa_accuracy",
 ]

@@ -138,6 +138,31 @@ def human_agreement(predicted: str, references: list[str]) -> float:
     return sum(min(1.0, (sum(matches) - match) / 3) for match in matches) / len(matches)
 
 
+def unanswerable_scores(predictions: Sequence[str], unanswerable: Sequence[bool]) -> dict[str, float]:
+    """How well predictions tell which questions have no answer, as VizWiz' program counts it: `average_precision` and
+    `f1` of the prediction "unanswerable", which is compared as in `vizwiz_official`.
+
+    The prediction is yes or no, so the precision-recall curve has two points: the predicted ones, and all. Where no
+    question is unanswerable both are 0.
+
+    Raises:
+        ValueError: the lists are empty or of different lengths.
+
+    Source: evaluation specification, section 2.2; definition of average precision as in scikit-learn, which that
+    program calls.
+    """
+    if not predictions or len(predictions) != len(unanswerable):
+        raise ValueError(f"got {len(predictions)} predictions for {len(unanswerable)} questions: expected one of each")
+    predicted = [_vizwiz(text, [])[0] == "unanswerable" for text in predictions]
+    positive, found = sum(unanswerable), sum(predicted)
+    right = sum(said and is_so for said, is_so in zip(predicted, unanswerable, strict=True))
+    if not positive:
+        return {"average_precision": 0.0, "f1": 0.0}
+    recall, precision = right / positive, right / found if found else 0.0
+    share = positive / len(predictions)
+    return {"average_precision": recall * precision + (1 - recall) * share, "f1": 2 * right / (positive + found)}
+
+
 def _texts(answers: Sequence[str | Mapping[str, Any]]) -> list[str]:
     if isinstance(answers, str | Mapping) or not answers:
         raise ValueError(f"answers is a list with at least one human answer, got {answers!r:.200}")

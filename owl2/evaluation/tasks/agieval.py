@@ -11,6 +11,7 @@ from owl2.data.sources.annotations import Row, line_rows
 from ..metrics import agieval_answer, math_equivalent
 from ..metrics.agieval import AGIEVAL_DATASETS
 from ..task import Decoding, Record, Sample, Scores, Task
+from .common import means_by
 from .ranking import likeliest_sequence
 
 NAMES = tuple(sorted(AGIEVAL_DATASETS))
@@ -55,6 +56,7 @@ _INTRODUCTIONS = {
 }
 """Of OpenCompass' mixed configuration (agieval_mixed)."""
 
+_LETTERS = re.compile("[A-G]+")  # of a label
 _FIRST_LETTERS = re.compile("[A-D]+")
 
 
@@ -67,9 +69,14 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
     samples = []
     for name in NAMES:
         for number, row in line_rows(_file(root, name)):
-            question = (row.values.get("passage") or "", row.text("question"), _options(row))
+            question = (_passage(row), row.text("question"), _options(row))
             samples.append(write(f"{name}-{number}", name, *question, _gold(row, name)))
     return samples
+
+
+def _passage(row: Row) -> str:
+    """The text that the question is about, if it has one."""
+    return "" if row.values.get("passage") is None else row.string("passage")
 
 
 def _options(row: Row) -> list[str]:
@@ -80,13 +87,14 @@ def _options(row: Row) -> list[str]:
 
 
 def _gold(row: Row, name: str) -> str | list[str]:
-    """The label, one letter or several; of the cloze sets, and where there is no label, the answer."""
-    value = row.values.get("label") or row.values.get("answer")
-    if isinstance(value, list) and value and all(isinstance(letter, str) for letter in value):
-        return value
-    if isinstance(value, str) and value:
-        return value
-    raise row.error(f"{name} has neither a 'label' nor an 'answer' that can be used: {value!r:.60}")
+    """The label, one letter or several; of the cloze sets the answer."""
+    if AGIEVAL_DATASETS[name] == "cloze":
+        return row.text("answer")
+    label = row.values.get("label")
+    letters: list[Any] = label if isinstance(label, list) else [label]
+    if not letters or not all(isinstance(letter, str) and _LETTERS.fullmatch(letter) for letter in letters):
+        raise row.error(f"'label' is {label!r:.60} in {name}: expected a letter A to G, or a list of them")
+    return letters if isinstance(label, list) else str(letters[0])
 
 
 def _opencompass(name: str, dataset: str, passage: str, question: str, options: list[str], gold: Any) -> Sample:
@@ -114,7 +122,7 @@ def _opencompass(name: str, dataset: str, passage: str, question: str, options: 
 
 
 def _official(name: str, dataset: str, passage: str, question: str, options: list[str], gold: Any) -> Sample:
-    """The zero-shot prompts of the benchmark's repository, bare; every answer is generated."""
+    """The zero-shot prompts of the benchmark's repository; every answer is generated."""
     if dataset == "math":
         text = f"Q: {question}\nA: The answer is"
     elif dataset == "gaokao-mathcloze":
@@ -125,17 +133,14 @@ def _official(name: str, dataset: str, passage: str, question: str, options: lis
     else:
         last = "ABCDEFG"[(len(options) if len(options) > 1 else 5) - 1]
         text = f"{passage}Q: {question} Answer Choices: {' '.join(options)}\nA: Among A through {last}, the answer is"
-    return Sample(id=name, prompt=text, gold=gold, is_framed=False, details={"dataset": dataset})
+    return Sample(id=name, prompt=text, gold=gold, details={"dataset": dataset})
 
 
 def _score(records: Sequence[Record], protocol: str) -> Scores:
     judge = _opencompass_result if protocol == "opencompass2023" else _official_result
     found = [judge(record) for record in records]
     correct = [float(is_right) for _, is_right in found]
-    per_set = {
-        name: fmean(value for value, record in zip(correct, records, strict=True) if record.details["dataset"] == name)
-        for name in dict.fromkeys(record.details["dataset"] for record in records)
-    }
+    per_set = means_by([record.details["dataset"] for record in records], correct)
     summary = {"accuracy": fmean(per_set.values()), "micro": fmean(correct), "per_set": per_set}
     return Scores([answer for answer, _ in found], correct, summary)
 

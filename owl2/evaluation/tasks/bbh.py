@@ -8,6 +8,7 @@ from owl2.data.sources.annotations import rows
 
 from ..metrics import bbh_answer
 from ..task import Decoding, Record, Sample, Scores, Task
+from .common import means_by, naming
 
 FREE_TASKS = (
     "multistep_arithmetic_two",
@@ -67,7 +68,6 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
                     id=f"{name}-{number}",
                     prompt=_prompt(row.text("input"), exemplars, prompt),
                     gold=row.text("target"),
-                    is_framed=prompt == "oc_0shot",
                     details={"task": name},
                 )
             )
@@ -80,7 +80,8 @@ def _exemplars(path: Path) -> str:
     Raises:
         ValueError: the file has no rule, or nothing below it.
     """
-    text = path.read_text(encoding="utf-8")
+    with naming(path):
+        text = path.read_text(encoding="utf-8")
     _, rule, below = text.partition(_RULE)
     if not rule or not below.strip():
         raise ValueError(f"{path}: expected a canary line, a line {_RULE} and the exemplars below it")
@@ -102,10 +103,7 @@ def _prompt(question: str, exemplars: str, prompt: str) -> str:
 def _score(records: Sequence[Record], protocol: str) -> Scores:
     found = [_parsed(record.answer, record.gold, record.details["task"], protocol) for record in records]
     correct = [float(answer == gold) for answer, gold in found]
-    per_task = {
-        name: fmean(value for value, record in zip(correct, records, strict=True) if record.details["task"] == name)
-        for name in dict.fromkeys(record.details["task"] for record in records)
-    }
+    per_task = means_by([record.details["task"] for record in records], correct)
     summary = {"accuracy": fmean(per_task.values()), "micro": fmean(correct), "per_task": per_task}
     return Scores([answer for answer, _ in found], correct, summary)
 
@@ -137,4 +135,10 @@ TASK = Task(
     },
     counts={"test": 6511},
     published={("paper_table_3", "bbh"): "accuracy", ("readme", "bbh"): "accuracy"},
+    unfair={
+        "oc_cot3": "the paper says 0-shot, this prompt shows three worked examples, with which the paper's number of "
+        "LLaMA-2 was made",
+        "oc_0shot": "0-shot as the paper says, but OpenCompass has this prompt only since after the paper",
+        "lmeval_0shot": "0-shot as the paper says, but in the words of lm-eval, not of OpenCompass",
+    },
 )

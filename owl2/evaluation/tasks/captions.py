@@ -13,6 +13,10 @@ ONE_SENTENCE = "Provide a one-sentence caption for the provided image."
 DECODING = Decoding(max_new_tokens=60, min_new_tokens=8)
 """Specification, 0.2."""
 
+PROTOCOLS = ("coco_caption", "with_meteor")
+ON_REQUEST = ("with_meteor",)
+"""METEOR is a Java program (specification, 1: an optional extra)."""
+
 _KARPATHY_SPLITS = ("train", "restval", "val", "test")
 _MEASURES = ("CIDEr", *BLEU_NAMES, "ROUGE_L")
 
@@ -75,12 +79,21 @@ def _coco_form(contents: Row, images: Path) -> Iterator[tuple[int, list[str], Pa
 
 
 def score_captions(records: Sequence[Record], protocol: str) -> Scores:
-    """CIDEr, BLEU and ROUGE-L, and of each image its CIDEr: raw values, which are printed times 100.
+    """CIDEr, BLEU and ROUGE-L, `with_meteor` METEOR too, and of each image its CIDEr: raw values, which are printed
+    times 100.
 
     CIDEr weighs words by the images at hand: that of a part of the images is not comparable with that of all.
+
+    Raises:
+        ImportError: METEOR needs pycocoevalcap, which is not installed.
+        ValueError: METEOR needs Java, which is not there, or its program has failed.
     """
     captions = {record.id: record.answer for record in records}
-    measured = caption_scores({record.id: record.gold for record in records}, captions, _MEASURES)
+    wanted = (*_MEASURES, "METEOR") if protocol == "with_meteor" else _MEASURES
+    try:
+        measured = caption_scores({record.id: record.gold for record in records}, captions, wanted)
+    except RuntimeError as error:
+        raise ValueError(f"{error}. The protocol coco_caption does without METEOR") from error
     return Scores(
         parsed=ptb_tokenize(list(captions.values())),
         scores=[measured["CIDEr"].per_image[record.id] for record in records],

@@ -5,7 +5,15 @@ from pathlib import Path
 from owl2.data.sources.annotations import Row
 
 from ..task import Sample, Task
-from .captions import DECODING, ONE_SENTENCE, caption_samples, present_file, score_captions
+from .captions import (
+    DECODING,
+    ON_REQUEST,
+    ONE_SENTENCE,
+    PROTOCOLS,
+    caption_samples,
+    present_file,
+    score_captions,
+)
 
 _PROMPTS = {"one_sentence": ONE_SENTENCE, "brief": "Describe the image briefly."}  # mPLUG-Owl2; lmms-eval
 
@@ -33,7 +41,8 @@ TASK = Task(
     title="COCO Caption",
     splits=("karpathy-test",),
     prompts=tuple(_PROMPTS),
-    protocols=("coco_caption",),
+    protocols=PROTOCOLS,
+    on_request=ON_REQUEST,
     files=_files,
     load=_load,
     score=score_captions,

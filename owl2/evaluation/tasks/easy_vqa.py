@@ -7,6 +7,7 @@ from statistics import fmean
 from owl2.data.sources.easy_vqa import COLORS, SHAPES, load_questions
 
 from ..task import Decoding, Record, Sample, Scores, Task
+from .common import means_by
 
 
 def _load(root: Path, split: str, prompt: str) -> list[Sample]:
@@ -16,11 +17,7 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
 
 def _score(records: Sequence[Record], protocol: str) -> Scores:
     correct = [float(record.answer.lower() == record.gold) for record in records]
-    kinds = [_kind(record.gold) for record in records]
-    by_kind = {
-        kind: fmean(value for value, own in zip(correct, kinds, strict=True) if own == kind)
-        for kind in sorted(set(kinds))
-    }
+    by_kind = means_by([_kind(record.gold) for record in records], correct)
     return Scores([record.answer for record in records], correct, {"accuracy": fmean(correct), "by_kind": by_kind})
 
 

@@ -10,7 +10,7 @@ from owl2.data.sources.annotations import Row, image_path
 from ..metrics import mme_answer, mme_scores
 from ..metrics.mme import COGNITION, PERCEPTION
 from ..task import Decoding, Record, Sample, Scores, Task
-from .common import SHORT_ANSWER
+from .common import SHORT_ANSWER, naming
 
 _CATEGORIES = (*PERCEPTION, *COGNITION)
 _APART = ("landmark", "artwork", "celebrity", "posters", "scene")  # images and questions in folders of their own
@@ -81,10 +81,8 @@ def _asked(root: Path, category: str) -> Iterator[Row]:
 
 def _lines(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:
     """Position and fields of the lines of a file of so many columns, separated by tabs."""
-    try:
+    with naming(path):
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}: {error.reason}") from error
     for number, line in enumerate(lines, start=1):
         if line.strip():
             fields = line.split("\t")

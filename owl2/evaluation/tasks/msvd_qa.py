@@ -6,6 +6,7 @@ from pathlib import Path
 
 from owl2.data.sources.annotations import Row
 
+from .common import naming
 from .video_qa import VideoQuestion, original_questions, video_task
 
 _FILES = ("test_qa.json", "youtube_mapping.txt")
@@ -18,7 +19,9 @@ def clip_names(path: Path) -> dict[str, str]:
         ValueError: a line is not a name and a number, or a number occurs twice.
     """
     names: dict[str, str] = {}
-    for line_number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    with naming(path):
+        lines = path.read_text(encoding="utf-8").splitlines()
+    for line_number, line in enumerate(lines, start=1):
         parts = line.split()
         if not parts:
             continue

@@ -13,6 +13,7 @@ from ..task import Decoding, Record, Sample, Scores, Task
 from .common import means_by, verbatim
 from .multiple_choice import ANSWER_WITH_LETTER, lettered, option_lines, owl2_prompt
 
+_SUBJECTS = ("natural science", "social science", "language science")
 _GRADE = re.compile(r"grade(\d+)")
 _LAST_LOWER_GRADE = 6
 
@@ -45,6 +46,8 @@ def _sample(root: Path, split: str, prompt: str, pid: str, row: Row) -> Sample:
         raise row.error(f"{len(choices)} choices with the answer {answer}: expected 2 to 5, one of them right")
     if grade is None:
         raise row.error(f"'grade' is {row.text('grade')!r}, not such as 'grade7'")
+    if row.text("subject") not in _SUBJECTS:
+        raise row.error(f"'subject' is {row.text('subject')!r}, not one of {', '.join(_SUBJECTS)}")
     hint = row.string("hint")
     return Sample(
         id=pid,
@@ -109,5 +112,8 @@ TASK = Task(
     decoding={"": Decoding(max_new_tokens=10)},
     counts={"test": 2017},
     published={("paper_table_1", "scienceqa_img"): "accuracy", ("readme", "scienceqa_img"): "accuracy"},
-    unfair={"val": "the paper reports test, this is val"},
+    unfair={
+        "val": "the paper reports test, this is val",
+        "owl2": "the paper's prompt is not published: this is that of its other multiple-choice benchmarks",
+    },
 )

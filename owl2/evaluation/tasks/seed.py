@@ -154,6 +154,10 @@ TASK = Task(
     submission=_submission,
     published={("paper_table_2", "seed"): "accuracy", ("readme", "seed"): "accuracy"},
     unfair={
-        split: f"the paper reports images and videos together, this is {split} only" for split in ("image", "video")
+        **{
+            split: f"the paper reports images and videos together, this is {split} only" for split in ("image", "video")
+        },
+        "all": "how many frames of a video and which version of the questions (they were revised on 2023-11-30) the "
+        "paper used is not published",
     },
 )

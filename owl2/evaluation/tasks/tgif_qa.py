@@ -6,7 +6,7 @@ from pathlib import Path
 
 from owl2.data.sources.annotations import Row
 
-from .common import verbatim
+from .common import naming, verbatim
 from .video_qa import VideoQuestion, one_word, video_task
 
 _FILE = "Test_frameqa_question.csv"
@@ -21,7 +21,7 @@ def _questions(folder: Path) -> Iterator[VideoQuestion]:
         ValueError: the columns are others, or a row has too few or too many, or an unknown type, or no one-word answer.
     """
     path = folder / _FILE
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file, naming(path):
         reader = csv.DictReader(file, delimiter="\t")
         lacking = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
         if lacking:

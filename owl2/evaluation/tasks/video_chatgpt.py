@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from owl2.data.sources.annotations import AnyPath, Row, line_rows, rows
+from owl2.data.sources.annotations import AnyPath
 
 from ..records import PREDICTIONS, file_hashes, ids_hash, write_predictions
 from ..task import Record
 from . import task_named
+from .common import list_or_line_rows
 from .video_qa import JUDGED
 
 IMPORTED = "imported"
@@ -59,7 +60,7 @@ def import_predictions(path: AnyPath, task: str, run: AnyPath) -> Path:
 def _records(path: Path) -> Iterator[Record]:
     """The records, each with an id of its own: the second of a name is `name_1`, as the official judge renames it."""
     taken: set[str] = set()
-    for row in _rows(path):
+    for row in list_or_line_rows(path):
         by_judge = "Q" in row.values
         names = ("video_name", "Q", "A") if by_judge else ("id", "question", "answer")
         name = row.values.get(names[0])
@@ -73,10 +74,3 @@ def _records(path: Path) -> Iterator[Record]:
 def _renamed(name: str) -> Iterator[str]:
     yield name
     yield from (f"{name}_{number}" for number in count(1))
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    """The records of a JSON list, or of a file of one record a line."""
-    with path.open("rb") as file:
-        is_list = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    return rows(path) if is_list else (row for _, row in line_rows(path))

@@ -96,6 +96,7 @@ def video_task(
             ("paper_table_4", f"{JUDGED}.{name}.accuracy"): f"{JUDGED}:accuracy",
             ("paper_table_4", f"{JUDGED}.{name}.score"): f"{JUDGED}:score",
         },
+        unfair={"test": f"how many frames and which prompt the paper used is not published ({NUM_FRAMES} frames here)"},
     )
 
 

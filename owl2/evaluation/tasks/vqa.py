@@ -53,10 +53,7 @@ def annotated_samples(root: Path, questions: Path, annotations: Path, prompt: st
     Raises:
         ValueError: a broken record, by file and number; a question without annotation or the reverse.
     """
-    annotated: dict[int, Row] = {}
-    for row in rows(annotations, "annotations"):
-        if annotated.setdefault(row.integer("question_id"), row) is not row:
-            raise row.error(f"question {row.integer('question_id')} is annotated twice")
+    annotated = annotations_by_question(annotations)
     samples = []
     for row in questions_of(questions, "val2014"):
         question, image = row.integer("question_id"), row.integer("image_id")
@@ -79,6 +76,19 @@ def annotated_samples(root: Path, questions: Path, annotations: Path, prompt: st
             f"{questions}: {len(annotated)} annotations are of questions it lacks, such as {min(annotated)}"
         )
     return samples
+
+
+def annotations_by_question(file: Path) -> dict[int, Row]:
+    """The annotations of a file in the format of VQAv2, by `question_id`.
+
+    Raises:
+        ValueError: a broken record, or a question that is annotated twice.
+    """
+    annotated: dict[int, Row] = {}
+    for row in rows(file, "annotations"):
+        if annotated.setdefault(row.integer("question_id"), row) is not row:
+            raise row.error(f"question {row.integer('question_id')} is annotated twice")
+    return annotated
 
 
 def _answer_type(row: Row) -> str:
@@ -126,13 +136,7 @@ def score_vqa(records: Sequence[Record], protocol: str) -> Scores:
     return Scores([prediction for prediction, _ in compared], scores, summary)
 
 
-def write_answers(answers: list[dict[str, Any]], records: Sequence[Record], path: Path) -> Path:
-    """Writes what a server takes.
-
-    Raises:
-        ValueError: the records are of a split whose answers are public.
-    """
-    if any(record.gold is not None for record in records):
-        raise ValueError("these are predictions of a split with public answers: a server takes those of a test split")
+def write_answers(answers: list[dict[str, Any]], path: Path) -> Path:
+    """Writes what a server takes."""
     path.write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8")
     return path

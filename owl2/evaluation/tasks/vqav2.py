@@ -64,7 +64,7 @@ def _submission(records: Sequence[Record], directory: Path) -> Path:
     ]
     unasked = [question for record in records for question in record.details.get("unasked", [])]
     answers += [{"question_id": question, "answer": ""} for question in unasked]
-    return write_answers(answers, records, directory / "v2_OpenEnded_mscoco_test2015_owl2_results.json")
+    return write_answers(answers, directory / "v2_OpenEnded_mscoco_test2015_owl2_results.json")
 
 
 TASK = Task(
@@ -82,6 +82,7 @@ TASK = Task(
     decoding={"": DECODING},
     counts={"val": 214354, "test-dev": 107394, "test": 447793},
     submission=_submission,
+    submitted_splits=("test-dev", "test"),
     published={("paper_table_1", "vqav2"): "accuracy", ("readme", "vqav2"): "accuracy"},
     unfair={"val": "the paper reports test-dev, this is val"},
 )

@@ -1,8 +1,10 @@
 """Scores of VQAv2, OK-VQA, TextVQA and VizWiz: cases worked out by hand from the rules of the four programs."""
 
+import random
+
 import pytest
 
-from owl2.evaluation.metrics import evalai_answer, normalize_vqa_answer, vqa_accuracy
+from owl2.evaluation.metrics import evalai_answer, normalize_vqa_answer, unanswerable_scores, vqa_accuracy
 
 PROTOCOLS = ("vqa_official", "vqa_owl2", "vqa_m4c", "vizwiz_official")
 
@@ -221,3 +223,25 @@ def test_answers_that_cannot_be_scored_are_refused() -> None:
         vqa_accuracy("dog", "dog")
     with pytest.raises(ValueError, match="answer 1 must be.*raw_answer"):
         vqa_accuracy("dog", [{"answer": "dog"}, {"raw_answer": "dog"}])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_unanswerable_scores_are_those_of_scikit_learn(seed: int) -> None:
+    """VizWiz' program gives scikit-learn one minus the predicted and the true answerability."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    draw = random.Random(seed)
+    predicted = [draw.random() < 0.2 * seed for _ in range(40)]
+    unanswerable = [True, *(draw.random() < 0.3 for _ in range(39))]
+    texts = ["\tUnanswerable." if value else draw.choice(["unsuitable", "", "not unanswerable"]) for value in predicted]
+    assert unanswerable_scores(texts, unanswerable) == {
+        "average_precision": pytest.approx(sklearn.average_precision_score(unanswerable, predicted)),
+        "f1": pytest.approx(sklearn.f1_score(unanswerable, predicted)),
+    }
+
+
+def test_unanswerable_scores_of_nothing_to_find_are_0_and_of_nothing_at_all_refused() -> None:
+    assert unanswerable_scores(["unanswerable", "x"], [False, False]) == {"average_precision": 0.0, "f1": 0.0}
+    with pytest.raises(ValueError, match="0 predictions for 0"):
+        unanswerable_scores([], [])
+    with pytest.raises(ValueError, match="1 predictions for 2"):
+        unanswerable_scores(["x"], [True, False])

@@ -105,6 +105,27 @@ def test_a_caption_like_the_reference_scores_full_and_one_without_its_words_noth
     assert scores.parsed[1] == "red cars stand near houses"
 
 
+def test_meteor_is_computed_when_asked_for_and_says_what_it_lacks(
+    coco: Path, predicted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = predicted("coco_caption", coco)
+    assert list(score_directory(directory)["protocols"]) == ["coco_caption"]
+
+    def meteor(references: list[list[str]], hypotheses: list[str]) -> tuple[float, list[float]]:
+        return 0.25, [0.5] * len(hypotheses)
+
+    monkeypatch.setattr("owl2.evaluation.metrics.captioning.meteor_scores", meteor)
+    protocols = score_directory(directory, "with_meteor")["protocols"]
+    assert protocols["with_meteor"]["summary"] == {**protocols["coco_caption"]["summary"], "METEOR": 0.25}
+
+    def without_java(*_: object) -> None:
+        raise RuntimeError("METEOR runs a Java program, and there is none")
+
+    monkeypatch.setattr("owl2.evaluation.metrics.captioning.meteor_scores", without_java)
+    with pytest.raises(ValueError, match="there is none. The protocol coco_caption does without METEOR"):
+        score_directory(directory, "with_meteor")
+
+
 def test_references_are_the_raw_captions_and_both_forms_are_the_same_images(
     coco: Path, write_json: Callable[..., Path]
 ) -> None:

@@ -110,6 +110,7 @@ def test_scienceqa_scores_of_given_answers_are_those_worked_out_by_hand(data, an
         ({"answer": 9}, r"3 choices with the answer 9"),
         ({"choices": ["one"]}, r"1 choices"),
         ({"grade": "K"}, r"'grade' is 'K'"),
+        ({"subject": "history"}, r"'subject' is 'history', not one of natural science"),
         ({"image": "../x.png"}, r"not a file under the image root"),
         ({"split": "train"}, r"'split' is 'train'.*has the problem in 'test'"),
     ],

@@ -91,6 +91,12 @@ def test_seed_runs_from_images_and_videos_to_scores(data, predicted):
     assert set(summary["per_type"]) == set(TYPES) and {"image", "video"} <= set(summary)
 
 
+def test_a_ranked_choice_is_parted_from_the_prompt_without_the_frame_as_from_the_frame(data, predicted):
+    directory = predicted("seed", data, split="image", prompt="likelihood", frame="bare", limit=1)
+    _, (record,) = read_predictions(directory / PREDICTIONS)
+    assert record.prompt == "<|image|>What of type 1? " and record.ranking.choices[0] == "thing a"
+
+
 def test_seed_takes_the_frames_of_its_program_from_the_part_of_the_video(data):
     load = task_named("seed").load
     whole, seconds, frames = (sample.clip for sample in load(data, "video", "letter"))

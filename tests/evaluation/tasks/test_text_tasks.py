@@ -57,6 +57,49 @@ def test_shots_are_left_out_where_the_context_is_too_short(mmlu_files, model, pr
     assert short.prompt.endswith("test 0?\nA. None\nB. 2\nC. 1,000\nD. NA\nAnswer:")
 
 
+TURN = "There is a single choice question about abstract algebra. Answer the question by replying A, B, C or D.\n"
+TURN += "Question: {}?\nA. None\nB. 2\nC. 1,000\nD. NA\nAnswer: "
+
+
+def test_mmlus_generated_answers_follow_shots_as_turns_of_the_conversation(mmlu_files, predicted):
+    """OpenCompass' gen configurations: a turn of the user and its answer for each shot (specification, 13.1)."""
+    directory = predicted("mmlu", mmlu_files, prompt="generate", limit=1)
+    _, (record,) = read_predictions(directory / PREDICTIONS)
+    shots = "".join(f"USER: {TURN.format(f'dev {number}')} ASSISTANT: B</s>" for number in range(5))
+    assert record.prompt == f"{shots}USER: {TURN.format('test 0')} ASSISTANT: "
+    assert set(score_directory(directory)["protocols"]) == {"opencompass2023_gen"}
+    (directory / PREDICTIONS).unlink()
+    _, (record,) = read_predictions(
+        predicted("mmlu", mmlu_files, prompt="generate", limit=1, frame="bare") / PREDICTIONS
+    )
+    shots = "".join(f"{TURN.format(f'dev {number}')}B\n" for number in range(5))
+    assert record.prompt == shots + TURN.format("test 0")
+
+
+def test_turns_are_left_out_from_the_last_on_where_the_context_is_too_short(
+    mmlu_files, model, processor, predicted, monkeypatch
+):
+    shots = "".join(f"USER: {TURN.format(f'dev {number}')} ASSISTANT: B</s>" for number in range(2))
+    expected = f"{shots}USER: {TURN.format('test 0')} ASSISTANT: "
+    room = len(processor.encode_prompt(expected)["input_ids"]) + 10
+    shorter = expected[: len(shots) // 2] + expected[len(shots) :]
+    for context, prompt in ((room, expected), (room - 1, shorter)):
+        monkeypatch.setattr(model.config.text_config, "max_position_embeddings", context)
+        directory = predicted("mmlu", mmlu_files, prompt="generate", limit=1)
+        assert [record.prompt for record in read_predictions(directory / PREDICTIONS)[1]] == [prompt]
+        (directory / PREDICTIONS).unlink()
+
+
+def test_prompts_whose_letters_are_ranked_are_bare_in_either_frame(mmlu_files, predicted):
+    prompts = []
+    for frame in ("chat", "bare"):
+        directory = predicted("mmlu", mmlu_files, limit=1, frame=frame)
+        header, (record,) = read_predictions(directory / PREDICTIONS)
+        assert header["frame"] == "bare"
+        prompts.append(record.prompt)
+    assert prompts[0] == prompts[1] and prompts[0].startswith("The following are")
+
+
 def test_a_prompt_that_never_fits_is_refused_with_its_numbers(mmlu_files, model, predicted, monkeypatch):
     monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 20)
     with pytest.raises(ValueError, match=r"sample abstract_algebra-0 of mmlu takes \d+ tokens .* holds 20"):
@@ -65,8 +108,14 @@ def test_a_prompt_that_never_fits_is_refused_with_its_numbers(mmlu_files, model,
 
 def test_a_broken_row_of_mmlu_names_file_and_line(mmlu_files):
     path = mmlu_files / "mmlu" / "test" / "virology_test.csv"
-    path.write_text("a,b,c,d,e,B\na,b,c,d,e,F\n")
-    with pytest.raises(ValueError, match=r"virology_test\.csv, line 2: expected a question, four choices and a letter"):
+    for answer in ("F", "AB", ""):
+        path.write_text(f"a,b,c,d,e,B\na,b,c,d,e,{answer}\n")
+        with pytest.raises(
+            ValueError, match=r"virology_test\.csv, line 2: expected a question, four choices and a lett"
+        ):
+            task_named("mmlu").load(mmlu_files, "test", "rank")
+    path.write_bytes(b"caf\xe9,b,c,d,e,B\n")
+    with pytest.raises(ValueError, match=r"virology_test\.csv: not UTF-8 at byte 3"):
         task_named("mmlu").load(mmlu_files, "test", "rank")
 
 
@@ -114,6 +163,17 @@ def test_bbh_prompts_are_those_of_opencompass(bbh_files):
     )
     assert task.load(bbh_files, "test", "lmeval_0shot")[0].prompt == f"Solve it.\n\nQ: {question}\nA:"
     assert task.decoding_of("oc_cot3").stop == ("Q:",)
+
+
+@pytest.mark.parametrize("prompt", ["oc_cot3", "oc_0shot", "lmeval_0shot"])
+def test_bbhs_prompts_are_sent_in_the_chat_frame_and_without_it(bbh_files, predicted, prompt):
+    """Generated text prompts stand in the chat frame, and are also run without it (specification, 13)."""
+    bare = task_named("bbh").load(bbh_files, "test", prompt)[0].prompt
+    for frame, sent in (("chat", f"USER: {bare} ASSISTANT: "), ("bare", bare)):
+        directory = predicted("bbh", bbh_files, prompt=prompt, frame=frame, limit=1)
+        header, (record,) = read_predictions(directory / PREDICTIONS)
+        assert (record.prompt, header["frame"]) == (sent, frame)
+        (directory / PREDICTIONS).unlink()
 
 
 def test_bbh_runs_from_files_to_a_score(bbh_files, predicted):
@@ -169,6 +229,33 @@ def test_agieval_prompts_are_those_of_their_programs(agieval_files):
     assert mixed["gaokao-chinese"].prompt.startswith("以下是一道中国高考语文选择题，请选择正确的答案。\nWhich?")
     assert mixed["gaokao-chinese"].prompt.endswith("\n答案是：") and mixed["gaokao-chinese"].choices[0] == "A"
     assert not mixed["math"].choices and mixed["math"].prompt.endswith("Which?The answer is ")
+
+
+def test_agieval_frames_what_is_generated_and_ranks_bare_text(agieval_files, predicted):
+    directory = predicted("agieval", agieval_files)
+    header, records = read_predictions(directory / PREDICTIONS)
+    assert header["frame"] == "chat"
+    for record in records:
+        assert record.prompt.startswith("USER: ") is isinstance(record.raw, str), record.id
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "problem"),
+    [
+        ("sat-en", {"label": "b"}, "'label' is 'b' in sat-en: expected a letter"),
+        ("sat-en", {"label": None, "answer": "B"}, "'label' is None in sat-en"),
+        ("jec-qa-kd", {"label": []}, r"'label' is \[\] in jec-qa-kd"),
+        ("math", {"answer": None, "label": "2"}, "'answer' is None, not a string"),
+        ("sat-en", {"passage": 7}, "'passage' is 7, not a string"),
+        ("sat-en", {"options": "(A)x"}, "'options' is '\\(A\\)x', not a list of texts"),
+    ],
+)
+def test_a_broken_row_of_agieval_is_named_by_file_and_line(agieval_files, name, changes, problem):
+    path = agieval_files / "agieval" / "data" / "v1" / f"{name}.jsonl"
+    row = path.read_text()
+    path.write_text(row + json.dumps({**json.loads(row), **changes}) + "\n")
+    with pytest.raises(ValueError, match=rf"{name}\.jsonl, record 2: {problem}"):
+        task_named("agieval").load(agieval_files, "test", "official")
 
 
 def test_agieval_runs_ranked_and_generated_sets_together(agieval_files, predicted):

@@ -354,6 +354,17 @@ def test_a_broken_line_of_tgif_names_file_and_line(tmp_path, line, problem):
         plan(task_named("tgif_qa"), Settings(tmp_path, tmp_path / "run"), {})
 
 
+@pytest.mark.parametrize(
+    ("task", "name"), [("tgif_qa", "Test_frameqa_question.csv"), ("msvd_qa", "youtube_mapping.txt")]
+)
+def test_a_file_in_another_encoding_is_named(tmp_path, task, name):
+    {"tgif_qa": tgif, "msvd_qa": msvd}[task](tmp_path)
+    path = tmp_path / task / name
+    path.write_bytes(path.read_bytes() + b"caf\xe9\n")
+    with pytest.raises(ValueError, match=rf"{name}: not UTF-8 at byte \d+"):
+        plan(task_named(task), Settings(tmp_path, tmp_path / "run"), {})
+
+
 def test_a_tgif_file_separated_by_commas_is_refused(tmp_path):
     tgif(tmp_path)
     path = tmp_path / "tgif_qa" / "Test_frameqa_question.csv"

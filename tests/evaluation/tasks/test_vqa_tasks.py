@@ -239,6 +239,69 @@ def test_vizwizs_submission_names_every_test_image_once(vizwiz_files: Path, pred
     assert all(set(entry) == {"image", "answer"} and isinstance(entry["answer"], str) for entry in entries)
 
 
+def converted(rows: list[dict[str, Any]], as_list: bool) -> str:
+    return json.dumps(rows) if as_list else "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_files_converted_by_qwen_vl_are_the_same_samples(
+    as_list: bool, vizwiz_files: Path, textvqa_files: Path, write_json: Callable[..., Path]
+) -> None:
+    """The scripts of mPLUG-Owl2 read them, as JSON lists in files named `.jsonl` (specification, 0.2 and 2.4)."""
+    for name, root, image_name in (
+        ("vizwiz", vizwiz_files, lambda number: f"data/vizwiz/val/VizWiz_val_{number:08d}.jpg"),
+        ("textvqa", textvqa_files, lambda number: f"data/textvqa/train_images/{number // 2:016x}.jpg"),
+    ):
+        task = task_named(name)
+        before = task.load(root, "val", "space")
+        numbers = [int(sample.id) if name == "textvqa" else index for index, sample in enumerate(before)]
+        text = "what IS this?" if name == "vizwiz" else "what Does it say?"
+        rows = [
+            {"image": image_name(index), "question": text, "question_id": number, "answer": "yes"}
+            for index, number in enumerate(numbers)
+        ]
+        (root / name / f"{name}_val.jsonl").write_text(converted(rows, as_list))
+        annotations = [
+            {**annotation(index), "question_id": number, "answerable": 1} for index, number in enumerate(numbers)
+        ]
+        write_json(root / name / f"{name}_val_annotations.json", {"annotations": annotations[::-1]})
+        assert len(task.files(root, "val")) == 1  # the originals come first
+        task.files(root, "val")[0].unlink()
+        assert [path.name for path in task.files(root, "val")] == [f"{name}_val.jsonl", f"{name}_val_annotations.json"]
+        assert task.load(root, "val", "space") == before
+        write_json(root / name / f"{name}_val_annotations.json", {"annotations": annotations[1:]})
+        with pytest.raises(ValueError, match=rf"{name}_val\.jsonl, record 1: question \d+ .* has no annotation"):
+            task.load(root, "val", "space")
+
+
+def test_the_converted_test_split_of_vizwiz_has_no_answers(vizwiz_files: Path) -> None:
+    task = task_named("vizwiz")
+    before = task.load(vizwiz_files, "test", "space")
+    task.files(vizwiz_files, "test")[0].unlink()
+    names = [sample.id for sample in before]
+    rows = [{"image": f"data/vizwiz/test/{name}", "question": "what IS this?", "question_id": name} for name in names]
+    (vizwiz_files / "vizwiz" / "vizwiz_test.jsonl").write_text(converted(rows, False))
+    assert task.load(vizwiz_files, "test", "space") == before
+
+
+def test_vizwiz_tells_how_well_unanswerable_questions_are_found(
+    vizwiz_files: Path, answered: Callable[..., Any], write_json: Callable[..., Path]
+) -> None:
+    names = {f"VizWiz_val_{number:08d}.jpg": "Unanswerable." if number in (0, 1) else "x" for number in range(10)}
+    (file,) = task_named("vizwiz").files(vizwiz_files, "val")
+    rows = json.loads(file.read_text())
+    write_json(file, [{**row, "answerable": int(index not in (1, 2, 3))} for index, row in enumerate(rows)])
+    records = answered("vizwiz", vizwiz_files, names)
+    summary = task_named("vizwiz").score(records, "vizwiz_official").summary
+    # Of three one is found, and one of two found ones is right: F1 2/5; AP 1/3 * 1/2 + 2/3 * 3/10.
+    assert summary["unanswerable_f1"] == pytest.approx(0.4)
+    assert summary["unanswerable_average_precision"] == pytest.approx(1 / 6 + 1 / 5)
+    assert "unanswerable_f1" not in task_named("vizwiz").score(records, "vqa_m4c").summary
+    write_json(file, [{**row, "answerable": 2} for row in rows])
+    with pytest.raises(ValueError, match=r"val\.json, record 1: 'answerable' is 2, not 0 or 1"):
+        task_named("vizwiz").load(vizwiz_files, "val", "space")
+
+
 def test_what_no_server_takes_is_refused(coco_files: Path, predicted: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match="predictions of a split with public answers"):
         write_submission(predicted("vqav2", coco_files), coco_files)
