@@ -1,16 +1,20 @@
 """`owl2 data`: look at instruction data before training on it."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from owl2.cli.pairs import index, pairs
 from owl2.cli.printing import printable, thumbnail
 
 if TYPE_CHECKING:
+    from owl2.data.check import RecordCheck, Summary
+    from owl2.data.formats.problems import LeftOut
+    from owl2.data.mixture.check import SourceCheck
     from owl2.data.mixture.report import Yield
-    from owl2.data.mixture.stored import LeftOut
     from owl2.data.preview import Run
     from owl2.data.records import Conversation
     from owl2.data.stats import SourceStats
@@ -40,7 +44,7 @@ SUPERVISED = ("\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}")
 
 @data.command()
 def check(
-    file: FILE,
+    file: Annotated[Path, typer.Argument(metavar="F", help="A file of records, or the recipe (YAML) of a mixture.")],
     root: ROOT = None,
     images: Annotated[bool, typer.Option("--images", help="Also open every image and video.")] = False,
     allow_urls: Annotated[
@@ -50,32 +54,43 @@ def check(
     max_length: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Longest record in tokens; the model's context by default.")
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this source of a mixture; may be given several times."),
+    ] = None,
+    num_workers: Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Processes.")] = 1,
 ) -> None:
     """List every problem of every record with its line number, and a summary. Exit code 1 if there is any."""
     from owl2.data.check import RecordCheck
     from owl2.data.formats import RecordFile
+    from owl2.data.mixture import load_mixture_recipe, with_sources
+    from owl2.data.mixture.check import SourceCheck
+    from owl2.data.stats import is_recipe
 
     if model is None and max_length is not None:
         raise ValueError("--max-length needs a --model whose tokens are counted.")
-    records = RecordFile(file, root, allow_urls)
+    if is_recipe(file) and (root is not None or allow_urls):
+        raise ValueError(f"{file} is a recipe, which names the files of its sources: leave --root, --allow-urls away.")
+    if source and not is_recipe(file):
+        raise ValueError(f"{file} is not the recipe (.yaml) of a mixture, of which --source chooses.")
     processor = None
     if model is not None:
         processor, context = _load_processor(model)
         max_length = max_length or context
-    found = RecordCheck(records, images, processor, max_length)
-    for finding in found:
-        text = printable(" ".join(finding.text.split()))
-        typer.echo(f"{file}:{finding.line}: {finding.kind}: {text}")
-    summary = found.summary
-    if summary.kinds:
-        typer.echo()
-    for kind, count in summary.kinds.most_common():
-        typer.echo(f"{count:>9,}  {kind}")
-    if summary.unopened:
-        typer.echo(f"{summary.unopened:>9,}  web addresses not opened")
-    typer.echo(f"{summary.records:,} records, {summary.faulty:,} with problems")
-    if summary.faulty:
-        raise typer.Exit(1)
+    if not is_recipe(file):
+        records = RecordCheck(RecordFile(file, root, allow_urls), images, processor, max_length)
+        _run_check(records, len(records.records), file.name, num_workers)
+        _print_summary(records.summary)
+        raise typer.Exit(1 if records.summary.faulty else 0)
+    recipe = load_mixture_recipe(file)
+    checks = []
+    for each in (with_sources(recipe, source) if source else recipe).sources:
+        checks.append(SourceCheck(recipe, each.name, images, processor, max_length))
+        _run_check(checks[-1], len(checks[-1]), each.name, num_workers)
+        if checks[-1].error is not None:
+            typer.echo(f"{printable(each.name)}: cannot be read: {printable(' '.join(checks[-1].error.split()))}")
+    _print_source_checks(checks)
+    raise typer.Exit(1 if any(each.is_faulty for each in checks) else 0)
 
 
 @data.command()
@@ -91,7 +106,6 @@ def show(
     root: ROOT = None,
 ) -> None:
     """Print a record as the model gets it, with the tokens that it learns in colour, and its images."""
-    from rich.console import Console
     from rich.text import Text
 
     from owl2.data.formats import RecordFile
@@ -159,9 +173,10 @@ def mix(
     """Show what a mixture yields of each source, beside the paper's Table 8, with examples."""
     from owl2.data.mixture import Mixture, load_mixture_recipe, with_sources
     from owl2.data.mixture.report import examples, missing_sources, yields
+    from owl2.data.pairs.skipped import NO_LIMIT
 
     recipe = load_mixture_recipe(file)
-    mixture = Mixture(with_sources(recipe, source) if source else recipe, limit)
+    mixture = Mixture(with_sources(recipe, source) if source else recipe, limit, NO_LIMIT)
     if limit is not None:
         typer.echo(f"Only the first {limit:,} records of each source:")
     _print_yields(yields(mixture, samples))
@@ -173,6 +188,52 @@ def mix(
     for each in mixture.sources:
         for conversation in examples(mixture, each.name, EXAMPLES):
             _print_example(each.name, conversation)
+
+
+def _run_check(check: "RecordCheck | SourceCheck", records: int, name: str, num_workers: int) -> None:
+    """Print what a check finds, with a bar on a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    # Findings go to the standard output, also where only the bar's output is a terminal.
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
+        task = progress.add_task(printable(name), total=records)
+        for part in check.parts(num_workers):
+            for finding in part.findings:
+                text = printable(" ".join(finding.text.split()))
+                typer.echo(f"{printable(finding.where)}: {finding.kind}: {text}")
+            progress.advance(task, part.summary.records)
+
+
+def _print_summary(summary: "Summary") -> None:
+    if summary.kinds:
+        typer.echo()
+    for kind, count in summary.kinds.most_common():
+        typer.echo(f"{count:>9,}  {kind}")
+    if summary.unopened:
+        typer.echo(f"{summary.unopened:>9,}  web addresses not opened")
+    typer.echo(f"{summary.records:,} records, {summary.faulty:,} with problems")
+
+
+def _print_source_checks(checks: "list[SourceCheck]") -> None:
+    from owl2.data.mixture.check import OF_FILES
+
+    if any(each.is_faulty for each in checks):
+        typer.echo()
+    width = max(len(name) for name in ("source", *(each.name for each in checks))) + 2
+    names = ("records", "left out", *(kind.split()[0] for kind in OF_FILES), "other")
+    typer.echo(f"{'source':<{width}}" + "".join(f"{name:>12}" for name in names))
+    for each in checks:
+        summary, by_rule = each.summary, each.left_out.records
+        of_files = [summary.kinds[kind] for kind in OF_FILES]
+        other = summary.kinds.total() - sum(of_files)
+        counts = (summary.records + by_rule, summary.left_out + by_rule, *of_files, other)
+        state = "  cannot be read" if each.error is not None else ""
+        typer.echo(f"{printable(each.name):<{width}}" + "".join(f"{count:>12,}" for count in counts) + state)
+    for each in checks:
+        _print_left_out(each.name, each.left_out)
+    typer.echo(f"\n{len(checks):,} sources, {sum(each.is_faulty for each in checks):,} with problems")
 
 
 def _print_stats(name: str, found: "SourceStats") -> None:

@@ -1,18 +1,36 @@
-"""What is wrong with a file of instruction records, and where."""
+"""What is wrong with instruction records, and where: those of a file, or of any source of a mixture."""
 
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
 from owl2.processing import Owl2Processor, load_image, load_video
 
-from .formats import Problem, ProblemKind, RecordFile
+from .formats import Problem, ProblemKind
 from .formats.media import is_web_address
 from .records import Conversation
+
+PART = 256
+"""Records that are checked before anything is reported; with all their images opened, about a second of work."""
+
+
+class Examined(Protocol):
+    """Records that a check can go through, such as a `RecordFile`."""
+
+    def __len__(self) -> int: ...
+
+    def examine(self, index: int) -> tuple[Conversation | None, list[Problem]]:
+        """A record and what is wrong with it; `None` for one that is left out of a mixture."""
+        ...
+
+    def where(self, index: int) -> str:
+        """Where a record is, in words."""
+        ...
 
 
 class Finding(NamedTuple):
@@ -20,11 +38,11 @@ class Finding(NamedTuple):
 
     Attributes:
         record: its number, from 0.
-        line: in which it begins, from 1.
+        where: the file and the line in which it begins, or its name.
     """
 
     record: int
-    line: int
+    where: str
     kind: ProblemKind
     text: str
 
@@ -36,21 +54,37 @@ class Summary:
     Attributes:
         records: read so far.
         faulty: records with problems.
+        left_out: those of them that a mixture leaves out; the others are skipped when they are drawn.
         kinds: number of problems of each kind.
         unopened: web addresses, whose images and videos were not opened.
     """
 
     records: int = 0
     faulty: int = 0
+    left_out: int = 0
     kinds: Counter[ProblemKind] = field(default_factory=Counter)
     unopened: int = 0
 
+    def add(self, other: "Summary") -> None:
+        self.records += other.records
+        self.faulty += other.faulty
+        self.left_out += other.left_out
+        self.kinds += other.kinds
+        self.unopened += other.unopened
+
+
+class Part(NamedTuple):
+    """Problems of records that follow each other, and what is added to the summary."""
+
+    findings: list[Finding]
+    summary: Summary
+
 
 class RecordCheck:
-    """Checks the records of a file one by one.
+    """Checks records one by one.
 
     Args:
-        records: the file.
+        records: of a file or a source.
         open_media: also read every image whole, and a frame of every video.
         processor: also encode every conversation; a video counts as `num_frames` frames.
         max_length: most tokens of a conversation, visual rows included; needs the processor.
@@ -61,7 +95,7 @@ class RecordCheck:
 
     def __init__(
         self,
-        records: RecordFile,
+        records: Examined,
         open_media: bool = False,
         processor: Owl2Processor | None = None,
         max_length: int | None = None,
@@ -73,38 +107,67 @@ class RecordCheck:
         self._opened: dict[str, Problem | None] = {}  # images are in many records
 
     def __iter__(self) -> Iterator[Finding]:
-        """Every problem in the order of the file; `summary` follows."""
-        self.summary = Summary()
-        for index in range(len(self.records)):
-            problems = self._problems(index)
-            self.summary.records += 1
-            self.summary.faulty += bool(problems)
-            for problem in problems:
-                self.summary.kinds[problem.kind] += 1
-                yield Finding(index, self.records.line(index), *problem)
+        """Every problem in the order of the records; `summary` follows."""
+        for part in self.parts():
+            yield from part.findings
 
-    def _problems(self, index: int) -> list[Problem]:
-        conversation, problems = self.records.examine(index)
-        if conversation is None:
-            return problems
-        if self.open_media:
-            problems += self._media_problems(conversation)
+    def parts(self, num_workers: int = 1) -> Iterator[Part]:
+        """All records, `PART` at a time, in their order whatever the number of processes; `summary` follows."""
+        self.summary = Summary()
+        ranges = [range(start, min(start + PART, len(self.records))) for start in range(0, len(self.records), PART)]
+        for part in map(self._part, ranges) if num_workers == 1 else self._in_processes(ranges, num_workers):
+            self.summary.add(part.summary)
+            yield part
+
+    def _in_processes(self, ranges: list[range], num_workers: int) -> Iterator[Part]:
+        with ProcessPoolExecutor(num_workers, initializer=_begin_work, initargs=(self,)) as pool:
+            yield from pool.map(_part_of_worker, ranges)
+
+    def _part(self, numbers: range) -> Part:
+        findings, summary = [], Summary(records=len(numbers))
+        for index in numbers:
+            conversation, problems = self.records.examine(index)
+            if conversation is None:
+                summary.left_out += 1
+            elif not problems:
+                problems = self._problems_inside(conversation, summary)
+            summary.faulty += bool(problems)
+            summary.kinds.update(problem.kind for problem in problems)
+            findings += [Finding(index, self.records.where(index), *problem) for problem in problems]
+        return Part(findings, summary)
+
+    def _problems_inside(self, conversation: Conversation, summary: Summary) -> list[Problem]:
+        """What is seen only when media are opened or the conversation is encoded."""
+        problems = self._media_problems(conversation, summary) if self.open_media else []
         if self.processor is not None:
             problems += _encoding_problems(conversation, self.processor, self.max_length)
         return problems
 
-    def _media_problems(self, conversation: Conversation) -> list[Problem]:
+    def _media_problems(self, conversation: Conversation, summary: Summary) -> list[Problem]:
         sources = [(source, "image") for source in conversation.images]
         sources += [(part["path"], "video") for part in _parts(conversation) if part["type"] == "video"]
         problems = []
         for source, kind in sources:
             if is_web_address(source):
-                self.summary.unopened += 1
+                summary.unopened += 1
                 continue
             if source not in self._opened:
                 self._opened[source] = _problem_of_image(source) if kind == "image" else _problem_of_video(source)
             problems.append(self._opened[source])
         return [problem for problem in problems if problem is not None]
+
+
+_check_of_worker: RecordCheck
+"""What a worker process checks: sent once, not with every part."""
+
+
+def _begin_work(check: RecordCheck) -> None:
+    global _check_of_worker
+    _check_of_worker = check
+
+
+def _part_of_worker(numbers: range) -> Part:
+    return _check_of_worker._part(numbers)
 
 
 def _parts(conversation: Conversation) -> list[dict[str, Any]]:

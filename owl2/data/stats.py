@@ -14,8 +14,10 @@ from owl2.processing.collation import IGNORED_LABEL
 
 from .check import encode_unopened
 from .formats import Problem, ProblemKind, RecordFile
+from .formats.problems import LeftOut
 from .mixture import Mixture, load_mixture_recipe
-from .mixture.stored import LeftOut, records_in_order
+from .mixture.stored import records_in_order
+from .pairs.skipped import NO_LIMIT
 from .records import Conversation
 
 COUNTED = ("turns", "images", "videos", "question characters", "answer characters")
@@ -81,7 +83,7 @@ def gather_stats(
         return {path.name: _count(numbered, processor, left_out, path.name)}
     if root is not None:
         raise ValueError(f"{path} is a recipe, which names the folders of its images itself: leave --root away")
-    mixture = Mixture(load_mixture_recipe(path))
+    mixture = Mixture(load_mixture_recipe(path), skip_limit=NO_LIMIT)
     sampler = mixture.sampler()
     found = {}
     for source in mixture.sources:

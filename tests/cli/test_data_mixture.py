@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 SAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "instructions.jsonl"
 
@@ -67,6 +68,62 @@ class TestMix:
         recipe.write_text(recipe.read_text().replace("weight:", "wait:"))
         assert "did you mean 'weight'?" in refused("data", "mix", recipe)
         assert "mine.jsonl is not YAML" in refused("data", "mix", tmp_path / "mine.jsonl")
+
+
+class TestCheck:
+    @pytest.fixture
+    def captions(self, tmp_path: Path) -> Path:
+        """Two sources: captions of three images of which one is there, and the records of `mine.jsonl`."""
+        rows = [{"image_id": name, "caption_str": "a cat"} for name in "abc"]
+        (tmp_path / "t.json").write_text(json.dumps({"data": rows}))
+        (tmp_path / "train_images").mkdir()
+        Image.new("L", (9, 9)).save(tmp_path / "train_images" / "a.jpg")
+        (tmp_path / "train_images" / "b.jpg").write_text("no image")
+        path = tmp_path / "both.yaml"
+        path.write_text(
+            "cache: c\nsources:\n  textcaps: {annotations: t.json, images: .}\n"
+            "  mine: {format: records, file: mine.jsonl}\n"
+        )
+        return path
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_every_source_is_listed_and_summed_up(self, owl2, recipe, captions, tmp_path, workers):
+        result = owl2("data", "check", captions, "--images", "--workers", workers)
+        assert result.exit_code == 1, result.output
+        images = tmp_path / "train_images"
+        assert result.stdout.splitlines() == [
+            f"textcaps, record textcaps-b: unreadable file: the image {images}/b.jpg is not an image that can be read",
+            f"textcaps, record textcaps-c: missing file: the image '{images}/c.jpg': No such file or directory",
+            f"{tmp_path}/mine.jsonl:40: malformed record: a record is an object, this one is 'text'",
+            "",
+            "source         records    left out     missing  unreadable   oversized       other",
+            "textcaps             3           0           1           1           0           0",
+            "mine                40           1           0           0           0           1",
+            "",
+            "2 sources, 2 with problems",
+        ]
+
+    def test_images_are_opened_only_on_request(self, owl2, recipe, captions):
+        assert "b.jpg" not in owl2("data", "check", captions).stdout
+
+    def test_one_source_in_order_ends_with_0(self, owl2, recipe, captions, tmp_path):
+        for name in "bc":
+            Image.new("L", (9, 9)).save(tmp_path / "train_images" / f"{name}.jpg")
+        result = owl2("data", "check", captions, "--source", "textcaps", "--images")
+        assert result.exit_code == 0 and result.stdout.endswith("1 sources, 0 with problems\n"), result.output
+        assert "mine" not in result.stdout
+
+    def test_a_source_that_cannot_be_read_is_one_line_and_the_others_are_checked(self, owl2, captions, tmp_path):
+        result = owl2("data", "check", captions)  # there is no mine.jsonl
+        assert result.exit_code == 1 and "textcaps-c: missing file" in result.stdout
+        (line,) = [line for line in result.stdout.splitlines() if line.startswith("mine: ")]
+        assert line.startswith("mine: cannot be read: the file of records") and "does not exist" in line
+
+    def test_what_a_recipe_does_not_take_is_refused(self, refused, recipe, tmp_path):
+        assert "leave --root" in refused("data", "check", recipe, "--root", tmp_path)
+        assert "leave --root" in refused("data", "check", recipe, "--allow-urls")
+        assert "--source" in refused("data", "check", SAMPLES, "--source", "mine")
+        assert "did you mean 'mine'?" in refused("data", "check", recipe, "--source", "min")
 
 
 class TestStats:

@@ -54,7 +54,7 @@ def checked(root: Path, lines: list[Any], **settings: Any) -> tuple[list[tuple[i
     ]
     (root / "f.jsonl").write_bytes(b"\n".join(octets))
     check = RecordCheck(RecordFile(root / "f.jsonl"), **settings)
-    return [(finding.line, str(finding.kind)) for finding in check], check
+    return [(int(finding.where.removeprefix(f"{root / 'f.jsonl'}:")), str(finding.kind)) for finding in check], check
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,16 @@ def test_an_oversized_image_is_told_from_a_damaged_one(root, monkeypatch, limit)
 def test_an_image_of_many_records_is_a_problem_of_each(root):
     lines = [record("<image>", images=["cut.png"])] * 3
     assert [line for line, _ in checked(root, lines, open_media=True)[0]] == [1, 2, 3]
+
+
+def test_several_processes_find_what_one_does_in_its_order(root, monkeypatch):
+    monkeypatch.setattr("owl2.data.check.PART", 4)
+    lines = [record("<image>", images=["cut.png" if number % 3 else "a.png"]) for number in range(30)]
+    found, check = checked(root, lines, open_media=True)
+    summary = check.summary
+    in_processes = [(finding.where, finding.kind) for part in check.parts(num_workers=2) for finding in part.findings]
+    assert in_processes == [(f"{root / 'f.jsonl'}:{line}", kind) for line, kind in found]
+    assert check.summary == summary and summary.records == 30 and summary.faulty == 20
 
 
 def test_a_damaged_video_is_found_when_it_is_opened(root):

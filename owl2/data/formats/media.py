@@ -64,16 +64,33 @@ class MediaRoot:
             path = os.path.realpath(os.path.join(self.root, source))
             if os.path.commonpath((path, self.root)) != self.root:
                 return Problem(ProblemKind.REFUSED, f"the {kind} {shown(source)} leads out of the root {self.root}")
-            status = os.stat(path)
         except (OSError, ValueError) as error:  # ValueError: a null character, or another drive on Windows
-            kind_of_problem = ProblemKind.UNREADABLE if isinstance(error, PermissionError) else ProblemKind.MISSING
-            reason = error.strerror if isinstance(error, OSError) else error
-            return Problem(kind_of_problem, f"the {kind} {shown(source)} in {self.root}: {reason}")
-        if not stat.S_ISREG(status.st_mode):
-            return Problem(ProblemKind.UNREADABLE, f"the {kind} {shown(source)} is not a regular file")
-        if status.st_size == 0:
-            return Problem(ProblemKind.UNREADABLE, f"the {kind} {shown(source)} is empty (0 bytes)")
-        return path
+            return _no_file(error, kind, f"{shown(source)} in {self.root}")
+        return problem_of_file(path, kind, shown(source), f" in {self.root}") or path
+
+
+def problem_of_file(path: str, kind: str, name: str, place: str = "") -> Problem | None:
+    """What is wrong with the file of an image or video as far as can be said without opening it.
+
+    Args:
+        kind: "image" or "video".
+        name, place: of the file, as the problem states them.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        return _no_file(error, kind, name + place)
+    if not stat.S_ISREG(status.st_mode):
+        return Problem(ProblemKind.UNREADABLE, f"the {kind} {name} is not a regular file")
+    if status.st_size == 0:
+        return Problem(ProblemKind.UNREADABLE, f"the {kind} {name} is empty (0 bytes)")
+    return None
+
+
+def _no_file(error: OSError | ValueError, kind: str, name: str) -> Problem:
+    kind_of_problem = ProblemKind.UNREADABLE if isinstance(error, PermissionError) else ProblemKind.MISSING
+    reason = error.strerror if isinstance(error, OSError) else error
+    return Problem(kind_of_problem, f"the {kind} {name}: {reason}")
 
 
 def is_web_address(source: Any) -> bool:

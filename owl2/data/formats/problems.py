@@ -1,7 +1,13 @@
 """What can be wrong with a record."""
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
+
+NAMED = 100
+"""Of the records that are left out, so many are named; all are counted."""
 
 
 class ProblemKind(StrEnum):
@@ -18,6 +24,7 @@ class ProblemKind(StrEnum):
     MISSING = "missing file"
     UNREADABLE = "unreadable file"
     OVERSIZED = "oversized image"
+    NO_REGION = "no usable region"
     TOO_LONG = "over-long"
     NOT_ENCODED = "cannot be encoded"
 
@@ -27,6 +34,31 @@ class Problem(NamedTuple):
 
     kind: ProblemKind
     text: str
+
+
+@dataclass
+class LeftOut:
+    """Records of a source that are not in order.
+
+    Attributes:
+        records: how many.
+        kinds: their problems by kind.
+        named: place and problems of the first of them.
+    """
+
+    records: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    named: list[str] = field(default_factory=list)
+
+    def add(self, where: str, problems: Sequence[Problem]) -> None:
+        """Counts a record, and names it unless `NAMED` are named."""
+        self.records += 1
+        self.kinds = dict(Counter(self.kinds) + Counter(str(problem.kind) for problem in problems))
+        if len(self.named) < NAMED:
+            self.named.append(f"{where}: " + "; ".join(f"{problem.kind}: {problem.text}" for problem in problems))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"left_out": asdict(self)}
 
 
 def shown(value: Any) -> str:

@@ -78,6 +78,10 @@ class RecordFile:
         """The line, counted from 1, in which a record begins."""
         return int(self.spans.lines[index])
 
+    def where(self, index: int) -> str:
+        """The file and the line in which a record begins."""
+        return f"{self.path}:{self.line(index)}"
+
     def examine(self, index: int) -> tuple[Conversation | None, list[Problem]]:
         """A record as a conversation, or all its problems.
 

@@ -7,7 +7,7 @@ as conversations:
     records.jsonl   a line a record: id, messages, images
     offsets.npy     int64 [records + 1]: where the lines begin, and the end
     sizes.npy       int32 [records, 3]: text bytes, images, videos
-    about.json      what it was made from
+    about.json      what it was made from, and what the source leaves out
 
 A file of records stays where it is; its entry holds `spans.npy` (int64 [3, all records]), `numbers.npy` (int64
 [records]: those that are in order), `sizes.npy`, and in `about.json` what is wrong with the others.
@@ -33,9 +33,10 @@ import owl2.data.sources
 from owl2.files import file_sha256
 
 from ..formats import RecordFile
+from ..formats.problems import LeftOut
 from ..records import Conversation
 from .batches import RecordSize
-from .stored import LeftOut, records_in_order, size_of
+from .stored import records_in_order, size_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ _HASHES = "hashes.json"
 
 
 def conversations_entry(
-    root: Path, name: str, arguments: dict[str, Any], read: Callable[[], Iterable[Conversation]]
+    root: Path, name: str, arguments: dict[str, Any], read: Callable[[LeftOut], Iterable[Conversation]]
 ) -> Path:
     """The entry of a source read from annotation files, made if it is not there.
 
@@ -51,22 +52,22 @@ def conversations_entry(
         root: directory of the cache.
         name: begins the name of the entry.
         arguments: all that the records depend on; files (not folders) by their contents.
-        read: reads the source.
+        read: reads the source, and counts the records that it leaves out.
 
     Raises:
         ValueError: a broken record, by file and number; the source has no records.
     """
 
     def build(entry: Path) -> dict[str, Any]:
-        offsets, sizes = array("q", [0]), array("i")
+        offsets, sizes, left_out = array("q", [0]), array("i"), LeftOut()
         with (entry / "records.jsonl").open("wb") as file:
-            for conversation in read():
+            for conversation in read(left_out):
                 line = json.dumps([conversation.id, conversation.messages, conversation.images], ensure_ascii=False)
                 offsets.append(offsets[-1] + file.write(line.encode() + b"\n"))
                 sizes.extend(size_of(conversation))
         np.save(entry / "offsets.npy", np.frombuffer(offsets, np.int64))
         _save_sizes(entry, sizes, name)
-        return {}
+        return left_out.to_json()
 
     return _entry(root, name, arguments, build)
 

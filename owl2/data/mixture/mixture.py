@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..formats import RecordFile
+from ..formats.problems import LeftOut
+from ..pairs.skipped import SkipLimit
 from ..pairs.source import BrokenPair, Fault
 from ..records import Conversation
 from .batches import RecordSize
 from .cache import conversations_entry, record_file_entry
-from .recipe import RECORDS, MixtureRecipe, SourceRecipe, depends_on_epoch, reader
+from .recipe import RECORDS, MixtureRecipe, SourceRecipe, counts_left_out, depends_on_epoch, reader
 from .sampler import Draw, MixtureSampler, Source
-from .stored import FirstRecords, LeftOut, StoredConversations, StoredRecordFile, records_in_order
+from .stored import FirstRecords, StoredConversations, StoredRecordFile, records_in_order
 
 
 class Records(Protocol):
@@ -41,13 +43,15 @@ class Mixture:
     Args:
         recipe: which sources.
         limit: only the first so many records of each source, which are not cached but held in memory.
+        skip_limit: share of broken records at which a file of records is refused; as of pairs by default.
 
     Raises:
-        ValueError: a file is missing; a source has a broken record or none.
+        ValueError: a file is missing; a source has no records; a broken record of an annotation file, or too many of a
+            file of records.
     """
 
-    def __init__(self, recipe: MixtureRecipe, limit: int | None = None) -> None:
-        self.recipe, self.limit = recipe, limit
+    def __init__(self, recipe: MixtureRecipe, limit: int | None = None, skip_limit: SkipLimit | None = None) -> None:
+        self.recipe, self.limit, self.skip_limit = recipe, limit, skip_limit or SkipLimit()
         self._recipes = {source.name: source for source in recipe.sources}
         self._changing = {source.name for source in recipe.sources if depends_on_epoch(source.format)}
         self._check_paths()
@@ -67,7 +71,7 @@ class Mixture:
             raise BrokenPair(Fault.UNREADABLE, str(error)) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Mixture, (self.recipe, self.limit)
+        return Mixture, (self.recipe, self.limit, self.skip_limit)
 
     def sampler(self) -> MixtureSampler:
         """A new stream of draws from its beginning."""
@@ -111,14 +115,23 @@ class Mixture:
         if self.limit is not None:
             return self._first(source, epoch, self.limit)
         if source.format == RECORDS:
-            file, images = source.arguments["file"], source.arguments.get("images")
-            return StoredRecordFile(record_file_entry(self.recipe.cache, source.name, file, images), file, images)
+            return self._record_file(source)
         arguments = {"format": source.format, **self._arguments(source, epoch)}
         read = partial(self._read, source, epoch)
         return StoredConversations(conversations_entry(self.recipe.cache, source.name, arguments, read))
 
-    def _read(self, source: SourceRecipe, epoch: int) -> Iterable[Conversation]:
-        return reader(source.format)(**self._arguments(source, epoch))
+    def _record_file(self, source: SourceRecipe) -> StoredRecordFile:
+        file, images = source.arguments["file"], source.arguments.get("images")
+        records = StoredRecordFile(record_file_entry(self.recipe.cache, source.name, file, images), file, images)
+        broken = records.left_out
+        tried = len(records) + broken.records
+        if refusal := self.skip_limit.refusal(source.name, "records", tried, broken.records, broken.kinds):
+            raise ValueError(f"{refusal}. The first: {broken.named[0]}. `owl2 data check {file}` lists all")
+        return records
+
+    def _read(self, source: SourceRecipe, epoch: int, left_out: LeftOut) -> Iterable[Conversation]:
+        counted = {"left_out": left_out} if counts_left_out(source.format) else {}
+        return reader(source.format)(**self._arguments(source, epoch), **counted)
 
     def _arguments(self, source: SourceRecipe, epoch: int) -> dict[str, Any]:
         chosen = {"seed": self.recipe.seed, "epoch": epoch} if source.name in self._changing else {}
@@ -131,7 +144,7 @@ class Mixture:
             file = RecordFile(source.arguments["file"], source.arguments.get("images"))
             conversations = (conversation for _, conversation in records_in_order(file, left_out))
         else:
-            conversations = self._read(source, epoch)
+            conversations = self._read(source, epoch, left_out)
         first = list(islice(conversations, limit))
         if not first:
             raise ValueError(f"the source {source.name} has no records that are in order")

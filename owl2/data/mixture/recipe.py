@@ -37,7 +37,7 @@ ALL = "all"  # as a size
 
 _KEYS = ("cache", "root", "seed", "sources")
 _SOURCE_KEYS = ("format", "size", "weight")
-_OF_THE_EPOCH = ("seed", "epoch")  # arguments that are not the user's
+_NOT_THE_USERS = ("seed", "epoch", "left_out")  # arguments of a reader
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,11 @@ def depends_on_epoch(format_: str) -> bool:
     return format_ != RECORDS and "epoch" in inspect.signature(reader(format_)).parameters
 
 
+def counts_left_out(format_: str) -> bool:
+    """Whether a source has records that nobody can learn from, which its reader counts."""
+    return "left_out" in inspect.signature(reader(format_)).parameters
+
+
 def _source(name: str, value: Any, root: Path, where: str) -> SourceRecipe:
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"{where}: a source is named with letters, digits and _ . -")
@@ -138,7 +143,7 @@ def _parameters(format_: str) -> Mapping[str, inspect.Parameter]:
     """What a source takes from its user: files, folders and, rarely, a number."""
     function = _records if format_ == RECORDS else reader(format_)
     parameters = inspect.signature(function).parameters
-    return {name: parameter for name, parameter in parameters.items() if name not in _OF_THE_EPOCH}
+    return {name: parameter for name, parameter in parameters.items() if name not in _NOT_THE_USERS}
 
 
 def _records(file: AnyPath, images: AnyPath = ".") -> None:

@@ -5,9 +5,7 @@ holds does not grow with the number of records.
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +13,11 @@ import numpy as np
 
 from owl2.files import map_file
 
-from ..formats import Problem, RecordFile
+from ..formats import RecordFile
+from ..formats.problems import LeftOut
 from ..formats.spans import Spans
 from ..records import Conversation
 from .batches import RecordSize
-
-NAMED = 100
-"""Of the records that are left out, so many are named; all are counted."""
-
-
-@dataclass
-class LeftOut:
-    """Records of a file that are not in order.
-
-    Attributes:
-        records: how many.
-        kinds: their problems by kind.
-        named: place and problems of the first of them.
-    """
-
-    records: int = 0
-    kinds: dict[str, int] = field(default_factory=dict)
-    named: list[str] = field(default_factory=list)
-
-    def add(self, where: str, problems: Sequence[Problem]) -> None:
-        """Counts a record, and names it unless `NAMED` are named."""
-        self.records += 1
-        self.kinds = dict(Counter(self.kinds) + Counter(str(problem.kind) for problem in problems))
-        if len(self.named) < NAMED:
-            self.named.append(f"{where}: " + "; ".join(f"{problem.kind}: {problem.text}" for problem in problems))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"left_out": asdict(self)}
 
 
 def records_in_order(records: RecordFile, left_out: LeftOut) -> Iterator[tuple[int, Conversation]]:
@@ -63,7 +34,7 @@ class StoredConversations:
     """Conversations of an entry that `conversations_entry` made."""
 
     def __init__(self, entry: Path) -> None:
-        self.entry, self.left_out = entry, LeftOut()
+        self.entry, self.left_out = entry, _left_out_of(entry)
         self._offsets = np.load(entry / "offsets.npy", mmap_mode="r")
         self._sizes = np.load(entry / "sizes.npy", mmap_mode="r")
         self._buffer = map_file(entry / "records.jsonl")
@@ -91,7 +62,7 @@ class StoredRecordFile:
         self._numbers = np.load(entry / "numbers.npy", mmap_mode="r")
         self._sizes = np.load(entry / "sizes.npy", mmap_mode="r")
         self._records = RecordFile(file, images, spans=Spans(*np.load(entry / "spans.npy", mmap_mode="r")))
-        self.left_out = LeftOut(**json.loads((entry / "about.json").read_text())["left_out"])
+        self.left_out = _left_out_of(entry)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -120,6 +91,10 @@ class FirstRecords:
 
     def size(self, number: int) -> RecordSize:
         return size_of(self.conversations[number])
+
+
+def _left_out_of(entry: Path) -> LeftOut:
+    return LeftOut(**json.loads((entry / "about.json").read_text())["left_out"])
 
 
 def size_of(conversation: Conversation) -> RecordSize:

@@ -19,10 +19,27 @@ class Skip(NamedTuple):
 
 
 class SkipLimit(NamedTuple):
-    """When a source is refused: more than this share of its pairs, and at least so many."""
+    """When a source is refused: more than this share of its pairs or records, and at least so many."""
 
     share: float = 0.05
     minimum: int = 100
+
+    def refusal(self, source: str, what: str, tried: int, broken: int, kinds: Mapping[str, int]) -> str | None:
+        """Why a source is refused, if it is.
+
+        Args:
+            what: "pairs" or "records".
+            tried: of them, so many are `broken`.
+            kinds: number of faults of each kind.
+        """
+        if broken < self.minimum or broken <= self.share * tried:
+            return None
+        counts = ", ".join(f"{kind}: {count}" for kind, count in Counter(kinds).most_common())
+        return f"{broken} of {tried} {what} of the source {source!r} are broken, more than {self.share:.1%} ({counts})"
+
+
+NO_LIMIT = SkipLimit(share=1.0)
+"""To look at data, however broken."""
 
 
 class SkipCounter:
@@ -51,12 +68,8 @@ class SkipCounter:
         kinds = self.skipped[last.source]
         skipped = kinds.total()
         tried = skipped + self.read[last.source]
-        if skipped >= self.limit.minimum and skipped > self.limit.share * tried:
-            counts = ", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())
-            raise ValueError(
-                f"{skipped} of {tried} pairs of the source {last.source!r} are broken, more than "
-                f"{self.limit.share:.1%} ({counts}). The last: {last.text}"
-            )
+        if refusal := self.limit.refusal(last.source, "pairs", tried, skipped, kinds):
+            raise ValueError(f"{refusal}. The last: {last.text}")
 
     def state_dict(self) -> dict[str, Any]:
         """JSON."""

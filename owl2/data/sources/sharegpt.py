@@ -10,32 +10,42 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 
+from ..formats.problems import LeftOut, Problem, ProblemKind
 from ..records import Conversation
 from .annotations import AnyPath, rows
 from .chat import Turn, fault, messages, turns_of
 
 logger = logging.getLogger(__name__)
 
+_KINDS = {
+    "no turns": ProblemKind.NO_ANSWER,
+    "roles out of order": ProblemKind.ROLES,
+    "an empty turn": ProblemKind.EMPTY_TURN,
+}
 
-def conversations(annotations: AnyPath) -> Iterator[Conversation]:
+
+def conversations(annotations: AnyPath, left_out: LeftOut | None = None) -> Iterator[Conversation]:
     """One record a usable conversation, the same in every epoch.
 
     Args:
         annotations: a list, each with `id` and `conversations`.
+        left_out: counts and names what is left out.
 
     Raises:
         ValueError: a broken record, by file and number.
     """
-    left_out: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for row in rows(annotations):
         turns = _from_question_to_answer(turns_of(row))
         problem = fault(turns)
         if problem is None:
             yield Conversation(f"sharegpt-{row.text('id')}", messages(turns))
         else:
-            left_out[problem] += 1
-    if left_out:
-        logger.warning("%s: left out %d conversations: %s", annotations, left_out.total(), dict(left_out))
+            reasons[problem] += 1
+            if left_out is not None:
+                left_out.add(row.where, [Problem(_KINDS[problem], problem)])
+    if reasons:
+        logger.warning("%s: left out %d conversations: %s", annotations, reasons.total(), dict(reasons))
 
 
 def _from_question_to_answer(turns: list[Turn]) -> list[Turn]:

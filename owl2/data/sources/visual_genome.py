@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
+from ..formats.problems import LeftOut, Problem, ProblemKind
 from ..records import Conversation
 from .annotations import AnyPath, Row, image_path, rows
 from .regions import Region, SizedImage, normalized_box, region_conversation
@@ -19,7 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 def conversations(
-    regions: AnyPath, image_data: AnyPath, images: AnyPath, seed: int = 0, epoch: int = 0
+    regions: AnyPath,
+    image_data: AnyPath,
+    images: AnyPath,
+    seed: int = 0,
+    epoch: int = 0,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Conversation]:
     """One record an image that has a usable region.
 
@@ -29,33 +35,36 @@ def conversations(
         image_data: `image_data.json`: a list, each with `image_id`, `width`, `height`, and `url`, whose last two parts
             (`VG_100K_2/1.jpg`) are the file.
         images: the folder that holds `VG_100K` and `VG_100K_2`.
+        left_out: counts and names images without a usable region.
 
     Raises:
         ValueError: a broken record, by file and number; regions of an image that `image_data` lacks.
     """
     known = _images(image_data, images)
-    left_out: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for row in rows(regions):
         number = row.integer("id")
         if number not in known:
             raise row.error(f"image {number} is not in {image_data}")
-        usable = _usable(row, known[number], left_out)
+        usable = _usable(row, known[number], reasons)
         if usable:
             yield region_conversation(f"visual_genome-{number}", known[number].file, usable, seed, epoch)
-    if left_out:
-        logger.warning("%s: left out %d regions: %s", regions, left_out.total(), dict(left_out))
+        elif left_out is not None:
+            left_out.add(row.where, [Problem(ProblemKind.NO_REGION, f"image {number} has no region to ask about")])
+    if reasons:
+        logger.warning("%s: left out %d regions: %s", regions, reasons.total(), dict(reasons))
 
 
-def _usable(row: Row, image: SizedImage, left_out: Counter[str]) -> list[Region]:
+def _usable(row: Row, image: SizedImage, reasons: Counter[str]) -> list[Region]:
     found = []
     for region in row.rows("regions"):
         x, y, width, height = (region.number(name) for name in ("x", "y", "width", "height"))
         box = normalized_box(x, y, width, height, image.width, image.height)
         phrase = " ".join(region.string("phrase").split())
         if box is None:
-            left_out["no area inside the image"] += 1
+            reasons["no area inside the image"] += 1
         elif not phrase:
-            left_out["no phrase"] += 1
+            reasons["no phrase"] += 1
         else:
             found.append(Region(box, phrase))
     return found

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from owl2.data.mixture import Draw, Mixture, MixtureRecipe, RecordSize, global_batches, load_mixture_recipe
 from owl2.data.mixture.report import examples, missing_sources, yields
-from owl2.data.pairs import BrokenPair
+from owl2.data.pairs import BrokenPair, SkipLimit
 from owl2.data.records import Conversation
 from owl2.data.sources import slim_orca as slim_orca_reader
 from owl2.data.sources import textcaps as textcaps_reader
@@ -93,6 +93,39 @@ class TestRecords:
         mixture = Mixture(recipe({"slim_orca": {**slim_orca, "size": 7}}))
         assert mixture.sources[0][1:] == (30, 7, 7)
         assert len({draw.record for draw in islice(mixture.sampler(), 50)}) == 7
+
+
+class TestSkipLimit:
+    """As for pairs: at least 100 broken records, and more than 5% of the file's."""
+
+    @pytest.fixture
+    def of(self, write, recipe):
+        def make(good: int, broken: int) -> MixtureRecipe:
+            write("mine.jsonl", [chat("a")] * good + [chat(" ")] * broken)
+            return recipe({"mine": {"format": "records", "file": "mine.jsonl"}})
+
+        return make
+
+    @pytest.mark.parametrize(("good", "broken"), [(1900, 100), (1, 99)])
+    def test_up_to_it_a_file_is_used(self, of, good, broken):
+        records = Mixture(of(good, broken)).records("mine")
+        assert (len(records), records.left_out.records) == (good, broken)
+
+    def test_beyond_it_a_file_is_refused_with_counts_also_from_the_cache(self, of, tmp_path):
+        made = of(1800, 100)
+        for _ in range(2):
+            with pytest.raises(ValueError) as error:
+                Mixture(made)
+            text = str(error.value)
+            assert "100 of 1900 records of the source 'mine' are broken, more than 5.0% (empty turn: 100)" in text
+            assert f"The first: {tmp_path / 'mine.jsonl'}, line 1801: empty turn" in text
+
+    def test_a_run_may_have_another(self, of):
+        made = of(1800, 100)
+        mixture = Mixture(made, skip_limit=SkipLimit(share=0.06))
+        assert len(pickle.loads(pickle.dumps(mixture)).records("mine")) == 1800  # as in a worker
+        with pytest.raises(ValueError, match="more than 1.0%"):
+            Mixture(made, skip_limit=SkipLimit(share=0.01))
 
 
 class TestCache:

@@ -1,0 +1,111 @@
+"""A check of the sources of a mixture: every problem of its files of records, every image of its official sources.
+
+Images of official sources are only named by their annotations, and reading those looks up no file; this does.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from owl2.processing import Owl2Processor
+
+from ..check import Examined, Finding, Part, RecordCheck, Summary
+from ..formats import Problem, ProblemKind, RecordFile
+from ..formats.media import problem_of_file
+from ..formats.problems import LeftOut, shown
+from ..pairs.skipped import NO_LIMIT
+from ..records import Conversation
+from .mixture import Mixture, Records
+from .recipe import RECORDS, MixtureRecipe, with_sources
+
+OF_FILES = (ProblemKind.MISSING, ProblemKind.UNREADABLE, ProblemKind.OVERSIZED)
+"""Problems of an image, whichever record names it."""
+
+
+class SourceCheck:
+    """Checks one source of a mixture.
+
+    Args:
+        recipe: of the mixture, into whose cache an official source is read.
+        name: of the source.
+        open_media, processor, max_length: see `RecordCheck`.
+
+    Attributes:
+        error: why the source cannot be read at all, such as a broken record of an official source.
+        left_out: records that an official source has and leaves out by its own rule. They are no problems.
+        summary: what was checked so far.
+    """
+
+    def __init__(
+        self,
+        recipe: MixtureRecipe,
+        name: str,
+        open_media: bool = False,
+        processor: Owl2Processor | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        self.name, self.summary, self.left_out = name, Summary(), LeftOut()
+        self.error: str | None = None
+        self._check: RecordCheck | None = None
+        try:
+            records = self._open(with_sources(recipe, [name]))
+        except (ValueError, OSError) as error:
+            self.error = str(error)
+        else:
+            self._check = RecordCheck(records, open_media, processor, max_length)
+
+    def __len__(self) -> int:
+        return len(self._check.records) if self._check is not None else 0
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether anything is wrong with what was checked so far."""
+        return self.error is not None or self.summary.faulty > 0
+
+    def parts(self, num_workers: int = 1) -> Iterator[Part]:
+        """As of `RecordCheck`; of an official source each image once, at the first record that names it."""
+        self.summary, check = Summary(), self._check
+        if check is None:
+            return
+        named: set[str] = set()
+        for part in check.parts(num_workers):
+            if isinstance(check.records, OfficialRecords):
+                part = _without_named(part, named)
+            self.summary.add(part.summary)
+            yield part
+
+    def _open(self, recipe: MixtureRecipe) -> Examined:
+        (source,) = recipe.sources
+        if source.format == RECORDS:
+            return RecordFile(source.arguments["file"], source.arguments.get("images"))
+        records = Mixture(recipe, skip_limit=NO_LIMIT).records(source.name)
+        self.left_out = records.left_out
+        return OfficialRecords(source.name, records)
+
+
+class OfficialRecords:
+    """The records of an official source, with what is wrong with the files of their images."""
+
+    def __init__(self, name: str, records: Records) -> None:
+        self.name, self.records = name, records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def examine(self, index: int) -> tuple[Conversation | None, list[Problem]]:
+        conversation = self.records[index]
+        found = [problem_of_file(image, "image", shown(image)) for image in dict.fromkeys(conversation.images)]
+        return conversation, [problem for problem in found if problem is not None]
+
+    def where(self, index: int) -> str:
+        return f"{self.name}, record {self.records[index].id}"
+
+
+def _without_named(part: Part, named: set[str]) -> Part:
+    """Without the problems of files that are `named`, which those of this part join."""
+    findings: list[Finding] = []
+    for finding in part.findings:
+        if finding.kind not in OF_FILES or finding.text not in named:
+            findings.append(finding)
+            named.add(finding.text)
+    return Part(findings, replace(part.summary, kinds=Counter(finding.kind for finding in findings)))
