@@ -28,7 +28,7 @@ from owl2.data.pairs import (
     TarShards,
 )
 from owl2.data.pairs.loader import Drawn
-from owl2.data.pairs.skipped import Skip
+from owl2.data.pairs.skipped import Skip, SkipLimit
 from owl2.data.pairs.source import BrokenPair
 from owl2.data.records import Conversation
 from owl2.data.sources import easy_vqa
@@ -121,7 +121,7 @@ class Conversations:
         self.records: dict[str, Any] = {}
         weighted: list[WeightedSource] = []
         for name, source in sources.items():
-            opened = _open_conversations(name, source, recipe.seed, cache)
+            opened = _open_conversations(name, source, recipe, cache)
             weighted += _with_weight(opened.sources, source.weight)
             doubled = [each.name for each in opened.sources if each.name in self.records]
             if doubled:
@@ -221,16 +221,18 @@ def _pair_source(name: str, source: Source) -> PairSource:
     return CocoCaptions(name, source.path, source.root or str(Path(source.path).parent))
 
 
-def _open_conversations(name: str, source: Source, seed: int, cache: Path) -> Any:
+def _open_conversations(name: str, source: Source, recipe: Recipe, cache: Path) -> Any:
     if source.format == "easy_vqa":
         questions = easy_vqa.load_questions(source.split)
-        return _InMemory(name, easy_vqa.conversations(questions, seed, source.max_questions))
+        return _InMemory(name, easy_vqa.conversations(questions, recipe.seed, source.max_questions))
     assert source.path is not None, "only easy_vqa has no path"
+    limit = SkipLimit(recipe.data.bad_share)
     if source.format == "mixture":
-        return Mixture(load_mixture_recipe(source.path))
+        return Mixture(load_mixture_recipe(source.path), skip_limit=limit)
     file = Path(source.path).absolute()
     arguments = {"file": file, "images": Path(source.root).absolute() if source.root else file.parent}
-    return Mixture(MixtureRecipe(file, cache.absolute(), seed, (SourceRecipe(name, "records", arguments),)))
+    sources = (SourceRecipe(name, "records", arguments),)
+    return Mixture(MixtureRecipe(file, cache.absolute(), recipe.seed, sources), skip_limit=limit)
 
 
 def _warn_of_left_out(name: str, left_out: LeftOut) -> None:

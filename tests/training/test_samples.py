@@ -123,6 +123,15 @@ def test_records_that_are_left_out_are_counted_and_shown(data: Path, caplog: pyt
     assert "broken: left out 1 records (malformed record: 1); first " in caplog.text
 
 
+def test_a_file_of_which_too_much_is_broken_is_refused_unless_the_recipe_allows_it(data: Path) -> None:
+    (data / "half.jsonl").write_text((data / "records.jsonl").read_text() + '"text"\n' * 100)
+    source = f"format: records, path: {data / 'half.jsonl'}"
+    with pytest.raises(ValueError, match="100 of .* records of the source 'half' are broken, more than 5.0%"):
+        opened(data, "instruct", half=source)
+    lenient = recipe_of(data, "half", data / "run", "data.bad_share=1.0")
+    assert [name for name, _, _ in open_samples(lenient, lenient.data.sources, data / "run").describe()] == ["half"]
+
+
 def test_a_name_that_comes_twice_is_refused(data: Path) -> None:
     (data / "mix.yaml").write_text("cache: cache\nsources:\n  mine: {format: records, file: records.jsonl}\n")
     with pytest.raises(ValueError, match="two sources of the name mine"):
