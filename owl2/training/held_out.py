@@ -26,11 +26,19 @@ class HeldOut(NamedTuple):
     samples: int
 
 
+class HeldOutLoss(NamedTuple):
+    """Mean loss over the supervised tokens of the samples of all ranks, and how many these are."""
+
+    loss: float
+    supervised_tokens: int
+    samples: int
+
+
 @torch.no_grad()
 def held_out_loss(
     model: Owl2ForConditionalGeneration, held_out: HeldOut, pad_token_id: int, mesh: Mesh, normalization: Normalization
-) -> float:
-    """Mean loss over the supervised tokens of all ranks' samples."""
+) -> HeldOutLoss:
+    """The loss of held-out samples; every rank calls it."""
     most = torch.tensor([len(held_out.micro_batches)])
     dist.all_reduce(most, dist.ReduceOp.MAX, group=mesh.host_group)
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
@@ -46,4 +54,5 @@ def held_out_loss(
         total += summed_loss(model, on_device(filler if batch is None else batch, mesh.device, normalization))
     for dropout in dropouts:
         dropout.train()
-    return mesh.sum_over_data(total).item() / max(1, held_out.supervised)
+    loss = mesh.sum_over_data(total).item() / max(1, held_out.supervised)
+    return HeldOutLoss(loss, held_out.supervised, held_out.samples)

@@ -17,8 +17,8 @@ Tree = dict[str, Any]
 
 COMMAND_LINE = "the command line"
 
-_REPLACED_AS_A_WHOLE = {("data", "sources"), ("evaluate", "sources")}
-"""A file that names sources replaces those of its base; all other sections are merged key by key."""
+_REPLACED_AS_A_WHOLE = {("data", "sources"), ("evaluate", "sources"), ("evaluate", "tasks")}
+"""A file that names sources or tasks replaces those of its base; all other sections are merged key by key."""
 
 _ALTERNATIVES = {("model", "checkpoint"): ("model", "initialize"), ("model", "initialize"): ("model", "checkpoint")}
 """Of these the one that was given last counts."""
@@ -157,12 +157,12 @@ def _explain(problem: Any, name: str, origin: dict[tuple[str, ...], str]) -> str
 def _nearest(key: str) -> str | None:
     """The key that is spelt most like an unknown one, in its own section first."""
     known = list(_known_keys(Recipe))
-    source = re.search(r"\bsources\.([^.]+)\.", key)
-    section, _, last = (key.replace(source[0], f"sources.{_ANY}.") if source else key).rpartition(".")
+    named = re.search(r"\b(sources|tasks)\.([^.]+)\.", key)
+    section, _, last = (key.replace(named[0], f"{named[1]}.{_ANY}.") if named else key).rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     close = difflib.get_close_matches(last, siblings, 1)
     if close:
-        return siblings[close[0]].replace(_ANY, source[1] if source else _ANY)
+        return siblings[close[0]].replace(_ANY, named[2] if named else _ANY)
     elsewhere = {name.rpartition(".")[2]: name for name in known}
     close = difflib.get_close_matches(last, elsewhere, 1, cutoff=0.75)
     return elsewhere[close[0]] if close else None
@@ -194,7 +194,7 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 _ANY = "NAME"
-"""Stands for the name of a source."""
+"""Stands for the name of a source or a task."""
 
 _TAGS = {"str", "SmallLanguageModel", "int", "literal['auto']", "constrained-int"}
 """What pydantic adds to the path of a value that may be of several types."""

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -12,10 +13,38 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from .batches import Counts
+from .benchmark_scores import TaskScore
+from .held_out import HeldOutLoss
 from .run_directory import RunDirectory
 
 LINE_SECONDS = 30.0
 """Between two lines of progress where the output is no terminal."""
+
+
+class Evaluation(NamedTuple):
+    """What was measured after a step: the loss of held-out samples, and scores by the name of the benchmark."""
+
+    held_out: HeldOutLoss | None
+    tasks: Mapping[str, TaskScore]
+
+    def scores(self) -> dict[str, float]:
+        """One number each, by the name that it has in `metrics.jsonl`."""
+        loss = {} if self.held_out is None else {"held_out_loss": self.held_out.loss}
+        return loss | {f"{name}_{task.measure}": task.score for name, task in self.tasks.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line in `evaluations.jsonl`, but for the step."""
+        loss = {} if self.held_out is None else self.held_out._asdict()
+        tasks = {name: task._asdict() for name, task in self.tasks.items()}
+        return loss | ({"tasks": tasks} if tasks else {})
+
+    def __str__(self) -> str:
+        parts = [
+            f"{name} {task.measure} {task.score:.3f} ({task.samples} samples)" for name, task in self.tasks.items()
+        ]
+        if self.held_out is not None:
+            parts.insert(0, f"held-out loss {self.held_out.loss:.4f} ({self.held_out.samples} samples)")
+        return ", ".join(parts)
 
 
 class StepReport(NamedTuple):
@@ -31,6 +60,8 @@ class StepReport(NamedTuple):
         skipped: why the optimizer did not take the step.
         mfu: share of the device's peak, where that is known.
         memory_bytes: most that the device held, on a CPU what the process holds.
+        checkpoint_seconds: that training stood still for a checkpoint between the step before and this one.
+        scores: measured after the step; see `Evaluation`.
     """
 
     step: int
@@ -45,6 +76,8 @@ class StepReport(NamedTuple):
     skipped: str | None
     mfu: float | None
     memory_bytes: int
+    checkpoint_seconds: float = 0.0
+    scores: Mapping[str, float] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """The line in `metrics.jsonl`."""
@@ -66,9 +99,11 @@ class StepReport(NamedTuple):
         }
         if self.mfu is not None:
             line["mfu"] = round(self.mfu, 4)
+        if self.checkpoint_seconds:
+            line["checkpoint_seconds"] = round(self.checkpoint_seconds, 4)
         if self.skipped is not None:
             line["skipped"] = self.skipped
-        return line
+        return line | self.scores
 
 
 class Reporter:
@@ -135,20 +170,21 @@ class Reporter:
         if not self.console.is_terminal and due:
             self.say(f"step {report.step}/{self.steps}  {self._status.plain}")
             self._printed = time.monotonic()
-        if report.step % self.every == 0 or report.skipped is not None:
+        told = report.skipped is not None or report.scores or report.checkpoint_seconds
+        if report.step % self.every == 0 or told:
             self._write(self.directory.metrics, report.to_dict())
             self._add_events(report.step, report.to_dict())
 
-    def evaluation(self, step: int, loss: float, supervised: int, samples: int) -> None:
-        """Reports the loss of held-out samples."""
+    def evaluation(self, step: int, found: Evaluation) -> None:
+        """Reports what was measured after a step; its scores belong to the report of the step too."""
         if not self.first_rank:
             return
-        self._write(
-            self.directory.evaluations,
-            {"step": step, "loss": loss, "supervised_tokens": supervised, "samples": samples},
-        )
-        self._add_events(step, {"held_out_loss": loss})
-        self.say(f"step {step}: held-out loss {loss:.4f} ({samples} samples)")
+        self._write(self.directory.evaluations, {"step": step} | found.to_dict())
+        self.say(f"step {step}: {found}")
+
+    def evaluating(self, task: str, done: int, samples: int) -> None:
+        """Shows how far a benchmark is, on a terminal."""
+        self._status.plain = f"{task}: {done}/{samples} samples of this rank answered"
 
     def say(self, text: str) -> None:
         if self.first_rank:
@@ -166,6 +202,8 @@ class Reporter:
         ]
         if report.mfu is not None:
             parts.insert(3, f"MFU {report.mfu:.0%}")
+        if report.checkpoint_seconds:
+            parts.append(f"stood still {report.checkpoint_seconds:.1f} s for a checkpoint")
         return "  ".join(parts)
 
     def _write(self, file: Path, line: dict[str, Any]) -> None:

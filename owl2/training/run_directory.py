@@ -24,6 +24,7 @@ class RunDirectory:
         recipe: the resolved recipe.
         metrics: a JSON object a step, of the steps that count: after a resumed checkpoint none is there twice.
         evaluations: a JSON object an evaluation.
+        predictions: what the model answered to benchmarks, in a directory for each step.
         initial: the model at the first step, where the recipe makes a new one: what is frozen is only there.
         checkpoints: what the run goes on from.
         model: the trained model in the transformers layout; it is there when the run is finished.
@@ -33,6 +34,7 @@ class RunDirectory:
         self.path = path
         self.recipe, self.versions, self.table = path / "recipe.yaml", path / "versions.json", path / "trainable.json"
         self.metrics, self.evaluations = path / "metrics.jsonl", path / "evaluations.jsonl"
+        self.predictions = path / "evaluations"
         self.initial, self.checkpoints, self.model = path / "initial", path / "checkpoints", path / "checkpoint"
 
     @property

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from owl2.modeling import Owl2ForConditionalGeneration
 
 from .batches import BatchStream, Counts, RankBatch, empty_micro_batch
+from .benchmark_scores import BenchmarkScores
 from .checkpointing import Checkpoints
 from .gradient_norm import clip_gradients
 from .held_out import HeldOut, held_out_loss
@@ -18,20 +20,24 @@ from .mesh import Mesh
 from .optimizer import MasterWeightAdamW, cosine_rate
 from .random_state import random_state, set_random_state
 from .recipe import Recipe
-from .report import Reporter, StepReport
+from .report import Evaluation, Reporter, StepReport
 from .run_directory import RunDirectory
 from .stall import StallWatch
 from .step import Agreed, Normalization, accumulate_gradients, agree
 from .watch import StepGuard
+
+_MOST_SAMPLES = 10**9
+"""More than a benchmark has: sets the parts of one benchmark apart from those of the next."""
 
 
 class Run(NamedTuple):
     """Everything that a run needs, built from its recipe.
 
     Attributes:
-        held_out: samples of the evaluation, if the recipe asks for one.
+        held_out: samples of the held-out loss, if the recipe asks for it.
         step_flops: floating point operations of a step with these counts, over all ranks.
         peak_flops: of all devices of the run together a second; `None` where that is not known.
+        benchmarks: those of the evaluation, if the recipe asks for some.
     """
 
     recipe: Recipe
@@ -46,6 +52,7 @@ class Run(NamedTuple):
     pad_token_id: int
     step_flops: Callable[[Counts], float]
     peak_flops: float | None
+    benchmarks: BenchmarkScores | None = None
 
 
 class Trainer:
@@ -62,6 +69,7 @@ class Trainer:
         self.step = self.samples = self.tokens = 0
         self._data_state = run.stream.state_dict()
         self._saved_step: int | None = None
+        self._checkpoint_seconds = 0.0  # between the last step and the next
 
     def resume(self) -> bool:
         """Goes on from the newest checkpoint, if there is one.
@@ -115,13 +123,14 @@ class Trainer:
                     self._save_and_wait(watch)
                     return False
                 watch.progress(self.step + 1, "compute")
-                self._take_step(batch, agreed, began, waited)
+                report = self._take_step(batch, agreed, began, waited)
+                self.reporter.step(report._replace(scores=self._evaluate(watch)))
                 keep_memory()
-                self._between_steps(watch)
+                self._save_if_due(watch)
             self._save_and_wait(watch)
         return True
 
-    def _take_step(self, batch: RankBatch, agreed: Agreed, began: float, waited: float) -> None:
+    def _take_step(self, batch: RankBatch, agreed: Agreed, began: float, waited: float) -> StepReport:
         run, recipe = self.run, self.run.recipe
         row_length = run.stream.grouping.row_length if run.stream.grouping.full_rows else None
         filler = empty_micro_batch(run.pad_token_id, row_length)
@@ -149,14 +158,15 @@ class Trainer:
         self.samples += agreed.counts.samples
         self.tokens += agreed.counts.tokens
         self._data_state = run.stream.state_dict()
-        self._report(agreed.counts, loss, norm, rate, skipped, time.perf_counter() - began, waited)
+        return self._report(agreed.counts, loss, norm, rate, skipped, time.perf_counter() - began, waited)
 
     def _report(
         self, counts: Counts, loss: float, norm: float, rate: float, skipped: str | None, seconds: float, waited: float
-    ) -> None:
+    ) -> StepReport:
         run = self.run
         peak = run.peak_flops
-        report = StepReport(
+        stood_still, self._checkpoint_seconds = self._checkpoint_seconds, 0.0
+        return StepReport(
             step=self.step,
             loss=loss,
             gradient_norm=norm,
@@ -169,21 +179,39 @@ class Trainer:
             skipped=skipped,
             mfu=None if peak is None else run.step_flops(counts) / seconds / peak,
             memory_bytes=_memory(run.mesh.device),
+            checkpoint_seconds=stood_still,
         )
-        self.reporter.step(report)
 
-    def _between_steps(self, watch: StallWatch) -> None:
-        run, recipe = self.run, self.run.recipe
-        if run.held_out is not None and self.step % recipe.evaluate.every == 0:
-            watch.progress(self.step, "evaluation")
-            loss = held_out_loss(run.model, run.held_out, run.pad_token_id, run.mesh, run.normalization)
-            self.reporter.evaluation(self.step, loss, run.held_out.supervised, run.held_out.samples)
+    def _evaluate(self, watch: StallWatch) -> dict[str, float]:
+        """Scores, if they are due after this step. Training goes on as if nothing had been measured."""
+        run, every = self.run, self.run.recipe.evaluate.every
+        if not every or self.step % every != 0:
+            return {}
+        watch.progress(self.step, "evaluation")
+        before = random_state()
+        held_out, tasks = None, {}
+        if run.held_out is not None:
+            held_out = held_out_loss(run.model, run.held_out, run.pad_token_id, run.mesh, run.normalization)
+        if run.benchmarks is not None:
+            tasks = run.benchmarks.measure(run.model, self.step, partial(self._measuring, watch))
+        set_random_state(before)
+        _memory(run.mesh.device)  # the next step reports its own peak
+        found = Evaluation(held_out, tasks)
+        self.reporter.evaluation(self.step, found)
+        return found.scores()
+
+    def _measuring(self, watch: StallWatch, number: int, task: str, done: int, share: int) -> None:
+        watch.progress(self.step, "evaluation", (number + 1) * _MOST_SAMPLES + done - share)
+        self.reporter.evaluating(task, done, share)
+
+    def _save_if_due(self, watch: StallWatch) -> None:
+        recipe = self.run.recipe
         if self.step % recipe.checkpoint.every == 0 and self.step < recipe.schedule.steps:
             watch.progress(self.step, "checkpoint")
             self._save()
 
     def _save(self) -> None:
-        run = self.run
+        began, run = time.perf_counter(), self.run
         shared = {
             "data": self._data_state,
             "guard": self.guard.state_dict(),
@@ -194,6 +222,7 @@ class Trainer:
         own: dict[str, Any] = {"random": random_state(), "skipped": run.stream.counter.state_dict()}
         run.checkpoints.save(self.step, run.optimizer.named_state(), shared, own)
         self._saved_step = self.step
+        self._checkpoint_seconds = time.perf_counter() - began
 
     def _save_and_wait(self, watch: StallWatch) -> None:
         watch.progress(self.step, "checkpoint")
