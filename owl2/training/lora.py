@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA) on the language decoder, through PEFT, beside parts that train in full.
 
-An adapter folder is PEFT's own: `adapter_config.json`, and `adapter_model.safetensors` with the adapters and with every
-module that trained in full (PEFT's `modules_to_save`). So `load_adapter` and `PeftModel.from_pretrained` both read it.
+The folder that holds them (`owl2.training.adapter_folder`) is PEFT's own, so `load_adapter` and
+`PeftModel.from_pretrained` both read it.
 
 Adapters are put into the model in place: it stays an `Owl2ForConditionalGeneration`, whose parameters keep their names
 but for `.base_layer` in front of a frozen weight that has an adapter.
@@ -10,24 +10,18 @@ but for `.base_layer` in front of a frozen weight that has an adapter.
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from owl2.modeling import Owl2ForConditionalGeneration, Owl2TextConfig
 
+from .adapter_folder import ADAPTER, CONFIG, PREFIX, WEIGHTS, AdapterFolder, peft
 from .flops import projection_sizes
-
-ADAPTER = "default"
-"""PEFT's name of the only adapter."""
-
-_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_PREFIX = "base_model.model."  # of PEFT's names on the disk
 
 
 def default_targets(config: Owl2TextConfig) -> tuple[str, ...]:
@@ -63,7 +57,7 @@ def apply_lora(
     names = default_targets(config) if targets is None else tuple(dict.fromkeys(targets))
     _check_targets(names, config)
     options = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": _pattern(names)}
-    return _inject(model, _peft().LoraConfig(**options))
+    return _inject(model, peft().LoraConfig(**options))
 
 
 def has_adapters(model: nn.Module) -> bool:
@@ -93,7 +87,7 @@ def save_adapter(
         "task_type": None,
     }
     tensors = {
-        _PREFIX + name.replace(f".{ADAPTER}.", "."): _as_plain_tensor(parameter)
+        PREFIX + name.replace(f".{ADAPTER}.", "."): _as_plain_tensor(parameter)
         for name, parameter in model.named_parameters()
         if ".lora_" in name or any(_is_inside(name, module) for module in whole)
     }
@@ -101,8 +95,8 @@ def save_adapter(
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(stored, indent=2, sort_keys=True, default=_plain)
-        (directory / _CONFIG).write_text(text + "\n", encoding="utf-8")
-        save_file(tensors, directory / _WEIGHTS, metadata={"format": "pt"})
+        (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
+        save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_adapter(
@@ -120,17 +114,12 @@ def load_adapter(
         ImportError: PEFT is not installed.
         ValueError: the folder is not one of LoRA, is damaged, does not fit the model, or the model has adapters.
     """
-    directory = Path(directory)
     if has_adapters(model):
         raise ValueError("the model has adapters already: merge them first, or load the base model again")
-    tensors = _read(directory)
-    _match_resolution(model, tensors)
-    _inject(model, _read_config(directory))
-    parameters = {name.replace(f".{ADAPTER}.", "."): parameter for name, parameter in model.named_parameters()}
-    _check_fit(tensors, parameters, directory)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+    folder = AdapterFolder(directory)
+    _inject(model, folder.config())
+    folder.check_fit(model)
+    folder.write_into(model)
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             parameter.requires_grad_(trainable)
@@ -188,7 +177,7 @@ def _is_inside(name: str, module: str) -> bool:
 
 def _inject(model: Owl2ForConditionalGeneration, config: Any) -> int:
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    _peft().inject_adapter_in_model(config, model, ADAPTER)  # freezes all but the adapters
+    peft().inject_adapter_in_model(config, model, ADAPTER)  # freezes all but the adapters
     count = 0
     for name, parameter in model.named_parameters():
         is_adapter = ".lora_" in name
@@ -214,61 +203,6 @@ def _check_targets(targets: tuple[str, ...], config: Owl2TextConfig) -> None:
         )
 
 
-def _read_config(directory: Path) -> Any:
-    file = directory / _CONFIG
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if stored.get("peft_type") != "LORA":
-        raise ValueError(f"{file} describes an adapter of the kind {stored.get('peft_type')!r}, not LORA")
-    config = _peft().LoraConfig.from_pretrained(directory)
-    config.modules_to_save = None  # what trained in full is written into the model itself: nothing is to be wrapped
-    config.inference_mode = False
-    return config
-
-
-def _read(directory: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a folder by their names in the model."""
-    for file in (_CONFIG, _WEIGHTS):
-        if not (directory / file).is_file():
-            raise ValueError(f"{directory} is no adapter folder: it has no {file}")
-    try:
-        tensors = load_file(directory / _WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{directory / _WEIGHTS} cannot be read: {error}") from error
-    return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
-
-
-def _match_resolution(model: Owl2ForConditionalGeneration, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Stage 2 starts from a model of 224 px and trains its positions at 448 (section 4.1)."""
-    table = tensors.get("model.vision_tower.position_embedding")
-    tower = model.model.vision_tower
-    if table is not None and table.shape != tower.position_embedding.shape:
-        grid = round((len(table) - tower.num_prefix) ** 0.5)
-        model.set_image_size(grid * tower.config.patch_size)
-
-
-def _check_fit(tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor], directory: Path) -> None:
-    adapters = {name for name in parameters if ".lora_" in name}
-    problems = [f"{name} is missing in the folder" for name in sorted(adapters - tensors.keys())]
-    for name, tensor in tensors.items():
-        if name not in parameters:
-            problems.append(f"{name} is not in the model")
-        elif tensor.shape != parameters[name].shape:
-            problems.append(f"{name} is {list(tensor.shape)}, in the model {list(parameters[name].shape)}")
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise ValueError(
-            f"the adapter {directory} does not fit this base model: {'; '.join(problems[:4])}{more}. "
-            f"It was made for {_read_base(directory) or 'a model that it does not name'}."
-        )
-
-
-def _read_base(directory: Path) -> str | None:
-    return json.loads((directory / _CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-
-
 def _require_adapters(model: nn.Module) -> None:
     if not has_adapters(model):
         raise ValueError("there are no adapters in the model: call apply_lora or load_adapter first")
@@ -282,11 +216,3 @@ def _as_plain_tensor(parameter: torch.Tensor) -> torch.Tensor:
 
 def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else str(value)
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise ImportError('LoRA needs PEFT: install it with pip install "owl2[train]"') from error
-    return peft

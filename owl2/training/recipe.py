@@ -6,7 +6,7 @@ where both stages share one, and else what hardly anybody changes.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -89,6 +89,7 @@ class ModelSettings(Section):
 
     Attributes:
         checkpoint: directory of a whole mPLUG-Owl2 in our or the official layout.
+        adapter: adapter folder of an earlier run on that checkpoint, whose training goes on; it needs `train.lora`.
         initialize: a new model.
         modality_adaptive: parts of a decoder layer with a copy for vision, [norm, k, v] for a new model if not given. A
             checkpoint must have exactly these, if they are given.
@@ -96,6 +97,7 @@ class ModelSettings(Section):
     """
 
     checkpoint: str | None = None
+    adapter: str | None = None
     initialize: Initialize | None = None
     modality_adaptive: tuple[Literal["norm", "q", "k", "v"], ...] | None = None
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
@@ -106,6 +108,8 @@ class ModelSettings(Section):
             raise ValueError(
                 "give exactly one of checkpoint (a directory) and initialize (what a new model is made of)"
             )
+        if self.adapter is not None and self.checkpoint is None:
+            raise ValueError("adapter goes on top of the model it was trained on: give that as checkpoint")
         return self
 
 
@@ -333,22 +337,58 @@ class LoggingSettings(Section):
     tensorboard: bool = False
 
 
-class EvaluateSettings(Section):
-    """Held-out loss every so many steps (0: never).
+class TaskSettings(Section):
+    """How a benchmark of `owl2 evaluate` is run while the model trains; the defaults are the benchmark's own.
 
     Attributes:
-        sources: held-out samples, in the formats of `data.sources`.
+        data: directory of the benchmarks (docs/evaluation.md).
+        suffix: follows the frame `USER: ... ASSISTANT:`.
+        limit: only the first so many samples.
+        batch_size: samples that a rank answers at a time; it does not change results.
+    """
+
+    data: str = "data"
+    split: str | None = None
+    prompt: str | None = None
+    suffix: str | None = None
+    limit: Positive | None = None
+    batch_size: Positive = 8
+
+
+class EvaluateSettings(Section):
+    """What is measured every so many steps (0: never).
+
+    Attributes:
+        sources: held-out samples, in the formats of `data.sources`, for their loss.
         samples: at most so many of them.
+        tasks: benchmarks by name, for their scores.
     """
 
     every: NotNegative = 0
     sources: dict[str, Source] = {}
     samples: Positive = 256
+    tasks: dict[str, TaskSettings] = {}
+
+    @field_validator("tasks")
+    @classmethod
+    def _can_be_scored(cls, tasks: dict[str, TaskSettings]) -> dict[str, TaskSettings]:
+        from owl2.evaluation.tasks import task_named
+
+        for name, settings in tasks.items():
+            task = task_named(name)
+            prompt = task.prompt_for(task.chosen("split", settings.split), settings.prompt)
+            judged = task.judged.protocols if task.judged else ()
+            if set(task.protocols_for(prompt)) <= set(judged):
+                raise ValueError(
+                    f"{name} with the prompt {prompt!r} can only be scored by a judge, which is for the end: leave it "
+                    "out here, and run owl2 evaluate --judge on a checkpoint"
+                )
+        return tasks
 
     @model_validator(mode="after")
     def _has_samples(self) -> Self:
-        if self.every and not self.sources:
-            raise ValueError("evaluation every few steps needs sources of held-out samples")
+        if self.every and not self.sources and not self.tasks:
+            raise ValueError("evaluation every few steps needs sources of held-out samples, or tasks")
         return self
 
 
@@ -404,6 +444,11 @@ class Recipe(Section):
             )
         if self.data.augment and self.stage == "instruct":
             raise ValueError("data.augment is for stage pretrain: a crop may cut off what a question is about")
+        if self.model.adapter is not None and self.train.lora is None:
+            raise ValueError(
+                "model.adapter needs train.lora with the settings of its adapters; to train on in full, merge it into "
+                "its base (owl2 merge-lora) and give the result as model.checkpoint"
+            )
         if self.train.lora is not None and self.parallel.tensor > 1:
             raise ValueError("PEFT's layers cannot be split over ranks: train.lora needs parallel.tensor=1")
         return self

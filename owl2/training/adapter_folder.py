@@ -1,0 +1,143 @@
+"""An adapter folder: PEFT's `adapter_config.json` and `adapter_model.safetensors`.
+
+The weights are those of the adapters and of every module that trained in full beside them (PEFT's `modules_to_save`).
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from owl2.modeling import Owl2ForConditionalGeneration
+
+ADAPTER = "default"
+"""PEFT's name of the only adapter in a model."""
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+PREFIX = "base_model.model."
+"""In front of the names of parameters in the folder."""
+
+_POSITIONS = "model.vision_tower.position_embedding"
+
+
+class AdapterFolder:
+    """A folder to be read.
+
+    Raises:
+        ValueError: a file is not there.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        for file in (CONFIG, WEIGHTS):
+            if not (self.path / file).is_file():
+                raise ValueError(f"{self.path} is no adapter folder: it has no {file}")
+
+    def config(self) -> Any:
+        """PEFT's configuration, for adapters that train.
+
+        Raises:
+            ImportError: PEFT is not installed.
+            ValueError: the file is damaged, or describes something else than LoRA.
+        """
+        stored = self._stored()
+        if stored.get("peft_type") != "LORA":
+            kind = stored.get("peft_type")
+            raise ValueError(f"{self.path / CONFIG} describes an adapter of the kind {kind!r}, not LORA")
+        config = peft().LoraConfig.from_pretrained(self.path)
+        # What trained in full is written into the model itself: nothing is to be wrapped.
+        config.modules_to_save, config.inference_mode = None, False
+        return config
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By their names in the model, but for `.default` in those of adapters.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        with self._weights() as file:
+            return {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of `tensors`, which are not read."""
+        with self._weights() as file:
+            return {name.removeprefix(PREFIX): tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+    def check_fit(self, model: nn.Module) -> None:
+        """Refuses a model with adapters of other parameters, which may be on the device "meta".
+
+        Learnt positions of another resolution fit: `write_into` sees to them.
+
+        Raises:
+            ValueError: with the first parameters that differ, and the base model that the folder names.
+        """
+        shapes, own = self.shapes(), {name: tuple(value.shape) for name, value in parameters_of(model).items()}
+        missing = [name for name in sorted(own.keys() - shapes.keys()) if ".lora_" in name]
+        problems = [f"{name} is missing in the folder" for name in missing]
+        for name, shape in shapes.items():
+            if name not in own:
+                problems.append(f"{name} is not in the model")
+            elif shape != own[name] and name != _POSITIONS:
+                problems.append(f"{name} is {list(shape)}, in the model {list(own[name])}")
+        if problems:
+            more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+            base = self._stored().get("base_model_name_or_path") or "a model that it does not name"
+            raise ValueError(
+                f"the adapter {self.path} does not fit this base model: {'; '.join(problems[:4])}{more}. "
+                f"It was made for {base}."
+            )
+
+    @torch.no_grad()
+    def write_into(self, model: Owl2ForConditionalGeneration) -> None:
+        """Writes all weights into a model with such adapters, in place.
+
+        The model gets the resolution of the folder, where the vision encoder trained: stage 2 starts from a model of
+        224 px and learns positions at 448 (section 4.1).
+        """
+        tensors, tower = self.tensors(), model.model.vision_tower
+        table = tensors.get(_POSITIONS)
+        if table is not None and table.shape != tower.position_embedding.shape:
+            grid = round((len(table) - tower.num_prefix) ** 0.5)
+            model.set_image_size(grid * tower.config.patch_size)
+        own = parameters_of(model)
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+    def _stored(self) -> dict[str, Any]:
+        file = self.path / CONFIG
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is not valid JSON: {error}") from error
+
+    @contextmanager
+    def _weights(self) -> Iterator[Any]:
+        try:
+            with safe_open(self.path / WEIGHTS, framework="pt") as opened:
+                yield opened
+        except SafetensorError as error:
+            raise ValueError(f"{self.path / WEIGHTS} cannot be read: {error}") from error
+
+
+def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model with adapters by their names in `AdapterFolder.tensors`."""
+    return {name.replace(f".{ADAPTER}.", "."): parameter for name, parameter in model.named_parameters()}
+
+
+def peft() -> Any:
+    """The package.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import peft as package
+    except ImportError as error:
+        raise ImportError('LoRA needs PEFT: install it with pip install "owl2[train]"') from error
+    return package
