@@ -1,7 +1,7 @@
 """What was read from sources, kept so that the next run opens it at once: any record without reading the others.
 
 An entry is a directory named after a source and a hash of all that decides its contents: the contents of the source's
-files, the arguments of its reader, and the code of the readers. Entries are never changed. An annotation file is kept
+files, the arguments of its reader, and the code of the readers. Entries are not changed. An annotation file is kept
 as conversations:
 
     records.jsonl   a line a record: id, messages, images
@@ -34,6 +34,7 @@ from owl2.files import file_sha256
 
 from ..formats import RecordFile
 from ..formats.problems import LeftOut
+from ..formats.spans import Spans
 from ..records import Conversation
 from .batches import RecordSize
 from .stored import records_in_order, size_of
@@ -41,6 +42,9 @@ from .stored import records_in_order, size_of
 logger = logging.getLogger(__name__)
 
 _HASHES = "hashes.json"
+
+EXAMINED_AGAIN = 100
+"""Of the records that an entry leaves out, so many, spread evenly, are looked at whenever it is opened."""
 
 
 def conversations_entry(
@@ -73,7 +77,9 @@ def conversations_entry(
 
 
 def record_file_entry(root: Path, name: str, file: Path, images: Path | None) -> Path:
-    """The entry of a file of records, made if it is not there; see `conversations_entry`.
+    """The entry of a file of records; see `conversations_entry`.
+
+    It is made anew when records were left out that are in order now, such as for want of images that are there by now.
 
     Raises:
         ValueError: the file is missing; none of its records is in order.
@@ -92,7 +98,18 @@ def record_file_entry(root: Path, name: str, file: Path, images: Path | None) ->
         _save_sizes(entry, sizes, name)
         return left_out.to_json()
 
-    return _entry(root, name, {"format": "records", "file": file, "images": images}, build)
+    def is_current(entry: Path) -> bool:
+        spans, in_order = np.load(entry / "spans.npy", mmap_mode="r"), np.load(entry / "numbers.npy", mmap_mode="r")
+        if len(in_order) == spans.shape[1]:
+            return True
+        is_left_out = np.ones(spans.shape[1], bool)
+        is_left_out[in_order] = False
+        left_out = np.flatnonzero(is_left_out)
+        some = left_out[:: -(-len(left_out) // EXAMINED_AGAIN)].tolist()
+        records = RecordFile(file, images, spans=Spans(*spans))
+        return all(records.examine(number)[0] is None for number in some)
+
+    return _entry(root, name, {"format": "records", "file": file, "images": images}, build, is_current)
 
 
 def _save_sizes(entry: Path, sizes: "array[int]", name: str) -> None:
@@ -101,17 +118,25 @@ def _save_sizes(entry: Path, sizes: "array[int]", name: str) -> None:
     np.save(entry / "sizes.npy", np.frombuffer(sizes, np.int32).reshape(-1, len(RecordSize._fields)))
 
 
-def _entry(root: Path, name: str, arguments: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Path:
+def _entry(
+    root: Path,
+    name: str,
+    arguments: dict[str, Any],
+    build: Callable[[Path], dict[str, Any]],
+    is_current: Callable[[Path], bool] | None = None,
+) -> Path:
     """The directory that `build` fills; it appears whole or not at all, and one process builds it while others wait."""
     root.mkdir(parents=True, exist_ok=True)
     made_from = {key: _identity(value, root) for key, value in arguments.items()}
     key = hashlib.sha256(json.dumps([made_from, _code()], sort_keys=True).encode()).hexdigest()[:20]
     entry = root / f"{name}-{key}"
-    if entry.is_dir():
+    if entry.is_dir() and is_current is None:
         return entry
     with _locked(root / f".{name}-{key}.lock"):
         if entry.is_dir():
-            return entry
+            if is_current is None or is_current(entry):
+                return entry
+            shutil.rmtree(entry)
         logger.info("reading %s into %s", name, entry)
         unfinished = Path(tempfile.mkdtemp(prefix=f"{name}-unfinished-", dir=root))
         try:

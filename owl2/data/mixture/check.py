@@ -12,7 +12,7 @@ from owl2.processing import Owl2Processor
 from ..check import Examined, Finding, Part, RecordCheck, Summary
 from ..formats import Problem, ProblemKind, RecordFile
 from ..formats.media import problem_of_file
-from ..formats.problems import LeftOut, shown
+from ..formats.problems import LeftOut
 from ..pairs.skipped import NO_LIMIT
 from ..records import Conversation
 from .mixture import Mixture, Records
@@ -94,7 +94,7 @@ class OfficialRecords:
 
     def examine(self, index: int) -> tuple[Conversation | None, list[Problem]]:
         conversation = self.records[index]
-        found = [problem_of_file(image, "image", shown(image)) for image in dict.fromkeys(conversation.images)]
+        found = [problem_of_file(image, "image", repr(image)) for image in dict.fromkeys(conversation.images)]
         return conversation, [problem for problem in found if problem is not None]
 
     def where(self, index: int) -> str:

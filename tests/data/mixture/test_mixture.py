@@ -153,6 +153,15 @@ class TestCache:
         Mixture(recipe({"textcaps": {**textcaps, "weight": 5, "size": 3}}, **changes))
         assert len(entries(made)) == (2 if "seed" in changes else 1)
 
+    def test_records_whose_images_came_later_are_no_longer_left_out(self, recipe, write, tmp_path):
+        write("mine.jsonl", [chat("1"), *[chat("<image>2", images=[name]) for name in ("a.png", "b.png")], chat("3")])
+        made = recipe({"mine": {"format": "records", "file": "mine.jsonl"}})
+        assert [len(Mixture(made).records("mine")) for _ in range(2)] == [2, 2]
+        Image.new("L", (2, 2)).save(tmp_path / "b.png")
+        records = Mixture(made).records("mine")
+        assert [records[number].id for number in range(len(records))] == ["0", "2", "3"]
+        assert records.left_out.records == 1 and len(entries(made)) == 1
+
     def test_the_epochs_of_a_run_are_read_before_it_begins(self, recipe, textcaps, slim_orca, monkeypatch):
         made = recipe({"textcaps": {**textcaps, "weight": 1}, "slim_orca": {**slim_orca, "weight": 1}})
         mixture = Mixture(made)
