@@ -1,6 +1,5 @@
 """ARC, zero-shot: science questions of two difficulties (specification, 13.4)."""
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from statistics import fmean
 from owl2.data.sources.annotations import Row, line_rows
 
 from ..task import Decoding, Record, Sample, Scores, Task
+from .multiple_choice import first_option
 from .ranking import likeliest, likeliest_per_character, likeliest_sequence
 
 LETTERS = "ABCDE"
@@ -90,21 +90,6 @@ def _lmeval(records: Sequence[Record]) -> Scores:
     correct = [float(letter == record.gold) for letter, record in zip(parsed, records, strict=True)]
     normalized = [LETTERS[likeliest_per_character(record.ranking)] == record.gold for record in records]
     return Scores(parsed, correct, {"accuracy": fmean(correct), "acc_norm": fmean(map(float, normalized))})
-
-
-def first_option(text: str, letters: str) -> str:
-    """The letter that an answer names: behind "answer is", standing alone, or the first there is; "" without one.
-
-    OpenCompass' `first_option_postprocess` tries some forty patterns, mostly Chinese, in this order.
-    """
-    for pattern in (
-        rf"[Tt]he (?:correct )?answer (?:to the question )?is (?:option )?\(?([{letters}])",
-        rf"(?:^|\s)\(?([{letters}])\)?(?:[\s,.:]|$)",
-        rf"([{letters}])",
-    ):
-        if match := re.search(pattern, text):
-            return match.group(1)
-    return ""
 
 
 def arc_task(name: str, difficulty: str, counts: dict[str, int], measure: str) -> Task:

@@ -9,11 +9,15 @@ from ..metrics import mmlu_scores
 from ..metrics.mmlu import MMLU_GROUPS
 from ..task import Decoding, Record, Sample, Scores, Task, Turn
 from .common import naming
+from .multiple_choice import first_option
 from .ranking import likeliest, likeliest_sequence
 
 SUBJECTS = tuple(sorted(subject for subjects in MMLU_GROUPS.values() for subject in subjects))
 SHOTS = 5
 LETTERS = "ABCD"
+
+_RANKED = ("opencompass2023", "classic")
+_GENERATED = ("opencompass2023_gen", "opencompass_gen")
 
 
 class Question(NamedTuple):
@@ -116,9 +120,11 @@ def _score(records: Sequence[Record], protocol: str) -> Scores:
 
 
 def _parsed(record: Record, protocol: str) -> str:
-    """The letter chosen; of a generated answer the first capital letter, or nothing."""
+    """The letter chosen; of a generated answer its first capital letter or the first option that it names, if any."""
     if protocol == "opencompass2023_gen":
         return next((character for character in record.answer if character.isupper()), "")
+    if protocol == "opencompass_gen":
+        return first_option(record.answer, LETTERS)
     choose = likeliest if protocol == "classic" else likeliest_sequence
     return LETTERS[choose(record.ranking)]
 
@@ -128,8 +134,8 @@ TASK = Task(
     title="MMLU",
     splits=("test", "val"),
     prompts=("rank", "generate"),
-    protocols=("opencompass2023", "classic", "opencompass2023_gen"),
-    protocols_of={"rank": ("opencompass2023", "classic"), "generate": ("opencompass2023_gen",)},
+    protocols=(*_RANKED, *_GENERATED),
+    protocols_of={"rank": _RANKED, "generate": _GENERATED},
     files=_files,
     load=_load,
     score=_score,

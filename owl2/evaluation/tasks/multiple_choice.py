@@ -1,5 +1,8 @@
-"""What the multiple-choice benchmarks share: options as lines and the instruction (specification, 4 to 8)."""
+"""What the multiple-choice benchmarks share: options as lines, the instruction, the letter of an answer (specification,
+4 to 8 and 13).
+"""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_uppercase
 
@@ -23,6 +26,21 @@ def option_lines(options: Mapping[str, str]) -> str:
 def owl2_prompt(hint: str, question: str, options: Mapping[str, str]) -> str:
     """The frame of the official scripts: a line with the hint or `N/A`, the question, options, instruction (6.2)."""
     return f"{hint or 'N/A'}\n{question}\n{option_lines(options)}\n{OWL2_ANSWER_WITH_LETTER}"
+
+
+def first_option(text: str, letters: str) -> str:
+    """The letter that an answer names: behind "answer is", standing alone, or the first there is; "" without one.
+
+    OpenCompass' `first_option_postprocess` tries some forty patterns, mostly Chinese, in this order.
+    """
+    for pattern in (
+        rf"[Tt]he (?:correct )?answer (?:to the question )?is (?:option )?\(?([{letters}])",
+        rf"(?:^|\s)\(?([{letters}])\)?(?:[\s,.:]|$)",
+        rf"([{letters}])",
+    ):
+        if match := re.search(pattern, text):
+            return match.group(1)
+    return ""
 
 
 def without_answers(parsed: Sequence[str | None]) -> Scores:

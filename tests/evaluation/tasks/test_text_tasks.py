@@ -67,7 +67,7 @@ def test_mmlus_generated_answers_follow_shots_as_turns_of_the_conversation(mmlu_
     _, (record,) = read_predictions(directory / PREDICTIONS)
     shots = "".join(f"USER: {TURN.format(f'dev {number}')} ASSISTANT: B</s>" for number in range(5))
     assert record.prompt == f"{shots}USER: {TURN.format('test 0')} ASSISTANT: "
-    assert set(score_directory(directory)["protocols"]) == {"opencompass2023_gen"}
+    assert list(score_directory(directory)["protocols"]) == ["opencompass2023_gen", "opencompass_gen"]
     (directory / PREDICTIONS).unlink()
     _, (record,) = read_predictions(
         predicted("mmlu", mmlu_files, prompt="generate", limit=1, frame="bare") / PREDICTIONS
@@ -135,6 +135,14 @@ def test_mmlu_macro_averages_subjects_and_micro_questions():
     assert task.score(records, "opencompass2023").summary["accuracy"] == pytest.approx((1 + 1 / 3) / 2)
     assert task.score(records, "classic").summary["accuracy"] == pytest.approx(2 / 4)
     assert task.score(records, "classic").parsed == ["A", "A", "B", "B"]
+
+
+def test_mmlus_generated_answers_are_the_first_capital_or_later_the_first_option():
+    texts = ["B", "The answer is C", "Answer: D", "none"]
+    records = [Record(str(n), "", text, "C", {"subject": "anatomy"}) for n, text in enumerate(texts)]
+    task = task_named("mmlu")
+    assert task.score(records, "opencompass2023_gen").parsed == ["B", "T", "A", ""]
+    assert task.score(records, "opencompass_gen").parsed == ["B", "C", "D", ""]
 
 
 @pytest.fixture
