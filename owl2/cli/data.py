@@ -194,15 +194,15 @@ def _run_check(check: "RecordCheck | SourceCheck", records: int, name: str, num_
     """Print what a check finds, with a bar on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    # Findings go to the standard output, also where only the bar's output is a terminal.
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
+    is_read = sys.stdout.isatty()  # else the findings go to a file or another program, and only the bar may be seen
+    console = Console(stderr=not is_read, markup=False, emoji=False, highlight=False)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
         task = progress.add_task(printable(name), total=records)
         for part in check.parts(num_workers):
             for finding in part.findings:
-                text = printable(" ".join(finding.text.split()))
-                typer.echo(f"{printable(finding.where)}: {finding.kind}: {text}")
+                line = f"{printable(finding.where)}: {finding.kind}: {printable(' '.join(finding.text.split()))}"
+                console.print(line, soft_wrap=True) if is_read else typer.echo(line)
             progress.advance(task, part.summary.records)
 
 
