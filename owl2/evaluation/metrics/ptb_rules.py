@@ -43,9 +43,14 @@ QUOTES |= {character: "``" for character in "\u0093«“"}
 QUOTES |= {character: "''" for character in "\u0094»”"}
 
 
+def _verbatim(text: str) -> list[str]:
+    """One token; a space inside becomes a no-break space."""
+    return [text.replace(" ", "\u00a0")]
+
+
 def _whole(text: str) -> list[str]:
-    """One token; a space inside becomes a no-break space, a soft hyphen goes."""
-    return [text.replace(" ", "\u00a0").replace("\u00ad", "") or "-"]
+    """One token as `_verbatim` writes it, but without soft hyphens."""
+    return [_verbatim(text)[0].replace("\u00ad", "") or "-"]
 
 
 def _with_plain_apostrophe(text: str) -> list[str]:
@@ -115,7 +120,8 @@ _file_kinds = (
     "bat bmp c class cgi cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py sql "
     "tar txt wav x xml zip"
 )
-FILE = rf"{ALNUM}+(?:\.{ALNUM}+)*\.(?i:{_any(_file_kinds.split())})(?=(?P<after>{SPACE}|[.?!,]))"
+_file_part = f"(?:{WORD_LETTER}|{DIGIT})+"
+FILE = rf"{_file_part}(?:\.{_file_part})*\.(?i:{_any(_file_kinds.split())})(?=(?P<after>{SPACE}|[.?!,]))"
 
 _name = "[A-Za-z][A-Za-z0-9_:.-]*"
 _attribute = rf"{_name}(?: *= *(?:'[^'\n]*'|\"[^\"\n]*\"))?"
@@ -147,10 +153,9 @@ CLITIC = f"{APOSTROPHE}(?i:s|m|d|re|ve|ll)"
 
 # Of two rules that see the same text, the earlier wins.
 _RULES: list[tuple[str, Callable[[str], list[str]]]] = [
-    (TAG, _whole),
-    (ADDRESS, _whole),
-    (SITE, _whole),
-    (MAIL, _whole),
+    (TAG, _verbatim),
+    (ADDRESS, _verbatim),
+    (MAIL, _verbatim),
     ("&(?i:lt|gt|amp|mdash|ndash|md);|&(?:quot|apos);", _entity),
     ("&(?i:nbsp);", lambda text: []),
     ("-(?:[LR][RCS]B|[lr][rcs]b)-", _whole),
@@ -162,6 +167,7 @@ _RULES: list[tuple[str, Callable[[str], list[str]]]] = [
     (f"[nN]{LOOSE_APOSTROPHE}[tT]", _with_plain_apostrophe),
     (f"{ABBREVIATION}(?=(?P<after>.[^{_letters}{_digits}]|-[A-Za-z0-9]|.?))", _whole),
     (WORD, _whole),
+    (SITE, _verbatim),
     *((pattern, _whole) for pattern in WITH_APOSTROPHE),
     (f"[yY]{APOSTROPHE}(?=(?P<after>{LETTER}))", _whole),
     (f"{CLITIC}(?=(?P<after>[^A-Za-z]))", _with_plain_apostrophe),
@@ -170,7 +176,7 @@ _RULES: list[tuple[str, Callable[[str], list[str]]]] = [
     (f"{APOSTROPHE}[nN](?=(?P<after>[ \t\n\u00a0]))", _whole),
     (f"{APOSTROPHE}[0-9][0-9](?=(?P<after>{SPACE}))", _whole),
     ("@[A-Za-z_][A-Za-z_0-9]*", _whole),
-    (f"#{LETTER}+", _whole),
+    (f"#{WORD_LETTER}+", _verbatim),
     (NUMBER, _whole),
     (FRACTION, _whole),
     (RAISED_OR_LOWERED_NUMBER, _whole),
@@ -181,7 +187,7 @@ _RULES: list[tuple[str, Callable[[str], list[str]]]] = [
     (f"(?i:{_any(TITLES)})\\.|{INITIALS}", _whole),
     (f"[A-Za-z](?=(?P<after>\\.{SPACE}+(?:{TAG}|{_capitalized(STARTS)}){SPACE}))", _whole),
     (rf"(?i:{_any(NUMBERED)})\.(?=(?P<after>{SPACE}?{DIGIT}))", _whole),
-    (FILE, _whole),
+    (FILE, _verbatim),
     (r"[cCfF]#|[cC]\+\+", _whole),
     (HYPHENATED, _whole),
     (HYPHENATED_WITH_DOTS, _whole),
