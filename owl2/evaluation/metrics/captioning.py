@@ -51,7 +51,8 @@ def caption_scores(
         over images for CIDEr and ROUGE_L; BLEU and METEOR add up the statistics of all images first.
 
     Raises:
-        ValueError: an unknown metric, no image, ids that differ, or an image without references.
+        ValueError: an unknown metric, no image, ids that differ, an image without references, or a caption that is no
+            text.
         ImportError, RuntimeError: METEOR is asked for, and pycocoevalcap or Java is not there.
     """
     _check(references, hypotheses, metrics)
@@ -189,3 +190,6 @@ def _check(references: Mapping[Id, Sequence[str]], hypotheses: Mapping[Id, str],
         raise ValueError("no captions to score: references and hypotheses are empty")
     if wrong := [image for image, texts in references.items() if isinstance(texts, str) or not texts]:
         raise ValueError(f"each image needs a list of at least one reference; not so for {wrong[:5]}")
+    captions = {image: [*texts, hypotheses[image]] for image, texts in references.items()}
+    if wrong := [image for image, texts in captions.items() if not all(isinstance(text, str) for text in texts)]:
+        raise ValueError(f"captions must be texts; not so for image {wrong[0]!r}: {captions[wrong[0]]!r:.200}")

@@ -37,7 +37,7 @@ def mmbench_choice(answer: str, options: Mapping[str, str], protocol: str = "vlm
 
     Args:
         answer: text of the model, or of a judge.
-        options: text of each option by its capital letter, without the options that the question lacks.
+        options: text of each option by its capital letter; empty, `None` or NaN is an option that the question lacks.
         protocol: "vlmevalkit" looks for one of the options' letters standing alone among the last four words, then
             for "answer is X", then for the text of just one option in an answer not longer than twice all options;
             "legacy2023" for one of A to E standing alone (but no A among more than three words), then with marks
@@ -49,6 +49,7 @@ def mmbench_choice(answer: str, options: Mapping[str, str], protocol: str = "vlm
     Raises:
         ValueError: unknown protocol.
     """
+    options = {letter: option for letter, option in options.items() if not is_missing(option)}
     if protocol == "vlmevalkit":
         readable = len(answer.lower()) <= 2 * sum(len(str(option)) for option in options.values())
         return _letter(answer, options) or (_option_in_text(answer, options) if readable else None)
@@ -73,17 +74,17 @@ def mmbench_circular(rows: Iterable[Mapping[str, Any]], protocol: str = "vlmeval
         column). `first_pass`: accuracy over base rows alone. All are fractions.
 
     Raises:
-        ValueError: no rows, two rows of one index, a row without gold answer, a question without base row, or an
-            unknown protocol.
+        ValueError: no rows, two rows of one index, a row without index, prediction or gold answer, a question without
+            base row, or an unknown protocol.
     """
     by_index: dict[int, Mapping[str, Any]] = {}
     rotations: dict[int, list[int]] = defaultdict(list)
     for row in rows:
-        index = int(row["index"])
+        index = _index(row)
         if index in by_index:
             raise ValueError(f"MMBench has two rows of index {index}: give each row of the TSV once")
         by_index[index] = row
-        rotations[index % ROTATION if _is_missing(row.get("g_index")) else int(row["g_index"])].append(index)
+        rotations[index % ROTATION if is_missing(row.get("g_index")) else int(row["g_index"])].append(index)
     if not by_index:
         raise ValueError("MMBench has no rows to score")
     orphans = [base for base in rotations if base not in by_index]
@@ -98,6 +99,14 @@ def mmbench_circular(rows: Iterable[Mapping[str, Any]], protocol: str = "vlmeval
         "per_category": _means_by("category", hits, by_index),
         "first_pass": _mean([int(right[base]) for base in hits]),
     }
+
+
+def _index(row: Mapping[str, Any]) -> int:
+    index = row.get("index")
+    try:
+        return int(index)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"the index of an MMBench row must be a whole number, got {index!r} in {row!r:.200}") from None
 
 
 def _letter(answer: str, options: Mapping[str, str]) -> str | None:
@@ -136,23 +145,26 @@ def _option_in_text(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def _is_right(row: Mapping[str, Any], protocol: str) -> bool:
-    if _is_missing(row.get("answer")):
+    if is_missing(row.get("answer")):
         raise ValueError(
             f"MMBench row {row['index']} has no answer: the test split is scored by the benchmark's server"
         )
-    options = {letter: str(row[letter]) for letter in ascii_uppercase if not _is_missing(row.get(letter))}
-    prediction = "" if _is_missing(row["prediction"]) else str(row["prediction"])
+    if "prediction" not in row:
+        raise ValueError(f"MMBench row {row['index']} has no prediction: put '' where the model said nothing")
+    options = {letter: row[letter] for letter in ascii_uppercase if letter in row}
+    prediction = "" if is_missing(row["prediction"]) else str(row["prediction"])
     return mmbench_choice(prediction, options, protocol) == row["answer"]
 
 
-def _is_missing(cell: Any) -> bool:
+def is_missing(cell: Any) -> bool:
+    """Whether a cell of a table is empty: "", `None` or NaN."""
     return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
 
 
 def _means_by(column: str, hits: dict[int, int], rows: dict[int, Mapping[str, Any]]) -> dict[str, float]:
     found: dict[str, list[int]] = defaultdict(list)
     for base, hit in hits.items():
-        if not _is_missing(rows[base].get(column)):
+        if not is_missing(rows[base].get(column)):
             found[rows[base][column]].append(hit)
     return {name: _mean(values) for name, values in sorted(found.items())}
 

@@ -48,10 +48,12 @@ def mme_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         most 800): sums over their ten and four categories, as far as present.
 
     Raises:
-        ValueError: no rows, an unknown category, a `gt` other than yes or no, rows of a category not in pairs.
+        ValueError: no rows, a row that lacks one of the four, an unknown category, a `gt` other than yes or no, rows of
+            a category not in pairs.
     """
     categories: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
+    for number, row in enumerate(rows):
+        _check_row(number, row)
         categories[row["category"]].append(row)
     if not categories:
         raise ValueError("MME has no rows to score")
@@ -64,6 +66,11 @@ def mme_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "cognition": sum((scores[name] for name in COGNITION if name in scores), start=0.0),
         "per_category": scores,
     }
+
+
+def _check_row(number: int, row: Mapping[str, Any]) -> None:
+    if "image" not in row or not all(isinstance(row.get(name), str) for name in ("category", "gt", "pred")):
+        raise ValueError(f"row {number} of MME needs `image`, and texts as `category`, `gt` and `pred`: {row!r:.200}")
 
 
 def _category_score(category: str, questions: Sequence[Mapping[str, Any]]) -> float:

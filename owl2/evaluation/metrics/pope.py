@@ -31,10 +31,12 @@ def pope_scores(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, 
         at which the official script stops, is 0.0, with a warning that names it.
 
     Raises:
-        ValueError: nothing to score, or not one label a prediction.
+        ValueError: nothing to score, not one label a prediction, or a prediction that is no text.
     """
     if len(predictions) != len(labels) or not labels:
         raise ValueError(f"POPE needs one label a prediction, got {len(predictions)} predictions, {len(labels)} labels")
+    if wrong := [index for index, prediction in enumerate(predictions) if not isinstance(prediction, str)]:
+        raise ValueError(f"POPE prediction {wrong[0]} must be a text, got {predictions[wrong[0]]!r:.200}")
     said_yes = [pope_answer(prediction) == "yes" for prediction in predictions]
     is_yes = [label != "no" for label in labels]
     both_yes = sum(said and true for said, true in zip(said_yes, is_yes, strict=True))

@@ -40,7 +40,14 @@ def ptb_tokenize(captions: list[str]) -> list[str]:
 
     Returns:
         For each caption its tokens joined by a space. A token may hold no-break spaces (`3 1/2`, telephone numbers).
+
+    Raises:
+        ValueError: one text instead of a list of them, or a caption that is no text.
     """
+    if isinstance(captions, str):
+        raise ValueError(f"captions is a list of texts, got the text {captions!r:.200}")
+    if wrong := [index for index, caption in enumerate(captions) if not isinstance(caption, str)]:
+        raise ValueError(f"caption {wrong[0]} must be a text, got {captions[wrong[0]]!r:.200}")
     text = "\n".join(LINE_BREAKS.sub(" ", caption) for caption in captions)
     # As the official evaluation reads the program's answer: the end of a line stripped, then cut at spaces alone.
     lines = [" ".join(tokens).lower().rstrip().split(" ") for tokens in _lines(text)] if captions else []

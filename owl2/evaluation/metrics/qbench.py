@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from .mmbench import mmbench_choice
+from .mmbench import is_missing, mmbench_choice
 
 _FIRST_LETTER = re.compile(r"\s*\(?([A-Z])(?:[.):,]|\s*$)")  # "A", "A.", "A)", "(A)", "A:", "A,"
 
@@ -17,12 +17,12 @@ def qbench_choice(prediction: str, options: Mapping[str, str]) -> str | None:
 
     Args:
         prediction: raw text.
-        options: text of each option by its capital letter.
+        options: text of each option by its capital letter; empty, `None` or NaN is an option that the question lacks.
 
     Returns:
         A letter, "Z" where the answer refuses to choose, or `None`: undecided. Both are wrong.
     """
     beginning = _FIRST_LETTER.match(prediction)
-    if beginning and beginning[1] in options:
+    if beginning and not is_missing(options.get(beginning[1])):
         return beginning[1]
     return mmbench_choice(prediction, options)

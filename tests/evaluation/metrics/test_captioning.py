@@ -108,6 +108,8 @@ def test_ids_that_differ_are_named() -> None:
         ({}, {}, ("CIDEr",), "no captions"),
         ({7: []}, {7: "x"}, ("CIDEr",), r"at least one reference; not so for \[7\]"),
         ({7: "a dog"}, {7: "x"}, ("CIDEr",), r"list of at least one reference; not so for \[7\]"),
+        ({7: ["x"], 8: ["x"]}, {7: "x", 8: None}, ("CIDEr",), r"must be texts; not so for image 8: \['x', None\]"),
+        ({7: ["x", 3]}, {7: "x"}, ("CIDEr",), r"must be texts; not so for image 7"),
         ({7: ["x"]}, {7: "x"}, ("SPICE",), r"unknown caption metrics \['SPICE'\]: choose from CIDEr"),
     ],
 )

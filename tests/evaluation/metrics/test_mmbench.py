@@ -197,6 +197,15 @@ def test_options_that_are_missing_cannot_be_chosen() -> None:
     assert mmbench_circular(rotated(8, ["None", "NA"], 0, ["none", "B"]))["accuracy"] == 1.0
 
 
+@pytest.mark.parametrize("missing", ["", None, math.nan])
+def test_an_option_that_the_question_lacks_is_neither_a_letter_nor_a_text(missing: Any) -> None:
+    options = {"A": "banana", "B": "none", "C": missing}
+    assert mmbench_choice("It is a banana", options) == "A"  # "nan" is in it, and so is ""
+    assert mmbench_choice("none", options) == "B"
+    assert mmbench_choice("C", options) is None
+    assert mmbench_choice("it is a banana", options, "legacy2023") == "A"
+
+
 def test_scores_follow_the_protocol_of_the_choice() -> None:
     rows = rotated(8, ["yes", "no"], 0, ["#A", "B"])
     assert mmbench_circular(rows)["accuracy"] == 1.0
@@ -210,6 +219,9 @@ def test_scores_follow_the_protocol_of_the_choice() -> None:
         (rotated(8, ["yes", "no"], 0, ["A", "B"])[1:], "base row.*index 8"),
         (rotated(8, ["yes", "no"], 0, ["A"]) * 2, "two rows of index 8"),
         ([row | {"answer": math.nan} for row in rotated(8, ["yes", "no"], 0, ["A"])], "row 8 has no answer"),
+        ([{"index": 8, "A": "yes", "answer": "A"}], "row 8 has no prediction"),
+        ([{"index": "8b", "answer": "A", "prediction": "A"}], "index .* whole number, got '8b'"),
+        ([{"answer": "A", "prediction": "A"}], "index .* whole number, got None"),
     ],
 )
 def test_rows_that_cannot_be_scored_are_refused_by_index(rows: list[dict[str, Any]], message: str) -> None:

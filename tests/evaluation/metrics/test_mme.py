@@ -68,6 +68,8 @@ def test_all_right_gives_the_published_maxima() -> None:
         ([], "no rows"),
         ([row("ocr", "1.jpg", "Yes", "yes")] * 2, r"\['ocr'\].*'OCR'"),
         ([row("OCR", "1.jpg", "Yes", "yes")] * 3, "'OCR' has 3 rows"),
+        ([row("OCR", "1.jpg", "Yes", "yes"), {"category": "OCR", "image": "1.jpg", "gt": "No"}], "row 1 .*`pred`"),
+        ([row("OCR", "1.jpg", "Yes", "yes") | {"pred": None}], "row 0 .*None"),
         ([row("OCR", "1.jpg", "Yes", "yes"), row("OCR", "2.jpg", "No", "no")], "'1.jpg'.*'2.jpg'"),
         ([row("OCR", "1.jpg", "Yes", "yes"), row("OCR", "1.jpg", "maybe", "no")], "'maybe'"),
     ],

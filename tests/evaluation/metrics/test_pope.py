@@ -75,3 +75,8 @@ def test_a_ratio_of_nothing_to_nothing_is_zero_and_said_to_be(
 def test_predictions_without_a_label_each_are_refused(predictions: list[str], labels: list[str]) -> None:
     with pytest.raises(ValueError, match=f"{len(predictions)} predictions, {len(labels)} labels"):
         pope_scores(predictions, labels)
+
+
+def test_a_prediction_that_is_no_text_is_refused_by_its_place() -> None:
+    with pytest.raises(ValueError, match="prediction 1 must be a text, got None"):
+        pope_scores(["yes", None], ["yes", "no"])  # type: ignore[list-item]

@@ -77,3 +77,10 @@ def test_each_caption_gives_one_text_also_when_nothing_is_left_of_it() -> None:
 def test_the_very_end_of_the_text_is_cut_as_the_official_program_does() -> None:
     assert ptb_tokenize(["so they'll", "so they'll"]) == ["so they 'll", "so they ll"]
     assert ptb_tokenize(["so :)", "so :)"]) == ["so :-rrb-", "so -rrb-"]
+
+
+def test_what_is_not_a_list_of_texts_is_refused() -> None:
+    with pytest.raises(ValueError, match="list of texts, got the text 'a dog'"):
+        ptb_tokenize("a dog")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="caption 1 must be a text, got None"):
+        ptb_tokenize(["a dog", None])  # type: ignore[list-item]

@@ -1,5 +1,8 @@
 """Q-Bench's choices."""
 
+import math
+from typing import Any
+
 import pytest
 
 from owl2.evaluation.metrics.qbench import qbench_choice
@@ -42,3 +45,8 @@ def test_a_letter_at_the_beginning_decides(prediction: str, choice: str) -> None
 )
 def test_other_answers_are_read_as_mmbench_reads_them(prediction: str, choice: str | None) -> None:
     assert qbench_choice(prediction, LIGHT) == choice
+
+
+@pytest.mark.parametrize("missing", ["", None, math.nan])
+def test_an_option_that_the_question_lacks_is_not_chosen(missing: Any) -> None:
+    assert qbench_choice("C. It is dark", {"A": "Bright", "B": "Dark", "C": missing}) == "B"
