@@ -1,11 +1,11 @@
-"""The model and processor at the first step of a recipe, and the same model without weights."""
+"""The model and processor at the first step of a recipe, what of it trains, and the same model without weights."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
 from owl2.checkpoints import initialize, load_language_model, load_tokenizer
 from owl2.checkpoints.initialize import text_config_from_language_model, vision_config_from_clip
@@ -19,7 +19,8 @@ from owl2.modeling import (
 )
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
 
-from .recipe import Initialize, Recipe, SmallLanguageModel
+from .recipe import Initialize, Recipe, SmallLanguageModel, TrainSettings
+from .stages import select_trainable
 
 _MODALITY_ADAPTIVE = ("norm", "k", "v")
 """Section 3.3: the parts that the paper separates."""
@@ -61,12 +62,13 @@ def outline(recipe: Recipe) -> Outline:
         config = Owl2Config(text_config={"modality_adaptive": _separate(recipe)})
     vision, size = config.vision_config, recipe.data.image_size
     _check_image_size(size, vision.patch_size)
-    vision.image_size, vision.position_grid_size = size, size // vision.patch_size
+    if size != vision.image_size:
+        vision.image_size, vision.position_grid_size = size, size // vision.patch_size
     return Outline(config, assumed)
 
 
 def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
-    """The model with its weights in float32, and its processor; the same for the same recipe on every rank.
+    """The model with its weights in float32 on the host, and its processor.
 
     Args:
         texts: what the tokenizer of a small random language model is made from.
@@ -82,13 +84,59 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
         assert settings.checkpoint is not None, "a recipe has a checkpoint or initialize"
         _require_directory(settings.checkpoint, "model.checkpoint")
         model = Owl2ForConditionalGeneration.from_pretrained(settings.checkpoint, dtype=torch.float32)
-        processor = Owl2Processor.from_pretrained(settings.checkpoint, size={"height": size, "width": size})
+        processor = _processor_of(recipe)
         _check_modality_adaptive(recipe, model.config)
     _check_image_size(size, model.config.vision_config.patch_size)
     if size != model.config.vision_config.image_size:
         model.set_image_size(size)
     model.set_attn_implementation(settings.attention)
     return model, processor
+
+
+def describe_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
+    """As `build_model`, of a recipe with a checkpoint, but without reading a weight: they are on the device "meta".
+
+    Raises:
+        ValueError: the checkpoint is missing or does not fit.
+    """
+    assert recipe.model.checkpoint is not None, "only what is stored can be described"
+    torch.manual_seed(recipe.seed)
+    _require_directory(recipe.model.checkpoint, "model.checkpoint")
+    model = outline(recipe).model()
+    if (Path(recipe.model.checkpoint) / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(recipe.model.checkpoint)
+    model.set_attn_implementation(recipe.model.attention)
+    return model, _processor_of(recipe)
+
+
+def choose_what_trains(
+    model: Owl2ForConditionalGeneration, settings: TrainSettings, quantize_for: torch.dtype | None = None
+) -> None:
+    """Freezes and unfreezes parts, and puts adapters and places for 4-bit weights into the model, in place.
+
+    Args:
+        quantize_for: precision that 4-bit weights compute in, where the recipe wants them in an empty model; `None`
+            leaves weights as they are.
+
+    Raises:
+        ImportError: PEFT or bitsandbytes is needed and not installed.
+        ValueError: a target of the adapters does not exist, or a layer cannot be kept in 4 bits.
+    """
+    select_trainable(model, settings.parts)
+    if settings.quantization is not None and quantize_for is not None:
+        from .quantize import quantize_frozen_projections
+
+        quantize_frozen_projections(model, quantize_for)
+    if settings.lora is not None:
+        from .lora import apply_lora
+
+        lora = settings.lora
+        apply_lora(model, lora.rank, lora.alpha, lora.dropout, lora.targets)
+
+
+def _processor_of(recipe: Recipe) -> Owl2Processor:
+    size = {"height": recipe.data.image_size, "width": recipe.data.image_size}
+    return Owl2Processor.from_pretrained(recipe.model.checkpoint, size=size)
 
 
 def _separate(recipe: Recipe) -> tuple[str, ...]:

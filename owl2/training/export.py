@@ -14,11 +14,11 @@ from owl2.checkpoints import save_official
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 
+from .build import choose_what_trains
 from .checkpoint_storage import damaged_files, read_index, read_tensors
 from .checkpointing import DamagedCheckpoint, complete_steps, describe_damage, directory_of
 from .recipe import Recipe
 from .recipe_file import load_recipe
-from .run import choose_what_trains
 from .run_directory import RunDirectory
 
 Layout = Literal["owl2", "official"]

@@ -5,14 +5,16 @@ environment (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
+
+Found = TypeVar("Found")
 
 COLLECTIVE_TIMEOUT = 2.0
 """A collective gives up after so many times the stall limit: the report of the stalled rank (`owl2.training.stall`) is
@@ -58,6 +60,25 @@ class Mesh(NamedTuple):
         dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.host_group)
         return bool(flags.item())
 
+    def from_first_rank(self, find: Callable[[], Found]) -> Found:
+        """What the first rank finds, on every rank; the others wait and do not look.
+
+        Raises:
+            ValueError: the first rank raised: there the exception itself, on the others its words.
+        """
+        found: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                found[0] = find()
+            except Exception as error:
+                words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+                dist.broadcast_object_list([None, words], 0, group=self.host_group)
+                raise
+        dist.broadcast_object_list(found, 0, group=self.host_group)
+        if found[1] is not None:
+            raise ValueError(found[1])
+        return found[0]
+
 
 @contextmanager
 def process_group(stall_timeout_s: float = 1800.0) -> Iterator[torch.device]:
@@ -71,7 +92,7 @@ def process_group(stall_timeout_s: float = 1800.0) -> Iterator[torch.device]:
     """
     device = _device()
     backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
-    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT * stall_timeout_s)
+    timeout = _timeout(stall_timeout_s)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
@@ -100,26 +121,42 @@ def build_mesh(
     data_shards: int | Literal["auto"] = "auto",
     replicas: int | Literal["auto"] = "auto",
     tensor: int = 1,
+    stall_timeout_s: float = 1800.0,
 ) -> Mesh:
     """The mesh of all ranks; see `mesh_shape` for the sizes.
 
     Neighbouring ranks, which share a machine, are those of `tensor`, then of `shard`.
     """
     shape = mesh_shape(dist.get_world_size(), machine_size(), data_shards, replicas, tensor)
-    device_mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard", "tensor"))
-    rank = dist.get_rank()
-    data_ranks = torch.arange(dist.get_world_size()).view(-1, tensor)  # [data_size, tensor]
-    data_groups = [dist.new_group(column.tolist()) for column in data_ranks.T]
+    rank, timeout = dist.get_rank(), _timeout(stall_timeout_s)
+    ranks = torch.arange(dist.get_world_size()).view(shape)  # [replicate, shard, tensor]
+    groups = [_own_group(ranks.movedim(dimension, -1).flatten(0, 1), timeout) for dimension in range(ranks.ndim)]
+    device_mesh = DeviceMesh.from_group(
+        groups, device.type, mesh=ranks, mesh_dim_names=("replicate", "shard", "tensor")
+    )
     return Mesh(
         device=device,
         device_mesh=device_mesh,
         rank=rank,
         size=dist.get_world_size(),
         data_rank=rank // tensor,
-        data_size=len(data_ranks),
-        data_group=data_groups[rank % tensor],
-        host_group=dist.new_group(backend="gloo"),
+        data_size=ranks.numel() // tensor,
+        data_group=_own_group(ranks.view(-1, tensor).T, timeout),
+        host_group=dist.new_group(backend="gloo", timeout=timeout),
     )
+
+
+def _own_group(groups: torch.Tensor, timeout: timedelta) -> dist.ProcessGroup:
+    """Makes the groups of ranks [groups, size]; the one of this rank.
+
+    Torch's defaults, 10 minutes on GPUs and 30 on the host, do not follow the time limit of the process group.
+    """
+    made = [dist.new_group(group.tolist(), timeout=timeout) for group in groups]
+    return next(each for group, each in zip(groups, made, strict=True) if dist.get_rank() in group.tolist())
+
+
+def _timeout(stall_timeout_s: float) -> timedelta:
+    return timedelta(seconds=COLLECTIVE_TIMEOUT * stall_timeout_s)
 
 
 def machine_size() -> int:

@@ -5,7 +5,6 @@ they are never sent: stage 1 (paper, section 3.4) exchanges the 1.5 B trained pa
 """
 
 import torch
-from torch import distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
@@ -13,6 +12,7 @@ from owl2.modeling import Owl2ForConditionalGeneration
 
 from .blocks import ActivationCheckpointing, prepare_block
 from .mesh import Mesh
+from .quantize import waits_for_4_bits
 from .tensor_parallel import split_over_tensor_ranks
 
 LOCAL_ACCUMULATION_SHARE = 0.25
@@ -26,23 +26,28 @@ def parallelize(
     activation_checkpointing: ActivationCheckpointing = "none",
     compile: bool = False,
 ) -> None:
-    """Makes the model, the same on every rank, one model over all of them; in place.
+    """Makes the model of every rank one model over all of them; in place.
 
     Call it when `requires_grad` says what trains, and before the optimizer is made. Trained parameters become float32
     `DTensor`s, of which a rank holds its shard; they are gathered in `compute_dtype` layer by layer. Gradients are
     float32 sums over the data ranks: the loss of each rank must be divided by what counts over all of them.
 
     Args:
+        model: on several ranks without weights (on the device "meta"): `receive_weights` fills it afterwards. One
+            process may have a model with weights as well.
         activation_checkpointing, compile: see `prepare_block`.
 
     Raises:
-        ValueError: the ranks hold different models, or heads cannot be shared evenly by the tensor ranks.
+        ValueError: heads cannot be shared evenly by the tensor ranks.
     """
-    _check_equal_on_all_ranks(model, mesh)
     for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(mesh.device, torch.float32 if parameter.requires_grad else compute_dtype)
-    model.to(mesh.device)  # buffers
+        assert parameter.is_meta or mesh.size == 1, "ranks could begin with different weights"
+        if parameter.is_floating_point() and not waits_for_4_bits(parameter):
+            device = parameter.device if parameter.is_meta else mesh.device
+            parameter.data = parameter.data.to(device, torch.float32 if parameter.requires_grad else compute_dtype)
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.to(mesh.device))
     if mesh.tensor > 1:
         split_over_tensor_ranks(model, mesh.device_mesh["tensor"])
     blocks = blocks_of(model)
@@ -102,24 +107,3 @@ def _has_room_for_whole_gradients(model: nn.Module, device: torch.device) -> boo
     whole = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     bytes_needed = whole * (torch.float32.itemsize + torch.bfloat16.itemsize)
     return bytes_needed <= LOCAL_ACCUMULATION_SHARE * torch.cuda.get_device_properties(device).total_memory
-
-
-def _check_equal_on_all_ranks(model: nn.Module, mesh: Mesh) -> None:
-    """Raises if the ranks did not build the same model: each would train a part of another one."""
-    names = [name for name, _ in model.named_parameters()]
-    sums = torch.tensor([_checksum(parameter) for parameter in model.parameters()])
-    lowest, highest = sums.clone(), sums.clone()
-    dist.all_reduce(lowest, dist.ReduceOp.MIN, group=mesh.host_group)
-    dist.all_reduce(highest, dist.ReduceOp.MAX, group=mesh.host_group)
-    different = [name for name, equal in zip(names, (lowest == highest).tolist(), strict=True) if not equal]
-    if different:
-        raise ValueError(
-            f"{len(different)} parameters are not the same on all ranks, among them {different[0]}: build the model "
-            "from the same checkpoint, or with the same seed, on every rank."
-        )
-
-
-def _checksum(tensor: torch.Tensor) -> int:
-    """Sum of the bits as whole numbers: exact in any order."""
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return int(tensor.detach().contiguous().view(integers[tensor.element_size()]).sum(dtype=torch.int64))

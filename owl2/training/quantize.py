@@ -20,7 +20,7 @@ def quantize_frozen_projections(
     """Keeps the decoder's frozen linear layers in 4 bits (NF4), in place, on the device that they are to run on.
 
     Vision encoder, abstractor, embeddings and head keep their precision. Call it after `select_trainable` and before
-    `apply_lora`.
+    `apply_lora`. In a model without weights (on the device "meta") they wait for their weights: see `in_4_bits`.
 
     Returns:
         Number of weights in 4 bits.
@@ -42,12 +42,28 @@ def quantize_frozen_projections(
         if module.in_features < BLOCK_SIZE:
             raise ValueError(f"{name} has {module.in_features} inputs, but 4 bits need at least {BLOCK_SIZE}")
         parent, _, own = name.rpartition(".")
-        setattr(layers.get_submodule(parent), own, _in_4_bits(module, compute_dtype, bitsandbytes).to(device))
+        quantized = _quantized(module, compute_dtype, bitsandbytes)
+        setattr(layers.get_submodule(parent), own, quantized if module.weight.is_meta else quantized.to(device))
     model.is_loaded_in_4bit = True  # PEFT looks here
     return sum(module.in_features * module.out_features for module in frozen.values())
 
 
-def _in_4_bits(module: nn.Linear, compute_dtype: torch.dtype, bitsandbytes: Any) -> nn.Module:
+def waits_for_4_bits(parameter: nn.Parameter) -> bool:
+    """Whether this is the place of a weight that is to be kept in 4 bits."""
+    return getattr(parameter, "bnb_quantized", True) is False
+
+
+def in_4_bits(place: nn.Parameter, weight: torch.Tensor) -> nn.Parameter:
+    """A weight [out, in] in 4 bits, on the device where it is.
+
+    Args:
+        place: see `waits_for_4_bits`; the result is to take its place.
+    """
+    made_like = {name: getattr(place, name) for name in ("blocksize", "quant_type", "compress_statistics", "module")}
+    return type(place)(weight, requires_grad=False, **made_like).to(weight.device)  # packs
+
+
+def _quantized(module: nn.Linear, compute_dtype: torch.dtype, bitsandbytes: Any) -> nn.Module:
     with torch.device("meta"):
         quantized = bitsandbytes.nn.Linear4bit(
             module.in_features, module.out_features, module.bias is not None, compute_dtype, quant_type="nf4"

@@ -8,36 +8,36 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import distributed as dist
 
 from owl2.data.pairs import SkipCounter, SkipLimit
-from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
+from owl2.modeling import Owl2Config
 from owl2.processing import Owl2Processor
 
 from .batches import BatchStream, Counts, Grouping
-from .build import build_model, outline
-from .checkpointing import Checkpoints
+from .beginning import begin
+from .benchmark_scores import BenchmarkScores, plan_tasks
+from .build import choose_what_trains, outline
+from .checkpointing import Checkpoints, complete_steps
+from .continuation import check_continuation
 from .cost import MACHINE_SIZE, recipe_cost, trained_of
 from .cost_report import cost_tables
 from .flops import Sample, sample_flops
 from .gpus import gpu_of_device
 from .held_out import HeldOut
-from .leave import leave_model, save_initial
+from .leave import leave_model
 from .mesh import Mesh, build_mesh, process_group
 from .optimizer import MasterWeightAdamW, fastest_training_dtype
 from .parallel import parallelize
-from .recipe import Recipe, SmallLanguageModel, TrainSettings
+from .random_state import random_state, set_random_state
+from .recipe import Recipe
 from .recipe_file import dump_recipe
 from .report import Reporter
 from .run_directory import RunDirectory
 from .samples import StageSamples, open_samples
-from .stages import select_trainable
 from .step import Normalization, agree
 from .table import as_json, as_rich, trainable_table
 from .trainer import Run, Trainer
-
-_TOKENIZER_TEXTS = 4000
-"""Samples of each source that the tokenizer of a small random language model is made from."""
+from .weights import receive_weights
 
 
 def train(recipe: Recipe, console: Console) -> bool:
@@ -55,10 +55,9 @@ def train(recipe: Recipe, console: Console) -> bool:
     directory = RunDirectory(Path(recipe.out))
     with process_group(recipe.parallel.stall_timeout_s) as device:
         settings = recipe.parallel
-        mesh = build_mesh(device, settings.data_shards, settings.replicas, settings.tensor)
-        found = _first_look(recipe, directory, mesh)
-        if found.refusal is not None:
-            raise ValueError(found.refusal)
+        sizes = (settings.data_shards, settings.replicas, settings.tensor)
+        mesh = build_mesh(device, *sizes, settings.stall_timeout_s)
+        found = mesh.from_first_rank(lambda: _first_look(recipe, directory, mesh.device))
         if found.is_finished:
             if mesh.rank == 0:
                 console.print(
@@ -66,7 +65,7 @@ def train(recipe: Recipe, console: Console) -> bool:
                 )
             return True
         recipe = recipe.model_copy(update={"precision": found.precision})
-        run, processor = _prepare(recipe, directory, mesh, console)
+        run, processor = _prepare(recipe, directory, mesh, console, found.goes_on)
         schedule, logging = recipe.schedule, recipe.logging
         with Reporter(
             directory, console, schedule.steps, logging.every, logging.tensorboard, mesh.rank == 0
@@ -74,6 +73,8 @@ def train(recipe: Recipe, console: Console) -> bool:
             trainer = Trainer(run, reporter)
             if trainer.resume():
                 reporter.say(f"goes on after step {trainer.step} of {schedule.steps}")
+            elif found.goes_on:
+                raise ValueError(f"the checkpoints in {directory.checkpoints} were removed while the run was starting")
             if not trainer.train():
                 reporter.say(f"stopped after step {trainer.step}; the same command goes on")
                 return False
@@ -94,90 +95,55 @@ def show(recipe: Recipe, console: Console) -> None:
     console.print(dump_recipe(recipe), markup=False, highlight=False)
     model = outline(recipe).model()
     choose_what_trains(model, recipe.train)
+    adapter = recipe.model.adapter
+    if adapter is not None and Path(adapter).exists():
+        check_continuation(model, adapter)
+    elif adapter is not None:
+        console.print(f"{adapter} is not there: adapters like new ones are assumed", highlight=False)
     console.print(as_rich(trainable_table(model, recipe.optimizer), "What trains"))
     for shown in cost_tables(recipe_cost(recipe, int(os.environ.get("WORLD_SIZE", MACHINE_SIZE)))):
         console.print(shown)
 
 
 class _FirstLook(NamedTuple):
-    """What rank 0 finds in the run directory before anything is written there, the same on every rank.
+    """What is in the run directory before anything is written there.
 
     Attributes:
-        refusal: why the run cannot go on there.
+        goes_on: there is a complete checkpoint.
         precision: that of the recipe, with "auto" decided as when the run began.
     """
 
-    refusal: str | None
     is_finished: bool
+    goes_on: bool
     precision: str
 
 
-def _first_look(recipe: Recipe, directory: RunDirectory, mesh: Mesh) -> _FirstLook:
-    found: list[_FirstLook | None] = [None]
-    if mesh.rank == 0:
-        refusal, precision = None, recipe.precision
-        try:
-            directory.refuse_other(recipe)
-            before = directory.read_recipe()
-        except ValueError as error:
-            refusal, before = str(error), None
-        if precision == "auto":
-            fastest = "bf16" if fastest_training_dtype(mesh.device) == torch.bfloat16 else "fp32"
-            precision = before.precision if before is not None else fastest
-        found = [_FirstLook(refusal, directory.is_finished, precision)]
-    dist.broadcast_object_list(found, 0, group=mesh.host_group)
-    assert found[0] is not None, "rank 0 always finds something"
-    return found[0]
+def _first_look(recipe: Recipe, directory: RunDirectory, device: torch.device) -> _FirstLook:
+    directory.refuse_other(recipe)
+    before, precision = directory.read_recipe(), recipe.precision
+    if precision == "auto":
+        fastest = "bf16" if fastest_training_dtype(device) == torch.bfloat16 else "fp32"
+        precision = before.precision if before is not None else fastest
+    return _FirstLook(directory.is_finished, bool(complete_steps(directory.checkpoints)), precision)
 
 
-def choose_what_trains(
-    model: Owl2ForConditionalGeneration,
-    settings: TrainSettings,
-    quantize_on: torch.device | None = None,
-    compute_dtype: torch.dtype = torch.bfloat16,
-) -> None:
-    """Freezes and unfreezes parts, and puts adapters and 4-bit weights into the model, in place.
-
-    Args:
-        quantize_on: device for 4-bit weights; `None` leaves them as they are, as in a model without weights.
-
-    Raises:
-        ImportError: PEFT or bitsandbytes is needed and not installed.
-        ValueError: a target of the adapters does not exist, or a layer cannot be kept in 4 bits.
-    """
-    select_trainable(model, settings.parts)
-    if settings.quantization is not None and quantize_on is not None:
-        from .quantize import quantize_frozen_projections
-
-        quantize_frozen_projections(model, compute_dtype, quantize_on)
-    if settings.lora is not None:
-        from .lora import apply_lora
-
-        lora = settings.lora
-        apply_lora(model, lora.rank, lora.alpha, lora.dropout, lora.targets)
-
-
-def _prepare(recipe: Recipe, directory: RunDirectory, mesh: Mesh, console: Console) -> tuple[Run, Owl2Processor]:
+def _prepare(
+    recipe: Recipe, directory: RunDirectory, mesh: Mesh, console: Console, goes_on: bool
+) -> tuple[Run, Owl2Processor]:
     samples = open_samples(recipe, recipe.data.sources, directory.path)
-    initial = recipe.model.initialize
-    is_small = initial is not None and isinstance(initial.language_model, SmallLanguageModel)
-    model, processor = build_model(recipe, samples.texts(_TOKENIZER_TEXTS) if is_small else ())
-    if recipe.data.max_length <= model.config.tokens_per_image:
-        raise ValueError(
-            f"data.max_length {recipe.data.max_length} leaves no room for text beside the "
-            f"{model.config.tokens_per_image} rows of an image"
-        )
+    tasks = plan_tasks(recipe.evaluate.tasks, directory.predictions) if recipe.evaluate.every else []
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    if initial is not None and mesh.rank == 0 and not directory.initial.is_dir():
-        save_initial(model, processor, directory.initial, dtype)
-    choose_what_trains(model, recipe.train, mesh.device, dtype)
+    beginning, weights = begin(recipe, directory, samples, dtype, goes_on, mesh)
+    model = beginning.model(recipe, dtype)
     table = trainable_table(model, recipe.optimizer)
     if mesh.rank == 0:
         directory.begin(recipe, as_json(table))
         _introduce(recipe, samples, mesh, console)
         console.print(as_rich(table, "What trains"))
+    benchmarks = BenchmarkScores(tasks, model, beginning.processor, dtype, mesh) if tasks else None
     parallel, settings = recipe.parallel, recipe.optimizer
     parallelize(model, mesh, dtype, parallel.activation_checkpointing, parallel.compile)
+    receive_weights(model, weights, mesh, frozen_only=goes_on)
     optimizer = MasterWeightAdamW(
         model,
         settings.weight_decay,
@@ -187,6 +153,7 @@ def _prepare(recipe: Recipe, directory: RunDirectory, mesh: Mesh, console: Conso
         settings.betas,
         settings.eps,
     )
+    processor = beginning.processor
     image_processor = processor.image_processor
     run = Run(
         recipe=recipe,
@@ -197,6 +164,7 @@ def _prepare(recipe: Recipe, directory: RunDirectory, mesh: Mesh, console: Conso
         stream=_stream(recipe, samples, processor, mesh),
         checkpoints=Checkpoints(directory.checkpoints, recipe.checkpoint.keep, recipe.checkpoint.asynchronous),
         held_out=_held_out(recipe, directory, processor, mesh),
+        benchmarks=benchmarks,
         normalization=Normalization(tuple(image_processor.image_mean), tuple(image_processor.image_std)),
         pad_token_id=processor.tokenizer.pad_token_id,
         step_flops=partial(_step_flops, model.config, recipe),
@@ -226,14 +194,16 @@ def _stream(recipe: Recipe, samples: StageSamples, processor: Owl2Processor, mes
 
 def _held_out(recipe: Recipe, directory: RunDirectory, processor: Owl2Processor, mesh: Mesh) -> HeldOut | None:
     settings = recipe.evaluate
-    if not settings.every:
+    if not settings.every or not settings.sources:
         return None
     plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augment": False})})
+    before = random_state()
     samples = open_samples(plain, settings.sources, directory.path)
     count = min(settings.samples, sum(size for _, size, _ in samples.describe()))
     counter = SkipCounter(SkipLimit(recipe.data.bad_share))
     stream = BatchStream(samples, processor, _grouping(recipe), count, counter, mesh.data_rank, mesh.data_size)
     batch = next(stream.batches(1))
+    set_random_state(before)  # a run draws the same numbers whether it is evaluated or not
     counts = agree(batch, False, mesh).counts
     return HeldOut(batch.micro_batches, counts.supervised, counts.samples)
 

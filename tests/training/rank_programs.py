@@ -1,6 +1,7 @@
 """What ranks do in the tests of parallel training; each function runs on every rank (see `ranks.py`)."""
 
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterable
@@ -9,17 +10,25 @@ from typing import Any, NamedTuple
 
 import torch
 from helpers import IMAGE, batch, sample, tiny_config, tiny_model
+from torch import distributed as dist
+from torch.distributed.tensor import DTensor
+from training.tiny_recipes import recipe_of, run_recipe
 
 from owl2.modeling import Owl2Config
-from owl2.training import checkpoint_storage
+from owl2.training import beginning, checkpoint_storage
+from owl2.training.build import build_model
 from owl2.training.checkpointing import Checkpoints
 from owl2.training.gradient_norm import clip_gradients
 from owl2.training.mesh import Mesh, build_mesh, process_group
 from owl2.training.optimizer import MasterWeightAdamW
 from owl2.training.parallel import parallelize, synchronize_gradients
 from owl2.training.random_state import random_state, set_random_state
+from owl2.training.run_directory import RunDirectory
+from owl2.training.samples import open_samples
 from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS, select_trainable
 from owl2.training.stall import StallWatch
+from owl2.training.tensor_memory import TensorMemory
+from owl2.training.weights import empty_model, receive_weights, weights_of
 
 CONFIG = {"vocab_size": 97}
 
@@ -54,9 +63,12 @@ class Run:
     def __init__(self, mesh: Mesh, layout: Layout, parts: Iterable[str]) -> None:
         self.mesh, self.layout = mesh, layout
         self.config: Owl2Config = tiny_config(**{**CONFIG, **layout.config})
-        self.model = tiny_model(self.config).train()
+        weights = weights_of(tiny_model(self.config)) if mesh.rank == 0 else None
+        self.model = empty_model(self.config).train()
+        self.model.set_attn_implementation("sdpa")
         select_trainable(self.model, parts)
         parallelize(self.model, mesh, layout.dtype, layout.recompute, layout.compile)
+        receive_weights(self.model, weights, mesh)
         self.optimizer = MasterWeightAdamW(self.model, weight_decay=0.05)
 
     def step(self, step: int) -> tuple[float, float]:
@@ -140,6 +152,83 @@ def two_ranks(directory: Path) -> dict[str, Any]:
         }
 
 
+class HostMemory(TensorMemory):
+    """Bytes of the tensors that have content."""
+
+    def _follow(self, tensors: Any) -> None:
+        super()._follow(tensor for tensor in tensors if not tensor.is_meta)
+
+
+def in_turn(*calls: tuple[Any, ...]) -> list[Any]:
+    """What functions return with their arguments; the ranks meet anew for each."""
+    results = []
+    for function, *arguments in calls:
+        results.append(function(*arguments))
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+    return results
+
+
+def begin_on_each_rank(data: Path, stage: str, out: Path, overrides: list[str]) -> dict[str, int]:
+    """How often this rank reads a model as a recipe begins, and bytes: most at a time, of the whole model, of what it
+    keeps, of the largest tensor, and of the message about the model."""
+    recipe, directory = recipe_of(data, stage, out, *overrides), RunDirectory(out)
+    read = []
+
+    def counting(*arguments: Any) -> Any:
+        read.append(arguments)
+        return build_model(*arguments)
+
+    beginning.build_model = counting
+    with process_group(60) as device:
+        mesh = build_mesh(device)
+        samples = open_samples(recipe, recipe.data.sources, out)
+        with HostMemory() as memory:
+            told, weights = beginning.begin(recipe, directory, samples, torch.float32, False, mesh)
+            model = told.model(recipe, torch.float32)
+            sizes = [parameter.numel() * 4 for parameter in model.parameters()]
+            parallelize(model, mesh)
+            receive_weights(model, weights, mesh)
+        kept = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+        return {
+            "read": len(read),
+            "peak": memory.peak,
+            "whole": sum(sizes),
+            "kept": sum(tensor.numel() * 4 for tensor in kept),
+            "largest": max(sizes),
+            "told": len(pickle.dumps(told)),
+        }
+
+
+def received_weights(layout: Layout) -> dict[str, Any]:
+    """Names of the parameters that are not what the first rank had, and of what has no content."""
+    with process_group(60):
+        run = Run(new_mesh(layout), layout, INSTRUCTION_TUNING_PARTS)
+        wanted = weights_of(tiny_model(run.config))
+        found = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in run.model.named_parameters()}
+        assert found.keys() == wanted.keys()
+        core = run.model.base_model.language_model
+        return {
+            "different": [name for name in wanted if not torch.equal(found[name], wanted[name])],
+            "without content": [name for name, tensor in run.model.named_buffers() if tensor.is_meta],
+            "tied": run.model.lm_head.weight is core.embed_tokens.weight,
+        }
+
+
+def refusals(data: Path, out: Path, overrides: list[str]) -> str:
+    """What this rank says when a run cannot begin."""
+    try:
+        run_recipe(data, "instruct", out, *overrides)
+    except ValueError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def compiled(layouts: list[Layout], parts: Iterable[str]) -> list[Curve]:
+    """A curve of each layout."""
+    with process_group(300):
+        return [curve(layout, parts, steps=3) for layout in layouts]
+
+
 def killed_while_saving(directory: Path, save_at: list[int]) -> None:
     """Saves, and is killed when the last of its checkpoints is half written."""
     written = []
@@ -169,3 +258,18 @@ def stall(rank_that_stops: int, how: str) -> None:
                     time.sleep(600)
                 watch.progress(step, "compute")
                 mesh.sum_over_data(torch.ones(()))
+
+
+def waits_in_each_group(limit_s: float) -> list[str]:
+    """The first rank waits in every group for the other, which never comes; what it is told in each."""
+    with process_group(limit_s) as device:
+        mesh = build_mesh(device, 2, 1, 1, limit_s)
+        if mesh.rank == 1:
+            time.sleep(600)
+        told = []
+        for group in (mesh.device_mesh["shard"].get_group(), mesh.data_group, mesh.host_group):
+            try:
+                dist.all_reduce(torch.ones(()), group=group)
+            except RuntimeError as error:
+                told.append(str(error))
+        return told

@@ -7,8 +7,18 @@ from typing import Any
 import pytest
 import torch
 from helpers import tiny_config, tiny_model
-from training.rank_programs import Layout, Run, curve, four_ranks, new_mesh, train_with_checkpoints, two_ranks
-from training.ranks import run_ranks
+from training.rank_programs import (
+    Layout,
+    Run,
+    compiled,
+    curve,
+    four_ranks,
+    new_mesh,
+    train_with_checkpoints,
+    two_ranks,
+    waits_in_each_group,
+)
+from training.ranks import run_ranks, start_ranks
 
 from owl2.training.checkpoint_storage import read_tensors
 from owl2.training.gradient_norm import clip_gradients
@@ -197,6 +207,28 @@ def test_compiled_layers_learn_the_same_with_a_few_graphs_for_all_shapes(
     assert_same_curve(found, wanted, 1e-5)
     assert 3 <= len(graphs) <= 16  # and not some for each layer
     assert not torch._dynamo.utils.counters["unimplemented"] and not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+def test_a_rank_waits_for_another_no_longer_than_twice_the_stall_limit() -> None:
+    processes, pipes = start_ranks(2, waits_in_each_group, 4.0)
+    try:
+        assert pipes[0].poll(120)
+        succeeded, told = pipes[0].recv()
+        assert succeeded and len(told) == 3 and all("8000ms" in words for words in told), told
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+@pytest.mark.slow
+def test_compiled_layers_learn_the_same_sharded_over_two_ranks() -> None:
+    wanted = curve(ONE, INSTRUCTION_TUNING_PARTS, steps=3)
+    layouts = [Layout(shards=2, compile=True), Layout(tensor=2, compile=True)]
+    for of_rank in run_ranks(2, compiled, layouts, INSTRUCTION_TUNING_PARTS, limit_s=1200):
+        for found in of_rank:
+            assert_same_curve(found, wanted, 1e-5)
 
 
 def test_a_cache_is_refused_where_layers_are_computed_twice() -> None:

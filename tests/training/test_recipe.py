@@ -130,8 +130,7 @@ def test_the_resolved_recipe_is_the_same_recipe_when_it_is_read_again(directory:
 class TestShippedRecipes:
     @pytest.mark.parametrize("file", [_case(file) for file in SHIPPED])
     def test_each_can_be_looked_at_before_anything_is_downloaded(self, file: Path) -> None:
-        from owl2.training.build import outline
-        from owl2.training.run import choose_what_trains
+        from owl2.training.build import choose_what_trains, outline
         from owl2.training.table import trainable_table
 
         recipe = load_recipe(file)

@@ -15,9 +15,11 @@ from training.ranks import run_ranks
 from training.tiny_recipes import curve, metrics, recipe_of, run_recipe, run_recipes, write_data, write_recipes
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from owl2.training.checkpointing import Checkpoints
 from owl2.training.report import Reporter
 
 STEP = ("batch.micro_size=4",)
+"""Of the 32 samples of a step: 8 micro-batches on one rank, and 4 on each of two."""
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,23 @@ def test_bfloat16_learns_nearly_the_same_and_leaves_bfloat16_weights(
     )
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "checkpoint", dtype="auto")
     assert model.dtype == torch.bfloat16
+
+
+def test_the_seconds_that_training_stands_still_for_a_checkpoint_are_told_with_the_step_after_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, pause = Checkpoints.save, 0.25
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(pause)
+        save(*arguments)
+
+    monkeypatch.setattr(Checkpoints, "save", slow)
+    small = ("schedule.steps=5", "checkpoint.every=2", "logging.every=5", "batch.global_size=4")
+    run_recipe(data, "instruct", tmp_path / "run", *small)
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [3, 5]  # a line of its own, though only each fifth step has one
+    assert all(line["checkpoint_seconds"] >= pause for line in lines)
 
 
 def test_workers_do_not_change_anything(data: Path, whole: dict[str, Path], tmp_path: Path) -> None:

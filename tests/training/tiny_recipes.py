@@ -81,7 +81,7 @@ def write_recipes(directory: Path) -> None:
         "train": {"parts": ["vision_encoder", "abstractor", "vision_half"]},
         "optimizer": {"learning_rate": 1e-2, "weight_decay": 0.05},
         "schedule": {"steps": 3, "warmup_steps": 1},
-        "batch": {"global_size": 16, "micro_size": 16},
+        "batch": {"global_size": 32, "micro_size": 32},
         "precision": "fp32",
         "parallel": {"stall_timeout_s": 120},
         "checkpoint": {"every": 100, "asynchronous": False},
