@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .records import file_hashes
-from .runner import missing_media
+from .runner import check_ids, missing_media
 from .task import Task
 from .tasks import TASKS, task_named
 
@@ -19,7 +19,7 @@ class Finding:
 
     Attributes:
         state: "complete", "absent" (no file of it is there), or what is wrong.
-        samples, expected: numbers, if they are known.
+        samples: how many there are, if they can be read.
         files: of annotations, with their hashes.
     """
 
@@ -27,7 +27,6 @@ class Finding:
     split: str
     state: str
     samples: int | None = None
-    expected: int | None = None
     files: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -58,22 +57,22 @@ def check_data(root: Path, tasks: Sequence[str] = (), split: str | None = None) 
 
 
 def _check(task: Task, split: str, root: Path) -> Finding:
-    expected = task.counts.get(split)
     try:
         wanted = task.files(root, split)
         lacking = [file for file in wanted if not file.is_file()]
         if lacking and len(lacking) == len(wanted):
-            return Finding(task, split, _ABSENT, expected=expected)
+            return Finding(task, split, _ABSENT)
         hashes = tuple(file_hashes((file for file in wanted if file.is_file()), root))
         if lacking:
-            return Finding(task, split, f"lacks {lacking[0].relative_to(root)}", expected=expected, files=hashes)
+            return Finding(task, split, f"lacks {lacking[0].relative_to(root)}", files=hashes)
         samples = task.load(root, split, task.prompt_for(split, None))
+        check_ids(task, samples)
         missing, total = missing_media(samples)
     except (ValueError, ImportError, OSError) as error:
-        return Finding(task, split, str(error), expected=expected)
-    state = _COMPLETE
+        return Finding(task, split, str(error))
+    state, expected = _COMPLETE, task.counts.get(split)
     if missing:
         state = f"lacks {len(missing)} of {total} images or videos, first {missing[0]}"
     elif expected is not None and len(samples) != expected:
         state = f"has {len(samples)} samples where {expected} are expected"
-    return Finding(task, split, state, len(samples), expected, hashes)
+    return Finding(task, split, state, len(samples), hashes)

@@ -114,7 +114,12 @@ def _load(task: Task, data: Path, split: str, prompt: str, files: Sequence[Path]
     if lacking := [file for file in files if not file.is_file()]:
         raise ValueError(f"{task.title} needs {lacking[0]}, which is not there. {task.fetch}")
     samples = task.load(data, split, prompt)
-    _check(task, samples)
+    check_ids(task, samples)
+    missing, total = missing_media(samples)
+    if missing:
+        raise ValueError(
+            f"{task.title}: {len(missing)} of {total} images or videos are missing, first {missing[0]}. {task.fetch}"
+        )
     return samples
 
 
@@ -125,7 +130,12 @@ def _bare(sample: Sample, suffix: str) -> Sample:
     return replace(sample, is_framed=False, prompt=sample.prompt + (suffix if sample.choices else ""))
 
 
-def _check(task: Task, samples: Sequence[Sample]) -> None:
+def check_ids(task: Task, samples: Sequence[Sample]) -> None:
+    """Refuses samples that cannot be told apart, or none.
+
+    Raises:
+        ValueError: there is no sample, or two have one id.
+    """
     if not samples:
         raise ValueError(f"{task.title} has no samples in its files")
     seen: set[str] = set()
@@ -133,11 +143,6 @@ def _check(task: Task, samples: Sequence[Sample]) -> None:
         if sample.id in seen:
             raise ValueError(f"{task.title} has two samples of the id {sample.id!r}")
         seen.add(sample.id)
-    missing, total = missing_media(samples)
-    if missing:
-        raise ValueError(
-            f"{task.title}: {len(missing)} of {total} images or videos are missing, first {missing[0]}. {task.fetch}"
-        )
 
 
 def missing_media(samples: Sequence[Sample]) -> tuple[list[str], int]:

@@ -197,6 +197,16 @@ def test_the_check_of_named_benchmarks_fails_unless_they_are_complete(
     assert owl2("evaluate", "--check", data).stderr == "owl2: not complete: mmvet (test)\n"
 
 
+def test_the_check_finds_files_without_samples_and_with_one_twice(owl2: Callable[..., Result], data):
+    write_vizwiz(data)
+    file = data / "vizwiz" / "Annotations" / "val.json"
+    (row,) = json.loads(file.read_text())
+    for rows, problem in (([], "VizWiz has no samples in its files"), ([row, row], "two samples of the id 'a.jpg'")):
+        file.write_text(json.dumps(rows))
+        result = owl2("evaluate", "--check", data, "--tasks", "vizwiz")
+        assert result.exit_code == 1 and problem in result.stdout
+
+
 def test_a_run_does_not_go_on_with_other_weights_of_the_same_name_and_size(
     owl2: Callable[..., Result], refused: Callable[..., str], arguments, server, editable, tmp_path
 ):
