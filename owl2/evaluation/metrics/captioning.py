@@ -176,6 +176,8 @@ def _bigrams(counts: Counter[NGram]) -> int:
 
 
 def _check(references: Mapping[Id, Sequence[str]], hypotheses: Mapping[Id, str], metrics: Collection[str]) -> None:
+    if isinstance(metrics, str):
+        raise ValueError(f"metrics is a list of names, got the text {metrics!r}: put it in a list")
     if unknown := [name for name in metrics if name not in METRICS]:
         raise ValueError(f"unknown caption metrics {unknown}: choose from {', '.join(METRICS)}")
     without_caption = [image for image in references if image not in hypotheses]

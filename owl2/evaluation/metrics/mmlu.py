@@ -98,7 +98,8 @@ def mmlu_scores(correct: Mapping[str, Sequence[bool]], protocol: str = "opencomp
         those of "humanities", "social", "STEM" and "other" that have a subject.
 
     Raises:
-        ValueError: no subject, an unknown one, one without questions, an unknown protocol.
+        ValueError: no subject, an unknown one, one without questions or with an answer that is neither true nor false,
+            an unknown protocol.
     """
     if protocol not in _PROTOCOLS:
         raise ValueError(f"unknown MMLU protocol {protocol!r}: use one of {', '.join(_PROTOCOLS)}")
@@ -123,6 +124,8 @@ def _check(correct: Mapping[str, Sequence[bool]]) -> None:
         raise ValueError(f"unknown MMLU subjects {unknown}: use those of {', '.join(sorted(_GROUP_OF))}")
     if empty := sorted(subject for subject, answers in correct.items() if len(answers) == 0):
         raise ValueError(f"MMLU subjects without questions: {empty}; leave them out or pass their answers")
+    if wrong := sorted(subject for subject, answers in correct.items() if not set(answers) <= {False, True}):
+        raise ValueError(f"answers to MMLU questions are right (True) or wrong (False), not so in {wrong}")
 
 
 def _accuracy(answers: Sequence[bool]) -> float:

@@ -108,8 +108,8 @@ def vqa_accuracy(prediction: str, answers: Sequence[str | Mapping[str, Any]], pr
             (`dont` becomes ``don`t`` and matches no answer); answers as they are.
 
     Raises:
-        ValueError: unknown protocol; no answers, or not ten for `vqa_m4c`; an answer that is neither a string nor a
-            record with one.
+        ValueError: unknown protocol; a prediction that is no string; no answers, or not ten for `vqa_m4c`; an answer
+            that is neither a string nor a record with one.
 
     Source: evaluation specification, section 2.2.
     """
@@ -126,6 +126,8 @@ def compared_vqa_answers(
         ValueError: as `vqa_accuracy`.
     """
     prepare = chosen_protocol(_PROTOCOLS, protocol)
+    if not isinstance(prediction, str):
+        raise ValueError(f"the prediction must be a string, got {prediction!r:.200}")
     return prepare(prediction, _texts(answers))
 
 

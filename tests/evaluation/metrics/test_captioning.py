@@ -110,10 +110,13 @@ def test_ids_that_differ_are_named() -> None:
         ({7: "a dog"}, {7: "x"}, ("CIDEr",), r"list of at least one reference; not so for \[7\]"),
         ({7: ["x"], 8: ["x"]}, {7: "x", 8: None}, ("CIDEr",), r"must be texts; not so for image 8: \['x', None\]"),
         ({7: ["x", 3]}, {7: "x"}, ("CIDEr",), r"must be texts; not so for image 7"),
+        ({7: ["x"]}, {7: "x"}, "CIDEr", "list of names, got the text 'CIDEr'"),
         ({7: ["x"]}, {7: "x"}, ("SPICE",), r"unknown caption metrics \['SPICE'\]: choose from CIDEr"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(references: dict, hypotheses: dict, metrics: tuple, message: str) -> None:
+def test_what_cannot_be_scored_is_refused(
+    references: dict, hypotheses: dict, metrics: tuple | str, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         caption_scores(references, hypotheses, metrics)
 

@@ -48,6 +48,8 @@ def test_what_cannot_be_scored_is_refused() -> None:
         mmlu_scores({"virology": [True], "college biology": [True]})
     with pytest.raises(ValueError, match="without questions.*virology"):
         mmlu_scores({"virology": [], "anatomy": [True]})
+    with pytest.raises(ValueError, match=r"not so in \['virology'\]"):
+        mmlu_scores({"virology": [True, None], "anatomy": [True]})  # type: ignore[list-item]
     with pytest.raises(ValueError, match="no MMLU subject"):
         mmlu_scores({})
     with pytest.raises(ValueError, match="'lmeval'.*opencompass2023, classic"):

@@ -221,6 +221,8 @@ def test_answers_that_cannot_be_scored_are_refused() -> None:
         vqa_accuracy("dog", [])
     with pytest.raises(ValueError, match="list.*'dog'"):
         vqa_accuracy("dog", "dog")
+    with pytest.raises(ValueError, match="prediction must be a string, got None"):
+        vqa_accuracy(None, ["dog"] * 10)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="answer 1 must be.*raw_answer"):
         vqa_accuracy("dog", [{"answer": "dog"}, {"raw_answer": "dog"}])
 
