@@ -7,17 +7,63 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import LogitsProcessorList
+from transformers import (
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    LogitsProcessor,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
+from transformers.generation import CandidateGenerator, PromptLookupCandidateGenerator
+
+LOOK_UP_THE_PROMPT = (
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
+"""Processors that look up the score of every id in the prompt, or forbid ids of the prompt."""
 
 
-class PlaceholderTolerantProcessors(LogitsProcessorList):
-    """Logits processors for prompts with images.
+class PlaceholderTolerantProcessor(LogitsProcessor):
+    """A processor of `LOOK_UP_THE_PROMPT` for prompts with images.
 
-    Repetition penalties look up the score of every id in the prompt, and n-gram rules forbid ids of the prompt. One
-    more column, for a token that is never drawn, takes the placeholders.
+    One more column, for a token that is never drawn, takes the placeholders.
     """
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.FloatTensor:
+    def __init__(self, processor: LogitsProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         vocab_size = scores.shape[-1]  # scores [B, V], input_ids [B, S]
         padded = F.pad(scores, (0, 1), value=float("-inf"))
-        return super().__call__(input_ids.clamp(max=vocab_size), padded, **kwargs)[:, :vocab_size]
+        return self.processor(input_ids.clamp(max=vocab_size), padded)[:, :vocab_size]
+
+
+def placeholder_tolerant(processors: LogitsProcessorList) -> LogitsProcessorList:
+    """The same processors, of which those that look up the prompt bear placeholders; nothing changes for the others."""
+    return LogitsProcessorList(
+        PlaceholderTolerantProcessor(processor) if isinstance(processor, LOOK_UP_THE_PROMPT) else processor
+        for processor in processors
+    )
+
+
+def without_placeholders(generator: CandidateGenerator, image_token_id: int) -> CandidateGenerator:
+    """A generator of candidates, changed in place, that proposes no placeholder.
+
+    Only prompt lookup could: it takes what followed the same words in the prompt, and now ends before an image. Whether
+    a proposed token is forbidden is then not asked beforehand, as there is no score of a placeholder to ask for; the
+    model, which judges all candidates, knows.
+    """
+    if isinstance(generator, PromptLookupCandidateGenerator):
+        placeholder = torch.tensor([image_token_id])
+        ends = generator.eos_token_id
+        generator.eos_token_id = placeholder if ends is None else torch.cat([ends, placeholder.to(ends.device)])
+        generator.logits_processor = None
+    return generator
+
+
+def cached_length(past_key_values: Any) -> int:
+    """Number of tokens whose keys and values a cache holds."""
+    return 0 if past_key_values is None else int(past_key_values.get_seq_length())

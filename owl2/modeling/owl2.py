@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin, LogitsProcessorList
+from transformers.generation import CandidateGenerator, GenerationMixin, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .chunked_loss import summed_next_token_loss
 from .configuration import Owl2Config
-from .generation import PlaceholderTolerantProcessors
+from .generation import cached_length, placeholder_tolerant, without_placeholders
 from .language_decoder import Owl2LanguageDecoder
 from .pretrained import Owl2PreTrainedModel
 from .vision_encoder import Owl2VisionEncoder
@@ -115,7 +115,7 @@ class Owl2Model(Owl2PreTrainedModel):
                 `input_ids`.
 
         Raises:
-            ValueError: the numbers of images and of placeholder rows do not agree.
+            ValueError: the numbers of images and of placeholder rows do not agree, or pixel_values have another shape.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -165,9 +165,11 @@ class Owl2Model(Owl2PreTrainedModel):
         """Where the visual tokens are, [B, S] bool; `None` if every token is text.
 
         Raises:
-            ValueError: the images do not fill the placeholders.
+            ValueError: the images do not fill the placeholders, or have another shape.
         """
         length = input_ids.shape[1] if input_ids is not None else inputs_embeds.shape[1]
+        if pixel_values is not None:
+            self._check_pixels(pixel_values)
         if pixel_values is None and length == 1:
             return None  # a decoding step
         if mm_token_type_ids is not None:
@@ -195,6 +197,14 @@ class Owl2Model(Owl2PreTrainedModel):
         elif pixel_values is None and input_ids is not None:
             return None
         return is_vision
+
+    def _check_pixels(self, pixel_values: torch.Tensor) -> None:
+        channels = self.config.vision_config.num_channels
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"pixel_values have the shape {list(pixel_values.shape)}, but must be [N, {channels}, H, W]: all images of "
+                "the batch, one after the other."
+            )
 
     def _unused_vision(self) -> torch.Tensor:
         """Zero that depends on every vision parameter: a rank without images then has gradients like the others."""
@@ -319,26 +329,52 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
             targets = targets.masked_fill(attention_mask == 0, IGNORE_INDEX)
         return targets
 
+    def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, **kwargs: Any) -> dict[str, Any]:
+        """As in transformers; an assistant model, which is never said to be in its first step, gets the images too."""
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        pixel_values = kwargs.get("pixel_values")
+        if pixel_values is not None and cached_length(kwargs.get("past_key_values")) == 0:
+            inputs["pixel_values"] = pixel_values
+        return inputs
+
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         processors = super()._get_logits_processor(*args, **kwargs)
-        prompt = kwargs.get("encoder_input_ids")
-        if len(processors) == 0 or prompt is None or prompt.is_floating_point() or prompt.numel() == 0:
-            return processors
-        outside = int(prompt.max()) >= self.config.text_config.vocab_size
-        return PlaceholderTolerantProcessors(processors) if outside else processors
+        return (
+            placeholder_tolerant(processors) if self._has_placeholders(kwargs.get("encoder_input_ids")) else processors
+        )
+
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> CandidateGenerator:
+        generator = super()._get_candidate_generator(*args, **kwargs)
+        has_images = bool((kwargs["input_ids"] == self.config.image_token_id).any())
+        return without_placeholders(generator, self.config.image_token_id) if has_images else generator
+
+    def _has_placeholders(self, prompt: torch.Tensor | None) -> bool:
+        """Whether a prompt, of ids [B, S] and not of embeddings, holds ids that have no score."""
+        if prompt is None or prompt.is_floating_point() or prompt.numel() == 0:
+            return False
+        return int(prompt.max()) >= self.config.text_config.vocab_size
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, input_ids: torch.LongTensor | None = None, **model_kwargs: Any
     ) -> tuple[torch.LongTensor, dict[str, Any]]:
-        """Repeats the samples for beams and returned sequences; the images of a sample stay together."""
+        """Repeats the samples for beams and returned sequences; the images of a sample stay together.
+
+        Of a prompt whose beginning is in the cache already, the images of that beginning may be given or not.
+        """
         pixel_values = model_kwargs.pop("pixel_values", None)
-        embeddings = model_kwargs.get("inputs_embeds")
-        is_vision = self.model.modality_indicator(
-            input_ids if embeddings is None else None,
-            embeddings,
-            model_kwargs.get("mm_token_type_ids"),
-            pixel_values,
-        )
+        embeddings, types = model_kwargs.get("inputs_embeds"), model_kwargs.get("mm_token_type_ids")
+        ids = input_ids if embeddings is None else None
+        cached = cached_length(model_kwargs.get("past_key_values"))
+        mask = model_kwargs.get("attention_mask")
+        given = ids if embeddings is None else embeddings
+        if cached and (
+            mask is None or given is None or mask.shape[1] == given.shape[1]
+        ):  # else only what is new is given
+            if pixel_values is not None:
+                pixel_values = self._uncached_images(pixel_values, ids, types, cached)
+            ids = None if ids is None else ids[:, cached:]
+            embeddings = None if embeddings is None else embeddings[:, cached:]
+        is_vision = self.model.modality_indicator(ids, embeddings, types, pixel_values)
         if pixel_values is not None and is_vision is not None and expand_size > 1:
             images = (is_vision.sum(1) // self.config.tokens_per_image).tolist()
             repeated = [group.repeat(expand_size, 1, 1, 1) for group in pixel_values.split(images)]
@@ -349,6 +385,21 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
         if pixel_values is not None:
             model_kwargs["pixel_values"] = pixel_values
         return input_ids, model_kwargs
+
+    def _uncached_images(
+        self, pixel_values: torch.Tensor, ids: torch.Tensor | None, types: torch.Tensor | None, cached: int
+    ) -> torch.Tensor | None:
+        """Of the images of whole prompts, those behind the first `cached` tokens; any other number as it is."""
+        if types is None and ids is None:
+            return pixel_values
+        is_vision = torch.ne(types, 0) if types is not None else torch.eq(ids, self.config.image_token_id)
+        rows = self.config.tokens_per_image
+        images = (is_vision.sum(1) // rows).tolist()
+        if sum(images) != pixel_values.shape[0]:
+            return pixel_values
+        known = (is_vision[:, :cached].sum(1) // rows).tolist()
+        left = [group[count:] for group, count in zip(pixel_values.split(images), known, strict=True)]
+        return torch.cat(left) if sum(images) > sum(known) else None
 
 
 def next_token_loss(

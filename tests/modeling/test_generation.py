@@ -1,0 +1,122 @@
+"""What users of transformers expect of `generate()` holds for prompts with images too."""
+
+from typing import Any
+
+import pytest
+import torch
+from helpers import IMAGE, batch, sample, tiny_config, tiny_model
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from owl2.modeling import Owl2ForConditionalGeneration
+
+PROMPT = [4, IMAGE, 5, IMAGE, 3]
+
+
+def prompt(model: Owl2ForConditionalGeneration, parts: list[int | str], seed: int = 0) -> dict[str, Any]:
+    inputs = sample(model.config, parts, seed)
+    return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+
+
+def generate(model: Owl2ForConditionalGeneration, inputs: dict[str, Any], **settings: Any) -> torch.Tensor:
+    """New tokens of a greedy generation that never ends early."""
+    settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0, **settings}
+    return model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+
+
+@pytest.mark.parametrize("seed", [0, 7], ids=["the model itself", "another model"])
+def test_an_assistant_model_sees_the_images_and_changes_no_token(seed: int) -> None:
+    model, assistant = tiny_model(), tiny_model(seed=seed)
+    inputs = prompt(model, PROMPT)
+    assert torch.equal(generate(model, inputs, assistant_model=assistant), generate(model, inputs))
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["id outside of the vocabulary", "id inside"])
+def test_prompt_lookup_proposes_no_image(inside: bool) -> None:
+    config = tiny_config()
+    if inside:
+        config.image_token_id = 96
+    model = tiny_model(config)
+    inputs = prompt(model, PROMPT)
+    before_image = inputs["input_ids"][0, 3].item()
+    inputs["input_ids"][0, -1] = before_image  # what followed it in the prompt is the image
+    expected = generate(model, inputs)
+    assert torch.equal(generate(model, inputs, prompt_lookup_num_tokens=4), expected)
+
+
+def test_guidance_weighs_the_prompt_against_its_last_token_alone() -> None:
+    model = tiny_model()
+    inputs = prompt(model, PROMPT)
+    with torch.no_grad():
+        given = model(**inputs).logits[0, -1].log_softmax(-1)
+        alone = model(input_ids=inputs["input_ids"][:, -1:]).logits[0, -1].log_softmax(-1)
+    wanted = (alone + 3.0 * (given - alone)).argmax()
+    assert generate(model, inputs, guidance_scale=3.0, max_new_tokens=1).item() == wanted
+
+
+def test_a_processor_of_the_users_sees_the_prompt_and_the_scores_of_the_vocabulary() -> None:
+    model = tiny_model()
+    inputs = prompt(model, PROMPT)
+    seen = []
+
+    class OnlySeven(LogitsProcessor):
+        def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+            seen.append(input_ids)
+            mask = torch.full((model.config.text_config.vocab_size,), float("-inf"))
+            mask[7] = 0.0
+            return scores + mask
+
+    processors = LogitsProcessorList([OnlySeven()])
+    new = generate(model, inputs, logits_processor=processors, repetition_penalty=1.3)
+    assert new.tolist() == [[7] * 8] and torch.equal(seen[0], inputs["input_ids"])
+
+
+@pytest.mark.parametrize("given", ["all images", "new images", "all images, types"])
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_a_conversation_goes_on_from_the_cache_of_its_beginning(given: str, num_beams: int) -> None:
+    model = tiny_model()
+    samples = [sample(model.config, parts, seed) for seed, parts in enumerate(([2, IMAGE, 5], [IMAGE, 4, IMAGE]))]
+    later = [sample(model.config, parts, seed) for seed, parts in enumerate(([3, IMAGE, 2], [5, IMAGE]), start=5)]
+    begun = batch(samples, "left")
+    with torch.no_grad():
+        cache = model(**{**begun, "labels": None}, use_cache=True).past_key_values
+    new = batch(later, "right")
+    pixels = [each["pixel_values"] for pair in zip(samples, later, strict=True) for each in pair]
+    whole = {
+        "input_ids": torch.cat([begun["input_ids"], new["input_ids"]], dim=1),
+        "attention_mask": torch.cat([begun["attention_mask"], new["attention_mask"]], dim=1),
+        "pixel_values": torch.cat(pixels),
+    }
+    expected = generate(model, whole, num_beams=num_beams)
+    if given == "new images":
+        whole["pixel_values"] = new["pixel_values"]
+    if given == "all images, types":
+        whole["mm_token_type_ids"] = (whole["input_ids"] == model.config.image_token_id).long()
+    if num_beams > 1:
+        cache.batch_repeat_interleave(num_beams)
+    assert torch.equal(generate(model, whole, num_beams=num_beams, past_key_values=cache), expected)
+
+
+def test_a_text_may_follow_a_cache_with_or_without_its_images() -> None:
+    model = tiny_model()
+    inputs = prompt(model, PROMPT)
+    first = model.generate(
+        **inputs, max_new_tokens=3, do_sample=False, eos_token_id=-1, pad_token_id=0, return_dict_in_generate=True
+    )
+    ids = torch.cat([first.sequences, torch.tensor([[8, 9]])], dim=1)
+    whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": inputs["pixel_values"]}
+    expected = generate(model, whole)
+    only_new = {**whole, "input_ids": ids[:, -3:], "pixel_values": None}  # the last token is not in the cache
+    for given in (whole, {**whole, "pixel_values": None}, only_new):
+        cache = model.generate(
+            **inputs, max_new_tokens=3, do_sample=False, eos_token_id=-1, pad_token_id=0, return_dict_in_generate=True
+        ).past_key_values
+        assert torch.equal(generate(model, given, past_key_values=cache), expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 1, 3, 16, 16), (1, 1, 16, 16)])
+@pytest.mark.parametrize("generating", [False, True])
+def test_pixels_of_another_shape_are_refused_with_the_shape(shape: tuple[int, ...], generating: bool) -> None:
+    model = tiny_model()
+    inputs = {**prompt(model, [2, IMAGE]), "pixel_values": torch.zeros(shape)}
+    with pytest.raises(ValueError, match=rf"have the shape \[{', '.join(map(str, shape))}\].*\[N, 3, H, W\]"):
+        generate(model, inputs) if generating else model(**inputs)
