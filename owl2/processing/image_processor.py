@@ -4,6 +4,7 @@ The official code prepares images in three ways (REFERENCE: inference and evalua
 they are the three values of the setting `aspect`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,13 +123,19 @@ def resize_image(
     mean: Sequence[float] = OPENAI_CLIP_MEAN,
     resample: int = PILImageResampling.BICUBIC,
 ) -> Image.Image:
-    """Bring an RGB image to `height` x `width` pixels in one of the official ways (`aspect`)."""
+    """Bring an RGB image to `height` x `width` pixels in one of the official ways (`aspect`).
+
+    On the way the official code makes images as large as the square of the longer side. Of a very long image that would
+    take gigabytes: where it would exceed Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`), the image goes the short way.
+    """
     if aspect == "resize":
         longer_side = max(image.size)
+        if _too_large(longer_side, longer_side):
+            return image.resize((width, height), resample)
         # Both official steps are kept: resizing twice is not the same as resizing once.
         return image.resize((longer_side, longer_side), resample).resize((width, height), resample)
     if aspect == "pad":
-        return expand_to_square(image, mean).resize((width, height), resample)
+        return expand_to_square(_with_square_in_limit(image), mean).resize((width, height), resample)
     return _resize_and_crop(image, height, width, resample)
 
 
@@ -140,13 +147,38 @@ def expand_to_square(image: Image.Image, mean: Sequence[float] = OPENAI_CLIP_MEA
     return square
 
 
+def _too_large(width: int, height: int) -> bool:
+    limit = Image.MAX_IMAGE_PIXELS
+    return limit is not None and width * height > limit
+
+
+def _with_square_in_limit(image: Image.Image) -> Image.Image:
+    """An image whose square would be too large, made smaller; any other as it is."""
+    longer_side, limit = max(image.size), Image.MAX_IMAGE_PIXELS
+    if limit is None or longer_side**2 <= limit:
+        return image
+    scale = math.isqrt(limit) / longer_side
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+
+
 def _resize_and_crop(image: Image.Image, height: int, width: int, resample: int) -> Image.Image:
     """CLIP's own preparation: the shorter side to the size, then the centre."""
     shorter_side, target = min(image.size), max(height, width)
     size = int(target * image.width / shorter_side), int(target * image.height / shorter_side)
-    resized = image.resize(size, resample)
-    left, top = (resized.width - width) // 2, (resized.height - height) // 2
-    return resized.crop((left, top, left + width, top + height))
+    if _too_large(*size):
+        return _central_square(image).resize((target, target), resample).crop(_centre(target, target, width, height))
+    return image.resize(size, resample).crop(_centre(*size, width, height))
+
+
+def _central_square(image: Image.Image) -> Image.Image:
+    side = min(image.size)
+    return image.crop(_centre(*image.size, side, side))
+
+
+def _centre(width: int, height: int, inner_width: int, inner_height: int) -> tuple[int, int, int, int]:
+    """The box of the given inner size in the centre of an image."""
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    return left, top, left + inner_width, top + inner_height
 
 
 def _column(values: float | Sequence[float]) -> np.ndarray:

@@ -82,6 +82,42 @@ def test_16_bit_grey_is_scaled_not_cut() -> None:
     assert load_image(grey).getpixel((0, 0)) == (127, 127, 127)
 
 
+@pytest.mark.parametrize(
+    ("size", "aspect"), [((3, 500), "resize"), ((500, 3), "resize"), ((40, 500), "pad"), ((500, 40), "crop")]
+)
+def test_a_very_long_image_is_never_made_a_square_of_its_length(
+    size: tuple[int, int], aspect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width, height = size
+    shades = np.add.outer(np.linspace(0, 200, height), np.linspace(0, 55, width)).astype(np.uint8)
+    image = Image.fromarray(shades).convert("RGB")
+    processor = Owl2ImageProcessorPil(size={"height": 28, "width": 28}, aspect=aspect)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    official = processor([image])["pixel_values"][0]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 28 * 350 - 1)  # what the crop would be made of
+    made = []
+    new, resize = Image.new, Image.Image.resize
+
+    def recorded(image: Image.Image) -> Image.Image:
+        made.append(image.width * image.height)
+        return image
+
+    monkeypatch.setattr(Image, "new", lambda *arguments: recorded(new(*arguments)))
+    monkeypatch.setattr(Image.Image, "resize", lambda *arguments: recorded(resize(*arguments)))
+    pixels = processor([image])["pixel_values"][0]
+    assert max(made) < 28 * 350
+    assert np.abs(pixels - official).max() < 0.2  # of 4, from black to white
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_transparent_colour_becomes_white(mode: str) -> None:
+    image = Image.new("L", (2, 1))
+    image.putpixel((1, 0), 80)
+    contents = encoded(image.convert(mode), transparency=0 if mode == "L" else (0, 0, 0))
+    loaded = load_image(contents)
+    assert (loaded.getpixel((0, 0)), loaded.getpixel((1, 0))) == (WHITE, (80, 80, 80))
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "P"])
 def test_transparent_areas_become_white(mode: str) -> None:
     image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
