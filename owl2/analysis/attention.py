@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
 
 
 class ImageAttention(NamedTuple):
@@ -49,7 +49,7 @@ def attention_on_image(
         outputs = model(**inputs, output_attentions=True)
     finally:
         model.set_attn_implementation(implementation)
-    is_vision = inputs["input_ids"][0] == config.image_token_id
+    is_vision = _visual_rows(inputs, config)
     decoder = torch.stack([layer[0, :, position].float().mean(0) for layer in outputs.attentions])  # [L, S]
     num_queries = config.abstractor_config.num_learnable_queries
     first = image * config.tokens_per_image
@@ -58,3 +58,9 @@ def attention_on_image(
     height, width = (side // config.vision_config.patch_size for side in inputs["pixel_values"].shape[-2:])
     on_patches = to_queries @ abstractor[:, -height * width :]  # [rows * columns]
     return ImageAttention((on_patches / on_patches.sum()).view(height, width), decoder[:, is_vision].sum(1))
+
+
+def _visual_rows(inputs: dict[str, Any], config: Owl2Config) -> torch.Tensor:
+    """Where the visual tokens are, [S] bool. The processor marks them; a tokenizer may give them an id of its own."""
+    types = inputs.get("mm_token_type_ids")
+    return inputs["input_ids"][0] == config.image_token_id if types is None else types[0] != 0

@@ -37,3 +37,17 @@ def test_an_image_that_is_not_there_is_refused_with_both_numbers() -> None:
     model = tiny_model(tiny_config())
     with pytest.raises(ValueError, match="image 1, but the prompt has 1"):
         attention_on_image(model, sample(model.config, [2, IMAGE, 2], seed=1), image=1)
+
+
+def test_the_processor_may_give_visual_tokens_an_id_of_its_own() -> None:
+    model = tiny_model()
+    inputs = sample(model.config, [3, IMAGE, 2], seed=2)
+    is_vision = inputs["input_ids"] == model.config.image_token_id
+    # As of a tokenizer that is smaller than the embedding (Qwen2): its next id lies inside.
+    marked = {
+        **inputs,
+        "input_ids": inputs["input_ids"].masked_fill(is_vision, 96),
+        "mm_token_type_ids": is_vision.long(),
+    }
+    for found, expected in zip(attention_on_image(model, marked), attention_on_image(model, inputs), strict=True):
+        torch.testing.assert_close(found, expected)
