@@ -1,6 +1,5 @@
 """`owl2 quickstart`: the whole life of the model on a laptop."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,11 +28,12 @@ def quickstart(
     logging.disable_progress_bar()  # of loading and saving weights: ours say more
     console = Console()
     directory = out or Path("runs") / f"quickstart-{preset}"
-    if (directory / "metrics.json").is_file() and (directory / "report.md").is_file():
-        console.print(f"{directory} holds a finished run; remove it or choose another --out to run again.")
-        _show(json.loads((directory / "metrics.json").read_text()), directory, console)
-        return
     run = Quickstart(preset, directory, console)
+    finished = run.finished_metrics()
+    if finished is not None:
+        console.print(f"{directory} holds a finished run; remove it or choose another --out to run again.")
+        _show(finished, directory, console)
+        return
     try:
         metrics = run.run()
     except (Interrupted, KeyboardInterrupt) as stop:

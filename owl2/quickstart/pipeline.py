@@ -33,12 +33,16 @@ from .language_model import convert_smollm2, train_language_model
 from .presets import PRESETS, Preset
 from .report import write_report
 
+STATE, METRICS = "run.json", "metrics.json"
+STEPS = ("language_model", "stage1", "checkpoint")
+"""Directories, each with what a step made."""
+
 
 class Quickstart:
     """One run in one directory.
 
     Raises:
-        ValueError: there is no such preset, or the directory holds a run of another one.
+        ValueError: there is no such preset, or the directory holds a run of another one or something else.
     """
 
     def __init__(self, preset: str, directory: Path, console: Console) -> None:
@@ -54,23 +58,33 @@ class Quickstart:
 
     def run(self) -> dict[str, Any]:
         """Everything that is not done yet. Returns the metrics."""
-        language_model = self._once("language_model", self._make_language_model)
-        stage1 = self._once("stage1", lambda target: self._pretrain(language_model, target))
-        checkpoint = self._once("checkpoint", lambda target: self._tune(stage1, target))
+        language_model = self._once(STEPS[0], self._make_language_model)
+        stage1 = self._once(STEPS[1], lambda target: self._pretrain(language_model, target))
+        checkpoint = self._once(STEPS[2], lambda target: self._tune(stage1, target))
         metrics = self._measure(language_model, checkpoint)
         write_report(self.directory, metrics, self.preset.name)
         return metrics
 
+    def finished_metrics(self) -> dict[str, Any] | None:
+        """What the run measured, if it is finished."""
+        files = self.directory / METRICS, self.directory / "report.md"
+        return _read_json(files[0]) if all(file.is_file() for file in files) else None
+
     def _read_state(self) -> dict[str, Any]:
-        file = self.directory / "run.json"
-        if file.is_file():
-            state = json.loads(file.read_text())
-            if state["preset"] != self.preset.name:
+        if (self.directory / STATE).is_file():
+            state = _read_json(self.directory / STATE)
+            if state.get("preset") != self.preset.name:
                 raise ValueError(
-                    f"{self.directory} holds a run of the preset {state['preset']}; choose another --out for "
+                    f"{self.directory} holds a run of the preset {state.get('preset')}; choose another --out for "
                     f"{self.preset.name}."
                 )
             return state
+        foreign = [name for name in (*STEPS, METRICS, "metrics.jsonl") if (self.directory / name).exists()]
+        if foreign:
+            raise ValueError(
+                f"{self.directory} holds {', '.join(foreign)}, but no quickstart began there ({STATE} is missing): "
+                "choose another --out."
+            )
         dtype = str(fastest_training_dtype(torch.device("cpu"))).removeprefix("torch.")
         state = {
             "preset": self.preset.name,
@@ -80,8 +94,14 @@ class Quickstart:
             "python": platform.python_version(),
             "seconds": {},
         }
-        file.write_text(json.dumps(state, indent=2) + "\n")
+        self._write(STATE, state)
         return state
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        """Writes a file as a whole: a run that is killed leaves none that is cut off."""
+        partial = self.directory / f"{name}.partial"
+        partial.write_text(json.dumps(value, indent=2) + "\n")
+        partial.replace(self.directory / name)
 
     def _once(self, name: str, make: Callable[[Path], None]) -> Path:
         """Makes a directory of the run unless it is there; a half-made one has another name."""
@@ -100,7 +120,7 @@ class Quickstart:
         seconds = self.state["seconds"]
         seconds[name] = round(seconds.get(name, 0.0) + now - self.started, 2)
         self.started = now
-        (self.directory / "run.json").write_text(json.dumps(self.state, indent=2) + "\n")
+        self._write(STATE, self.state)
 
     def keep_time(self) -> None:
         """Counts the time of a step that was interrupted."""
@@ -202,7 +222,7 @@ class Quickstart:
             "dtype": self.state["dtype"],
             "threads": torch.get_num_threads(),
         }
-        (self.directory / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        self._write(METRICS, metrics)
         return metrics
 
     def _answer(self, model: Any, processor: Any, questions: list[easy_vqa.Question]) -> list[str]:
@@ -257,6 +277,16 @@ class Quickstart:
         (self.directory / "attention.json").write_text(
             json.dumps({**record, "image": Path(question.image).name}) + "\n"
         )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}. Remove {file.parent} to run again.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} is damaged: it holds no settings. Remove {file.parent} to run again.")
+    return value
 
 
 def peak_memory_bytes() -> int:

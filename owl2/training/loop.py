@@ -74,6 +74,7 @@ def train_stage(
     optimizer = _optimizer(model, settings)
     saved = directory / f"{name}.interrupted.pt"
     first = _resume(saved, model, optimizer) if saved.is_file() else 0
+    _forget_lost_steps(directory / "metrics.jsonl", name, first)
     started, smoothed, keep_memory = time.perf_counter(), None, memory_keeper()
     model.train()
     batches = data.batches(settings.batch_size, settings.seed, first)
@@ -103,13 +104,26 @@ def train_stage(
             progress.update(bar, advance=1, loss=f"loss {smoothed:.3f}", speed=f"{done / seconds:.0f} samples/s")
             keep_memory()
             if stopped():
-                torch.save(
-                    {"step": step + 1, "model": _trained(model), "optimizer": optimizer.state_dict()},
-                    saved,
-                )
+                state = {"step": step + 1, "model": _trained(model), "optimizer": optimizer.state_dict()}
+                torch.save(state, saved.with_suffix(".partial"))
+                saved.with_suffix(".partial").replace(saved)
                 raise Interrupted(f"Stopped in {name} after step {step + 1} of {settings.steps}; everything is saved.")
     saved.unlink(missing_ok=True)
     return time.perf_counter() - started
+
+
+def _forget_lost_steps(metrics: Path, stage: str, first: int) -> None:
+    """Takes out lines of steps that a killed run did and nobody saved: they are done again."""
+    if not metrics.is_file():
+        return
+    lines = metrics.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and _is_kept(json.loads(line), stage, first)]
+    if len(kept) < len(lines):
+        metrics.write_text("".join(kept))
+
+
+def _is_kept(line: dict[str, Any], stage: str, first: int) -> bool:
+    return line["stage"] != stage or line["step"] <= first
 
 
 def _trained(model: nn.Module) -> dict[str, torch.Tensor]:

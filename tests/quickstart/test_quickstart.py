@@ -56,6 +56,8 @@ def test_a_run_leaves_checkpoint_metrics_and_a_report_with_pictures(small: None,
 
     again = quickstart("--out", run)
     assert again.exit_code == 0 and "finished run" in again.output
+    other = quickstart("--preset", "smol", "--out", run)
+    assert other.exit_code == 2 and "a run of the preset nano" in other.stderr
 
 
 def test_a_second_run_keeps_what_is_finished(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +84,20 @@ def test_wrong_presets_are_refused_in_one_line(small: None, tmp_path: Path, argu
     (tmp_path / "run.json").write_text(json.dumps({"preset": "nano", "dtype": "float32", "seconds": {}}))
     result = quickstart(*arguments, "--out", tmp_path)
     assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.output
+
+
+def test_a_directory_with_something_else_is_left_alone(small: None, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()  # as `owl2 train` leaves it
+    result = quickstart("--out", tmp_path)
+    assert result.exit_code == 2 and f"{tmp_path} holds checkpoint, but no quickstart began there" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("contents", ['{"preset": "na', "[1]", "\udcff"])
+def test_a_damaged_file_of_the_run_is_named(small: None, tmp_path: Path, contents: str) -> None:
+    (tmp_path / "run.json").write_text(contents, errors="surrogateescape")
+    result = quickstart("--out", tmp_path)
+    assert result.exit_code == 2 and f"{tmp_path / 'run.json'} is damaged" in result.stderr
 
 
 def test_smol_without_its_package_says_how_to_get_it(

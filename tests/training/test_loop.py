@@ -97,3 +97,28 @@ def test_metrics_say_what_each_step_did(processor: Owl2Processor, data: Training
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["samples"] for line in lines] == [4, 8, 12, 16, 20, 24]
     assert all(line["grad_norm"] > 0 and line["tokens"] > 0 and line["stage"] == "stage 1" for line in lines)
+
+
+def test_a_killed_stage_begins_again_and_no_step_is_there_twice(
+    processor: Owl2Processor, data: TrainingSet, tmp_path: Path
+) -> None:
+    calls = []
+
+    def killed_in_step_three(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        calls.append(batch)
+        if len(calls) == 3:
+            raise SystemExit
+        return mean_loss(model, batch)
+
+    other = json.dumps({"stage": "text", "step": 9, "loss": 1.0})
+    (tmp_path / "metrics.jsonl").write_text(other + "\n")
+    with pytest.raises(SystemExit):
+        train(fresh_model(), processor, data, tmp_path, killed_in_step_three)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "stage 1", "st')  # the power went off while the line was written
+    train(fresh_model(), processor, data, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in lines] == [
+        ("text", 9),
+        *(("stage 1", step) for step in range(1, 7)),
+    ]
