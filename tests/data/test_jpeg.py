@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from owl2.data import jpeg
-from owl2.data.decoding import decode_image, width_and_height
+from owl2.data.augmentation import Crop
+from owl2.data.decoding import crop_and_resize, decode_image, width_and_height
 from owl2.data.jpeg import decode_jpeg
 from owl2.processing import load_image
 
@@ -59,6 +61,14 @@ def test_pixels_are_exactly_pillows(simplejpeg: Any, size: tuple[int, int], opti
     assert pixels is not None and pixels.dtype == np.uint8
     assert np.array_equal(pixels[..., :3], pixels_of_pillow(contents))
     assert width_and_height(decode_image(contents)) == size
+
+
+@pytest.mark.parametrize("crop", [Crop(0, 0, 61, 47), Crop(5, 9, 40, 31), Crop(20, 0, 1, 47, flip=True)])
+def test_a_crop_is_the_same_tensor_whoever_decoded(simplejpeg: Any, crop: Crop) -> None:
+    contents = encoded(picture(61, 47))
+    decoded = decode_image(contents)
+    assert isinstance(decoded, np.ndarray)
+    assert torch.equal(crop_and_resize(decoded, crop, 24), crop_and_resize(load_image(contents), crop, 24))
 
 
 @pytest.mark.parametrize("subsampling", ["440", "411"])

@@ -13,7 +13,6 @@ from ..check import Examined, Finding, Part, RecordCheck, Summary
 from ..formats import Problem, ProblemKind, RecordFile
 from ..formats.media import problem_of_file
 from ..formats.problems import LeftOut
-from ..pairs.skipped import NO_LIMIT
 from ..records import Conversation
 from .mixture import Mixture, Records
 from .recipe import RECORDS, MixtureRecipe, with_sources
@@ -78,7 +77,7 @@ class SourceCheck:
         (source,) = recipe.sources
         if source.format == RECORDS:
             return RecordFile(source.arguments["file"], source.arguments.get("images"))
-        records = Mixture(recipe, skip_limit=NO_LIMIT).records(source.name)
+        records = Mixture(recipe).records(source.name)
         self.left_out = records.left_out
         return OfficialRecords(source.name, records)
 
