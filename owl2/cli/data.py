@@ -85,7 +85,8 @@ def check(
     recipe = load_mixture_recipe(file)
     checks = []
     for each in (with_sources(recipe, source) if source else recipe).sources:
-        checks.append(SourceCheck(recipe, each.name, images, processor, max_length))
+        with Console(stderr=True).status(f"reading {each.name}"):
+            checks.append(SourceCheck(recipe, each.name, images, processor, max_length))
         _run_check(checks[-1], len(checks[-1]), each.name, num_workers)
         if checks[-1].error is not None:
             typer.echo(f"{printable(each.name)}: cannot be read: {printable(' '.join(checks[-1].error.split()))}")
@@ -197,7 +198,8 @@ def _run_check(check: "RecordCheck | SourceCheck", records: int, name: str, num_
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     is_read = sys.stdout.isatty()  # else the findings go to a file or another program, and only the bar may be seen
     console = Console(stderr=not is_read, markup=False, emoji=False, highlight=False)
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=hidden) as progress:
         task = progress.add_task(printable(name), total=records)
         for part in check.parts(num_workers):
             for finding in part.findings:

@@ -148,7 +148,8 @@ def line_rows(path: AnyPath) -> Iterator[tuple[int, Row]]:
 def image_path(root: AnyPath, name: str, row: Row) -> str:
     """The path of an image that an annotation names relative to the image root.
 
-    The name alone is judged; links inside the root are the user's own.
+    The name alone is judged: a million images cost no look at the disk, and links inside the root are the user's own.
+    Records that come from anywhere are held to `formats.media.MediaRoot`, which follows links.
 
     Raises:
         ValueError: the name is empty, absolute, an address, or climbs out with `..`; `//` within counts as absolute or

@@ -1,4 +1,9 @@
-"""Conversations in the form of ShareGPT, `conversations: [{"from": "human", "value": "..."}, ...]`, as messages."""
+"""Conversations in the form of ShareGPT, `conversations: [{"from": "human", "value": "..."}, ...]`, as messages.
+
+Of published files, which are trusted to be of one form: a record of another is an error, texts lose the white space
+around them, and `<image>` in a text-only source is only text. A user's own files, `formats.llava`, are read by other
+rules: all that is wrong with a record is listed, texts stay as they are, and placeholders may stand anywhere.
+"""
 
 from typing import Any
 
