@@ -6,6 +6,7 @@ size of micro-batches, with and without packing. Packing happens within a rank's
 and the state between two steps is where the stream of draws stands.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -13,13 +14,16 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from owl2.data.packing import BestFitPacker, pack_encoded, pad_packed
+from owl2.data.packing import pack_encoded, pad_packed, rows_of
 from owl2.data.pairs import Skip, SkipCounter
 from owl2.modeling.owl2 import IGNORE_INDEX
 from owl2.processing import Owl2Processor
 from owl2.processing.collation import pad_encoded
 
 from .samples import StageSamples
+
+LENGTH_STEP = 64
+"""Rows of so many tokens, twice or three times as many, ...: 32 shapes at most where rows hold 2,048."""
 
 Batch = dict[str, torch.Tensor]
 Item = TypeVar("Item")
@@ -32,13 +36,13 @@ class Grouping(NamedTuple):
         micro_size: samples of a micro-batch, with packing rows.
         row_length: tokens of a row; `None` without packing.
         buffer: samples that are packed together.
-        full_rows: pad every row to `row_length`, so that all micro-batches have one shape.
+        few_shapes: pad packed rows to a multiple of `LENGTH_STEP`, for compiled layers.
     """
 
     micro_size: int
     row_length: int | None = None
     buffer: int = 1024
-    full_rows: bool = False
+    few_shapes: bool = False
 
 
 class Counts(NamedTuple):
@@ -200,18 +204,19 @@ class _Prepare(Dataset[_Prepared]):
 
 
 def micro_batches_of(samples: Sequence[dict[str, Any]], grouping: Grouping, pad_token_id: int) -> Iterator[Batch]:
-    """Micro-batches of encoded samples, in rows by best fit if the grouping has a row length."""
+    """Micro-batches of encoded samples, in packed rows, the longest first, if the grouping has a row length."""
     size = grouping.micro_size
     if grouping.row_length is None:
         for start in range(0, len(samples), size):
             yield pad_encoded(samples[start : start + size], pad_token_id)
         return
-    packer = BestFitPacker(grouping.row_length, grouping.buffer)
-    lengths = [(number, len(sample["input_ids"])) for number, sample in enumerate(samples)]
-    rows = [pack_encoded([samples[number] for number in numbers]) for numbers in packer.pack(lengths)]
-    rows.sort(key=lambda row: -len(row["input_ids"]))  # ranks that work side by side then have rows alike
+    numbers = rows_of([len(sample["input_ids"]) for sample in samples], grouping.row_length, size)
+    rows = [pack_encoded([samples[number] for number in row]) for row in numbers]
     for start in range(0, len(rows), size):
-        yield pad_packed(rows[start : start + size], pad_token_id, grouping.row_length if grouping.full_rows else None)
+        length = len(rows[start]["input_ids"])  # the longest comes first
+        if grouping.few_shapes:
+            length = min(grouping.row_length, math.ceil(length / LENGTH_STEP) * LENGTH_STEP)
+        yield pad_packed(rows[start : start + size], pad_token_id, length)
 
 
 def supervised_tokens(batch: Batch) -> int:
@@ -219,13 +224,9 @@ def supervised_tokens(batch: Batch) -> int:
     return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
 
 
-def empty_micro_batch(pad_token_id: int, row_length: int | None) -> Batch:
-    """A batch of nothing but padding, for a rank that has none left while others do: its gradients are 0.
-
-    Args:
-        row_length: the shape of all other batches, where they have one.
-    """
-    length = row_length or 1
+def empty_micro_batch(pad_token_id: int, few_shapes: bool) -> Batch:
+    """A batch of nothing but padding, for a rank that has none left while others do: its gradients are 0."""
+    length = LENGTH_STEP if few_shapes else 1
     return {
         "input_ids": torch.full((1, length), pad_token_id),
         "labels": torch.full((1, length), IGNORE_INDEX),

@@ -50,7 +50,7 @@ def held_out_loss(
         dropout.eval()
     for _ in range(int(most)):
         batch = next(given, None)
-        filler = empty_micro_batch(pad_token_id, None)
+        filler = empty_micro_batch(pad_token_id, few_shapes=False)
         total += summed_loss(model, on_device(filler if batch is None else batch, mesh.device, normalization))
     for dropout in dropouts:
         dropout.train()

@@ -132,8 +132,7 @@ class Trainer:
 
     def _take_step(self, batch: RankBatch, agreed: Agreed, began: float, waited: float) -> StepReport:
         run, recipe = self.run, self.run.recipe
-        row_length = run.stream.grouping.row_length if run.stream.grouping.full_rows else None
-        filler = empty_micro_batch(run.pad_token_id, row_length)
+        filler = empty_micro_batch(run.pad_token_id, run.stream.grouping.few_shapes)
         loss = accumulate_gradients(
             run.model,
             batch.micro_batches,

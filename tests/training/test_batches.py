@@ -12,7 +12,7 @@ from training.tiny_recipes import recipe_of, write_data, write_recipes
 
 from owl2.data.pairs import SkipCounter, SkipLimit
 from owl2.processing import Owl2Processor
-from owl2.training.batches import BatchStream, Grouping, RankBatch, _one_ahead, supervised_tokens
+from owl2.training.batches import BatchStream, Grouping, RankBatch, _one_ahead, empty_micro_batch, supervised_tokens
 from owl2.training.build import build_model
 from owl2.training.samples import open_samples
 
@@ -87,9 +87,13 @@ def test_micro_batches_and_rows_hold_the_same_samples(
     assert found.counts.tokens <= found.counts.positions == sum(m["input_ids"].numel() for m in found.micro_batches)
 
 
-def test_full_rows_give_all_micro_batches_one_shape(data: Path, processor: Owl2Processor) -> None:
-    batch = next(stream(data, processor, "instruct", grouping=Grouping(1, 96, full_rows=True)).batches(1))
-    assert {micro["input_ids"].shape for micro in batch.micro_batches} == {(1, 96)} and len(batch.micro_batches) > 1
+@pytest.mark.parametrize("row_length", [96, 300])
+def test_compiled_layers_see_rows_of_few_lengths(data: Path, processor: Owl2Processor, row_length: int) -> None:
+    grouping = Grouping(1, row_length, few_shapes=True)
+    batch = next(stream(data, processor, "instruct", grouping=grouping).batches(1))
+    lengths = {micro["input_ids"].shape[1] for micro in batch.micro_batches}
+    assert len(batch.micro_batches) > 1 and lengths <= {*range(64, row_length, 64), row_length}
+    assert {micro["input_ids"].shape[1] for micro in [empty_micro_batch(0, few_shapes=True)]} == {64}
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "instruct"])
