@@ -51,6 +51,12 @@ def verbatim(row: Row, name: str) -> str:
     return row.string(name)
 
 
+def identifier(row: Row, name: str) -> str:
+    """A name that some files write as a text and others as a number."""
+    value = row.values.get(name)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else row.text(name)
+
+
 def only_judged(records: Sequence[Record], protocol: str) -> Scores:
     """The scorer of benchmarks whose every protocol needs a judge."""
     raise ValueError(f"{protocol} needs a judge: it cannot score {len(records)} records alone")

@@ -7,7 +7,7 @@ from typing import Any
 
 from owl2.data.sources.annotations import Row, image_path, numbered, rows
 
-from .common import verbatim
+from .common import identifier, verbatim
 from .multiple_choice import lettered
 
 DATABASES = ("koniq", "spaq", "flive", "livec", "cgi", "agi", "kadid")
@@ -94,7 +94,7 @@ def _hub_row(row: Row) -> PerceptionRow:
     contents = Row(row.values.get("image"), f"{row.where}, image").values.get("bytes")
     if not isinstance(contents, bytes):
         raise row.error("'image' holds no bytes")
-    return _row(row, str(row.values.get("id")), options, answer, "question_type", "question_concern", contents)
+    return _row(row, identifier(row, "id"), options, answer, "question_type", "question_concern", contents)
 
 
 def _row(

@@ -11,7 +11,7 @@ from owl2.data.sources.annotations import Row, image_path, numbered, read_json
 
 from ..metrics import seed_choice
 from ..task import Clip, Decoding, Record, Sample, Scores, Task
-from .common import means_by, verbatim
+from .common import identifier, means_by, verbatim
 from .multiple_choice import OWL2_ANSWER_WITH_LETTER, lettered, option_lines
 
 _LETTERS = "ABCD"
@@ -29,7 +29,8 @@ def _file(root: Path) -> Path:
 
 def _load(root: Path, split: str, prompt: str) -> list[Sample]:
     contents = Row(read_json(_file(root)), str(_file(root)))
-    types = {number: name for name, number in Row(contents.values.get("question_type"), contents.where).values.items()}
+    named = Row(contents.values.get("question_type"), f"{contents.where}, question_type")
+    types = {named.integer(name): name for name in named.values}
     frames = _shipped_frames(root) if _FRAMES[prompt] == _SHIPPED else {}
     samples = []
     for row in numbered(contents.items("questions"), _file(root)):
@@ -63,7 +64,7 @@ def _kind(row: Row) -> str:
 
 
 def _sample(
-    root: Path, row: Row, kind: str, prompt: str, types: dict[Any, str], frames: dict[str, tuple[Path, ...]]
+    root: Path, row: Row, kind: str, prompt: str, types: dict[int, str], frames: dict[str, tuple[Path, ...]]
 ) -> Sample:
     options = lettered(verbatim(row, f"choice_{letter.lower()}") for letter in _LETTERS)
     number, answer = row.integer("question_type_id"), row.text("answer")
@@ -71,10 +72,10 @@ def _sample(
         raise row.error(f"the answer {answer!r} to a question of type {number}: expected A to D and a type of {types}")
     question = verbatim(row, "question")
     is_ranked = prompt == "likelihood"
-    identifier = str(row.values.get("question_id") or row.text("question_id"))
-    images = (_image(root, row),) if kind == "image" else frames.get(identifier, ())
+    name = identifier(row, "question_id")
+    images = (_image(root, row),) if kind == "image" else frames.get(name, ())
     return Sample(
-        id=identifier,
+        id=name,
         prompt=question if is_ranked else f"{question}\n{option_lines(options)}\n{OWL2_ANSWER_WITH_LETTER}",
         gold=answer,
         images=images,

@@ -15,7 +15,7 @@ from owl2.data.sources.annotations import AnyPath
 from ..records import PREDICTIONS, file_hashes, ids_hash, write_predictions
 from ..task import Record
 from . import task_named
-from .common import list_or_line_rows
+from .common import identifier, list_or_line_rows
 from .video_qa import JUDGED
 
 IMPORTED = "imported"
@@ -63,8 +63,7 @@ def _records(path: Path) -> Iterator[Record]:
     for row in list_or_line_rows(path):
         by_judge = "Q" in row.values
         names = ("video_name", "Q", "A") if by_judge else ("id", "question", "answer")
-        name = row.values.get(names[0])
-        name = str(name) if isinstance(name, int) else row.text(names[0])
+        name = identifier(row, names[0])
         own = next(each for each in _renamed(name) if each not in taken)
         taken.add(own)
         details = {"question": row.text(names[1]), "video": name}

@@ -16,7 +16,7 @@ from ..judge import JudgeItem
 from ..judging.benchmarks import VIDEO_JUDGE, video_item
 from ..metrics import normalize_vqa_answer
 from ..task import Clip, Decoding, JudgedScoring, Record, Sample, Scores, Task
-from .common import SHORT_ANSWER, means_by, verbatim
+from .common import SHORT_ANSWER, identifier, means_by, verbatim
 from .judged_runs import summary_over_runs
 
 NUM_FRAMES = 8
@@ -135,12 +135,12 @@ def repackaged_questions(folder: Path) -> Iterator[VideoQuestion]:
     """
     answers: dict[str, Row] = {}
     for row in rows(folder / "test_a.json"):
-        name = _question_id(row)
+        name = identifier(row, "question_id")
         if name in answers:
             raise row.error(f"a second answer to the question_id {name!r}")
         answers[name] = row
     for row in rows(folder / "test_q.json"):
-        name = _question_id(row)
+        name = identifier(row, "question_id")
         answer = answers.pop(name, None)
         if answer is None:
             raise row.error(f"the question_id {name!r} has no answer of its own in {folder / 'test_a.json'}")
@@ -150,12 +150,6 @@ def repackaged_questions(folder: Path) -> Iterator[VideoQuestion]:
     if answers:
         name, row = next(iter(answers.items()))
         raise row.error(f"the question_id {name!r} has no question in {folder / 'test_q.json'}")
-
-
-def _question_id(row: Row) -> str:
-    """A text or a number, as repackagings differ."""
-    value = row.values.get("question_id")
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else row.text("question_id")
 
 
 def _sample(asked: VideoQuestion, videos: Path, prompt: str) -> Sample:

@@ -171,11 +171,21 @@ def test_the_submission_has_a_line_for_each_question(data, predicted, tmp_path, 
         (11, {"segment": [1, 3]}, "11 has seconds"),
         (12, {"segment": [1.0, 3.0]}, "12 has frames"),
         (12, {"data_id": "/etc/passwd"}, "not a file under the image root"),
+        (1, {"question_id": "x\ud83d"}, "'question_id' is not valid Unicode"),
     ],
 )
 def test_a_broken_question_names_file_and_record(data, kind, changes, problem):
     annotations(data, [question(2), question(kind, **changes)])
     with pytest.raises(ValueError, match=rf"SEED-Bench\.json, record 2.*{problem}"):
+        task_named("seed").load(data, "all", "letter")
+
+
+def test_a_broken_list_of_types_names_the_file(data):
+    path = data / "seed" / "SEED-Bench.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"question_type": {TYPES[0]: [1]}}))
+    with pytest.raises(
+        ValueError, match=r"SEED-Bench\.json, question_type: 'Scene Understanding' is \[1\], not an int"
+    ):
         task_named("seed").load(data, "all", "letter")
 
 
