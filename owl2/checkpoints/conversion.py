@@ -216,7 +216,7 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
                 return {name: handle.get_tensor(name) for name in handle.keys()}
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{file} cannot be read as weights: {first_line(error)}") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{file} holds other things than named tensors.")
     return tensors
@@ -373,6 +373,21 @@ def _shards(index: Path) -> list[Path]:
     if missing:
         raise CheckpointError(f"{index} names {', '.join(missing)}, but there is no such file in {index.parent}.")
     return [index.parent / name for name in names]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without what torch and others add; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def check_indexes(directory: Path) -> None:
+    """Checks the indexes of sharded weights, where a folder has any.
+
+    Raises:
+        CheckpointError: a shard is missing or points out of the folder, or the file is no index.
+    """
+    for index in directory.glob("*.index.json"):
+        _shards(index)
 
 
 def _is_zip(file: Path) -> bool:

@@ -5,7 +5,6 @@ they are checked against the computed ones. The model that they must fit is buil
 """
 
 import json
-import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration
 from owl2.training.stages import PARTS, part_of
 
-from .conversion import _is_zip, _weight_files, official_to_owl2
+from .conversion import _read_weights, _weight_files, official_to_owl2
 
 Layout = Literal["owl2", "official"]
 
@@ -141,10 +140,15 @@ def checkpoint_layout(directory: str | Path) -> Layout:
             "for example with: hf download NAME --local-dir DIRECTORY"
         )
     file = path / "config.json"
+    if not file.is_file() and (path / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{directory} is the adapter of a model, not a model: owl2 merge-lora {directory} OUT --base BASE makes "
+            "one, with BASE the model that it was trained on."
+        )
     if not file.is_file():
         inner = [child.name for child in sorted(path.iterdir()) if (child / "config.json").is_file()]
         hint = f" Did you mean {path / inner[0]}?" if inner else ""
-        raise ValueError(f"{directory} has no config.json: it is not a model directory.{hint}")
+        raise ValueError(f"{path} has no config.json: it is not a model directory.{hint}")
     fields = _read_json(file)
     if "visual_config" in fields:
         return "official"
@@ -164,7 +168,10 @@ def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
     """
     layout = checkpoint_layout(directory)
     path = Path(directory).expanduser()
-    config = Owl2Config.from_pretrained(path)
+    try:
+        config = Owl2Config.from_pretrained(path)
+    except ValueError as error:
+        raise ValueError(f"{path / 'config.json'} describes no model that there can be: {error}") from error
     with torch.device("meta"):
         model = Owl2ForConditionalGeneration(config)
     files = _weight_files(path)
@@ -229,10 +236,9 @@ def _read_headers(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 for name in handle.keys():
                     yield name, handle.get_tensor(name) if _may_be_table(name) else _shape_of(handle.get_slice(name))
         else:
-            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
-            for name, tensor in tensors.items():
+            for name, tensor in _read_weights(file).items():
                 yield name, tensor if _may_be_table(name) else tensor.to("meta")
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except SafetensorError as error:
         raise ValueError(f"The weights {file} cannot be read: {error}") from error
 
 
@@ -257,11 +263,11 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def prompt_of(directory: str | Path) -> str | None:
     """How a question about one image is put to the model, `...` for its text; `None` without a readable tokenizer."""
-    from owl2.processing import Owl2Processor
+    from owl2.processing.pretrained import load_processor
 
     try:
-        processor = Owl2Processor.from_pretrained(Path(directory).expanduser())
-    except (ValueError, OSError, TypeError, AttributeError):  # what transformers raises where there is no tokenizer
+        processor = load_processor(directory)
+    except ValueError:
         return None
     parts = [{"type": "image"}, {"type": "text", "text": "..."}]
     return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)

@@ -4,9 +4,12 @@
 official code (LLaMA fields beside `visual_config`) and always saves the nested form.
 """
 
+import math
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 MODALITY_ADAPTIVE_PARTS = ("norm", "q", "k", "v")
 """Parts of a decoder layer that may be separate for vision and text (section 3.3; supplement, Table 2)."""
@@ -42,7 +45,10 @@ class Owl2VisionConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
-        _require_positive(self, "hidden_size", "num_attention_heads", "num_channels", "image_size", "patch_size")
+        _require_positive(self, "hidden_size", "intermediate_size", "num_attention_heads", "num_channels")
+        _require_positive(self, "image_size", "patch_size", "num_hidden_layers")
+        _require_activation(self)
+        _require_number(self, "layer_norm_eps", "initializer_range")
         if self.image_size % self.patch_size != 0:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if self.hidden_size % self.num_attention_heads != 0:
@@ -79,7 +85,9 @@ class Owl2AbstractorConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
-        _require_positive(self, "hidden_size", "num_attention_heads", "num_learnable_queries")
+        _require_positive(self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        _require_positive(self, "num_learnable_queries")
+        _require_number(self, "layer_norm_eps", "initializer_range")
         if self.hidden_size % self.num_attention_heads != 0 or self.hidden_size % 4 != 0:
             raise ValueError(
                 f"abstractor hidden_size {self.hidden_size} must be a multiple of 4 and of num_attention_heads "
@@ -143,7 +151,11 @@ class Owl2TextConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        _require_positive(self, "vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads")
+        _require_positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        _require_positive(self, "num_attention_heads", "num_key_value_heads", "max_position_embeddings")
+        _require_activation(self)
+        _require_number(self, "rms_norm_eps", "initializer_range")
+        _require_rope(self, self.rope_parameters if self.rope_parameters is not None else kwargs.get("rope_scaling"))
         if self.num_attention_heads % self.num_key_value_heads != 0:
             raise ValueError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
@@ -195,7 +207,7 @@ class Owl2Config(PreTrainedConfig):
         for name, config_class in self.sub_configs.items():
             value = getattr(self, name)
             if not isinstance(value, config_class):
-                setattr(self, name, config_class(**_without_model_type(value)))
+                setattr(self, name, config_class(**_without_model_type(name, value)))
         if self.abstractor_config.hidden_size != self.vision_config.hidden_size:
             raise ValueError(
                 f"abstractor hidden_size {self.abstractor_config.hidden_size} differs from vision hidden_size "
@@ -216,9 +228,9 @@ class Owl2Config(PreTrainedConfig):
 
     def _read_official(self, kwargs: dict[str, Any]) -> None:
         """Moves the fields of the official flat configuration to the three parts."""
-        visual = kwargs.pop("visual_config")
-        vision = dict(visual.get("visual_model") or {})
-        abstractor = dict(visual.get("visual_abstractor") or {})
+        visual = _without_model_type("visual_config", kwargs.pop("visual_config"))
+        vision = _without_model_type("visual_model", visual.get("visual_model"))
+        abstractor = _without_model_type("visual_abstractor", visual.get("visual_abstractor"))
         use_cls_token = vision.get("use_cls_token", True)
         if not use_cls_token:
             vision["position_grid_size"] = (
@@ -236,8 +248,9 @@ class Owl2Config(PreTrainedConfig):
 
 def _require_positive(config: PreTrainedConfig, *names: str) -> None:
     for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{config.model_type} {name} is {getattr(config, name)}, but must be at least 1")
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{config.model_type} {name} is {value!r}, but must be a whole number of at least 1")
 
 
 def _fields(config_class: type[PreTrainedConfig]) -> list[str]:
@@ -245,7 +258,32 @@ def _fields(config_class: type[PreTrainedConfig]) -> list[str]:
     return list(config_class.__annotations__)
 
 
-def _without_model_type(value: Any) -> dict[str, Any]:
-    fields = dict(value) if isinstance(value, dict) else {} if value is None else value.to_dict()
+def _require_number(config: PreTrainedConfig, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ValueError(f"{config.model_type} {name} is {value!r}, but must be a number from 0 on")
+
+
+def _require_rope(config: PreTrainedConfig, settings: Any) -> None:
+    if settings is None:
+        return
+    if not isinstance(settings, dict):
+        raise ValueError(f"{config.model_type} rope_parameters must be a mapping of settings, but is {settings!r:.100}")
+    kind = settings.get("rope_type", settings.get("type", "default"))
+    if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
+        known = ", ".join(dict.fromkeys(["default", *ROPE_INIT_FUNCTIONS]))
+        raise ValueError(f"{config.model_type} rope_type is {kind!r}, but must be one of {known}")
+
+
+def _require_activation(config: PreTrainedConfig) -> None:
+    if config.hidden_act not in ACT2FN:
+        raise ValueError(f"{config.model_type} hidden_act is {config.hidden_act!r}, which transformers does not know")
+
+
+def _without_model_type(name: str, value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict | PreTrainedConfig):
+        raise ValueError(f"{name} must hold the settings of a part, but is {value!r:.100}")
+    fields = value.to_dict() if isinstance(value, PreTrainedConfig) else dict(value or {})
     fields.pop("model_type", None)
     return fields

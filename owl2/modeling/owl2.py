@@ -202,8 +202,8 @@ class Owl2Model(Owl2PreTrainedModel):
         channels = self.config.vision_config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
-                f"pixel_values have the shape {list(pixel_values.shape)}, but must be [N, {channels}, H, W]: all images of "
-                "the batch, one after the other."
+                f"pixel_values have the shape {list(pixel_values.shape)}, but must be [N, {channels}, H, W]: all "
+                "images of the batch, one after the other."
             )
 
     def _unused_vision(self) -> torch.Tensor:

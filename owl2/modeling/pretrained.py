@@ -57,13 +57,22 @@ class Owl2PreTrainedModel(PreTrainedModel):
                 computed ones.
         """
         # The layouts are a matter of owl2.checkpoints, which builds on the model.
-        from owl2.checkpoints.conversion import is_official_checkpoint, load_official_checkpoint, official_name
+        from owl2.checkpoints.conversion import (
+            check_indexes,
+            first_line,
+            is_official_checkpoint,
+            load_official_checkpoint,
+            official_name,
+        )
 
         name = pretrained_model_name_or_path
         want_info = kwargs.pop("output_loading_info", False)
         accept_sizes = kwargs.pop("ignore_mismatched_sizes", False)
         options = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}  # told by name below
         official = is_official_checkpoint(name, **_hub_arguments(kwargs))
+        if official is None and name is not None:
+            check_indexes(Path(name))
+            _read_generation_config(Path(name))  # transformers would pass over a damaged one
         try:
             if official is None:
                 model, info = super().from_pretrained(name, *args, **options)
@@ -74,7 +83,7 @@ class Owl2PreTrainedModel(PreTrainedModel):
                 model.name_or_path = model.config._name_or_path = str(name)
                 _load_generation_config(model, official)
         except (SafetensorError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"The checkpoint {name} cannot be read: {str(error).splitlines()[0]}") from error
+            raise CheckpointError(f"The checkpoint {name} cannot be read: {first_line(error)}") from error
         refused = set() if accept_sizes else {"mismatched_keys"}
         if strict:
             refused |= {"missing_keys"} | ({"unexpected_keys"} if model.can_generate() else set())
@@ -93,10 +102,23 @@ def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_generation_config(model: PreTrainedModel, directory: Path) -> None:
-    if model.can_generate() and (directory / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_dict(
-            json.loads((directory / "generation_config.json").read_text())
-        )
+    settings = _read_generation_config(directory)
+    if model.can_generate() and settings is not None:
+        model.generation_config = GenerationConfig.from_dict(settings)
+
+
+def _read_generation_config(directory: Path) -> dict[str, Any] | None:
+    """Settings of generation in a local folder, if it has any."""
+    file = directory / "generation_config.json"
+    if not file.is_file():
+        return None
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{file} holds a {type(settings).__name__}, not settings.")
+    return settings
 
 
 def _refuse_mismatch(what: str, info: dict[str, Any], refused: set[str], rename: Callable[[str], str]) -> None:

@@ -4,15 +4,35 @@ The official layout has a flat `config.json` with `visual_config`, a `tokenizer.
 `preprocessor_config.json` of CLIP's image processor; none of them knows of our processor's settings.
 """
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
+from .image_loading import read_file
+
+if TYPE_CHECKING:
+    from .processor import Owl2Processor
+
 _FILE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _CLIP_SETTINGS = ("image_mean", "image_std", "resample", "rescale_factor", "do_rescale", "do_normalize", "do_resize")
+
+
+def load_processor(directory: str | Path) -> "Owl2Processor":
+    """The processor of a local model directory.
+
+    Raises:
+        ValueError: it has no tokenizer or processor, or one that is damaged.
+    """
+    from .processor import Owl2Processor
+
+    try:
+        return Owl2Processor.from_pretrained(Path(directory).expanduser())
+    except Exception as error:  # transformers and tokenizers raise many kinds on files that are missing or damaged
+        raise ValueError(f"{directory} has no tokenizer or processor that can be read: {error}") from error
 
 
 def load_tokenizer(directory: Any, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -23,6 +43,8 @@ def load_tokenizer(directory: Any, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
     arguments = {name: kwargs[name] for name in _FILE_ARGUMENTS if kwargs.get(name) is not None}
     is_sentencepiece = _has_file(directory, "tokenizer.model", arguments)
+    if is_sentencepiece and Path(directory, "tokenizer.model").is_file():
+        read_file(Path(directory, "tokenizer.model"), "tokenizer")  # an empty one would be read without an error
     if is_sentencepiece and not _has_file(directory, "tokenizer.json", arguments):
         config = get_tokenizer_config(directory, **arguments)
         if config.get("tokenizer_class", "LlamaTokenizer") in ("LlamaTokenizer", "LlamaTokenizerFast"):

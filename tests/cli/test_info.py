@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import struct
 
 import pytest
@@ -125,6 +126,34 @@ def test_weights_that_cannot_be_read_are_named(refused, editable, damage):
     weights = editable / "model.safetensors"
     weights.unlink() if damage == "absent" else weights.write_bytes(weights.read_bytes()[:500])
     assert str(editable) in refused("info", editable)
+
+
+@pytest.mark.parametrize(
+    "contents", [[1, 2], {"model": {"lm_head.weight": torch.zeros(2)}, "epoch": 3}], ids=["a list", "a training state"]
+)
+def test_a_bin_file_of_something_else_is_named(refused, official, tmp_path, contents):
+    shutil.copy(official / "config.json", tmp_path)
+    torch.save(contents, tmp_path / "pytorch_model.bin")
+    assert "pytorch_model.bin holds other things than named tensors" in refused("info", tmp_path)
+
+
+def test_an_adapter_is_told_from_a_model(refused, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert f"owl2 merge-lora {tmp_path} OUT" in refused("info", tmp_path)
+
+
+def test_a_configuration_that_cannot_be_is_refused_by_its_file(refused, editable):
+    config = json.loads((editable / "config.json").read_text())
+    config["text_config"]["hidden_size"] = "large"
+    (editable / "config.json").write_text(json.dumps(config))
+    line = refused("info", editable)
+    assert str(editable / "config.json") in line and "hidden_size is 'large'" in line
+
+
+def test_a_damaged_tokenizer_does_not_hide_the_rest(owl2, editable):
+    (editable / "tokenizer.json").write_text("{}")
+    result = owl2("info", editable)
+    assert result.exit_code == 0 and "no tokenizer in this directory" in result.stdout
 
 
 def test_an_unknown_directory(refused):
