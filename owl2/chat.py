@@ -1,5 +1,6 @@
 """A conversation with a model: several turns with images and videos, answers as they are written."""
 
+import math
 import pickle
 import time
 from collections.abc import Callable
@@ -15,8 +16,11 @@ from transformers import BatchFeature, TextStreamer
 from owl2.checkpoints.inspect import checkpoint_layout
 from owl2.modeling import CheckpointError, Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor, load_image, load_video
+from owl2.processing.pretrained import load_processor
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOWEST_TEMPERATURE = 1e-6
+"""Below it sampling is greedy, and scores would overflow when they are divided by it."""
 ANSWER_SHARE = 4
 """A prompt that is cut leaves room for the answer: what it may take, but no more than this part of the context."""
 
@@ -128,9 +132,9 @@ class ChatSession:
             ValueError: the prompt does not fit the context (both numbers are given), the numbers of placeholders and of
                 images differ, or a setting is out of range.
         """
-        if max_new_tokens < 1 or temperature < 0:
+        if max_new_tokens < 1 or not 0 <= temperature < math.inf:
             raise ValueError(
-                f"max_new_tokens={max_new_tokens} must be at least 1 and temperature={temperature} not negative."
+                f"max_new_tokens={max_new_tokens} must be at least 1, and temperature={temperature} a number from 0 on."
             )
         started = time.perf_counter()
         kept, prompt, inputs = self._fit(text, max_new_tokens)
@@ -161,7 +165,7 @@ class ChatSession:
         self, inputs: BatchFeature, max_new_tokens: int, temperature: float, on_text: Callable[[str], None] | None
     ) -> torch.Tensor:
         sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature}
-        if temperature == 0:
+        if temperature < LOWEST_TEMPERATURE:
             sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         (output,) = self.model.generate(
             **inputs.to(self.model.device, dtype=self.model.dtype),
@@ -268,11 +272,7 @@ def load_for_chat(
     checkpoint_layout(directory)
     path = Path(directory).expanduser()
     place = _device(device)
-    try:
-        processor = Owl2Processor.from_pretrained(path)
-    except (ValueError, OSError, TypeError, AttributeError) as error:
-        # transformers says many different things, in many lines, of a tokenizer that is not there
-        raise ValueError(f"{directory} has no tokenizer or processor that can be read: {error}") from error
+    processor = load_processor(directory)
     try:
         model = Owl2ForConditionalGeneration.from_pretrained(
             path, dtype=dtype if dtype == "auto" else getattr(torch, dtype)
@@ -288,6 +288,9 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"The device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    if device.type == "meta":
+        raise ValueError("The device 'meta' holds no values, so nothing can be computed there.")
+    return device

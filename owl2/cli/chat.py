@@ -44,7 +44,7 @@ def chat(
     if as_json and prompt is None:
         raise ValueError("--json needs a PROMPT: it prints the answer to one question.")
     if prompt == "-":
-        prompt = sys.stdin.read().strip()
+        prompt = _read_prompt()
     if prompt is not None and not prompt.strip() and not image and not video:
         raise ValueError("The PROMPT is empty.")
     session = _open(model, dtype, device, system, truncate)
@@ -61,6 +61,13 @@ def chat(
     else:
         typer.echo()
         _note_cut(reply)
+
+
+def _read_prompt() -> str:
+    try:
+        return sys.stdin.read().strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The standard input is no text: {error}") from error
 
 
 def _open(directory: str, dtype: str, device: str, system: str | None, truncate: bool) -> "ChatSession":

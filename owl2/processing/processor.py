@@ -353,4 +353,9 @@ def _check_texts(text: Any) -> list[str]:
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, list | tuple) or not texts or not all(isinstance(item, str) for item in texts):
         raise ValueError(f"text must be a string or a list of strings, got {text!r:.200}")
+    for item in texts:
+        try:
+            item.encode()
+        except UnicodeEncodeError as error:  # half a surrogate pair, as of bytes on a command line that are not UTF-8
+            raise ValueError(f"the text {item!r:.200} is not valid Unicode: {error}") from error
     return list(texts)

@@ -48,7 +48,7 @@ def image(tmp_path: Path) -> Path:
 def owl2() -> Callable[..., Result]:
     """Runs a command line in this process."""
 
-    def run(*arguments: object, stdin: str | None = None) -> Result:
+    def run(*arguments: object, stdin: str | bytes | None = None) -> Result:
         return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
 
     return run
@@ -58,7 +58,7 @@ def owl2() -> Callable[..., Result]:
 def refused(owl2: Callable[..., Result]) -> Callable[..., str]:
     """Runs a command line that must end with exit code 2 and one line on stderr, which it returns."""
 
-    def run(*arguments: object, stdin: str | None = None) -> str:
+    def run(*arguments: object, stdin: str | bytes | None = None) -> str:
         result = owl2(*arguments, stdin=stdin)
         assert result.exit_code == 2, result.output
         lines = result.stderr.splitlines()

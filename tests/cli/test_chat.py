@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,15 @@ class TestContext:
         assert reply["prompt"].startswith("USER: look: <|image|>c d ") and reply["images"] == 1
         assert "text before a placeholder" in refused(*arguments, "a b " * 200 + "<|image|> c d")
 
+    def test_a_temperature_next_to_zero_is_greedy(self, session):
+        assert (
+            session.ask("hello", 4, temperature=1e-300).text
+            == ChatSession(session.model, session.processor).ask("hello", 4).text
+        )
+        for temperature in (float("nan"), float("inf"), -1.0):
+            with pytest.raises(ValueError, match=f"temperature={temperature}"):
+                session.ask("hello", 4, temperature=temperature)
+
     def test_an_answer_ends_with_the_context(self, session):
         reply = session.ask("a b " * 60, max_new_tokens=500)
         assert reply.input_tokens + reply.output_tokens <= CONTEXT
@@ -241,6 +251,33 @@ class TestBadInput:
             file.unlink()
         assert "has no tokenizer" in refused("chat", "-m", editable, "hi")
 
+    @pytest.mark.parametrize(("file", "contents"), [("tokenizer.json", "{}"), ("generation_config.json", "nope")])
+    def test_a_damaged_small_file(self, refused, editable, file, contents):
+        (editable / file).write_text(contents)
+        assert str(editable) in refused("chat", "-m", editable, "hi")
+
+    def test_an_empty_tokenizer(self, refused, official, tmp_path):
+        model = Path(shutil.copytree(official, tmp_path / "model"))
+        (model / "tokenizer.model").write_bytes(b"")
+        assert "tokenizer.model is empty" in refused("chat", "-m", model, "hi")
+
+    @pytest.mark.parametrize("contents", ["[1]", '{"weight_map": {"lm_head.weight": "../model.safetensors"}}'])
+    def test_an_index_that_is_none_or_leaves_its_directory(self, refused, editable, contents):
+        (editable / "model.safetensors").rename(editable.parent / "model.safetensors")
+        (editable / "model.safetensors.index.json").write_text(contents)
+        assert "model.safetensors.index.json" in refused("chat", "-m", editable, "hi")
+
+    def test_weights_of_no_bytes(self, refused, official, tmp_path):
+        model = Path(shutil.copytree(official, tmp_path / "model"))
+        (model / "model.safetensors").unlink()
+        (model / "pytorch_model.bin").write_bytes(b"")
+        assert "pytorch_model.bin cannot be read as weights" in refused("chat", "-m", model, "hi")
+
+    def test_a_prompt_that_is_not_unicode(self, refused, ours):
+        prompt = os.fsdecode(b"caf\xe9")  # as Python reads an argument in Latin-1
+        assert "is not valid Unicode" in refused("chat", "-m", ours, prompt)
+        assert "The standard input is no text" in refused("chat", "-m", ours, "-", stdin=b"caf\xe9")
+
     def test_json_without_a_prompt(self, refused, ours):
         assert "--json needs a PROMPT" in refused("chat", "-m", ours, "--json")
 
@@ -250,6 +287,7 @@ class TestBadInput:
     def test_an_unknown_dtype_and_device(self, refused, ours):
         assert "int3" in refused("chat", "-m", ours, "--dtype", "int3", "hi")
         assert "nonsense" in refused("chat", "-m", ours, "--device", "nonsense", "hi")
+        assert "'meta' holds no values" in refused("chat", "-m", ours, "--device", "meta", "hi")
 
 
 class TestErrors:
