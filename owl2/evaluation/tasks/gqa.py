@@ -38,7 +38,7 @@ def _sample(root: Path, name: str, row: Row, prompt: str) -> Sample:
         details={
             "structural": _type(row, "structural", _STRUCTURAL),
             "semantic": _type(row, "semantic", _SEMANTIC),
-            "group": _object(row, "groups").values.get("global"),
+            "group": _group(row),
             "words": len(question.split()),
             "steps": _steps(row),
         },
@@ -47,6 +47,12 @@ def _sample(root: Path, name: str, row: Row, prompt: str) -> Sample:
 
 def _object(row: Row, name: str) -> Row:
     return Row(row.values.get(name), f"{row.where}, {name}")
+
+
+def _group(row: Row) -> str | None:
+    """The global group, if the question has one."""
+    groups = _object(row, "groups")
+    return None if groups.values.get("global") is None else groups.text("global")
 
 
 def _type(row: Row, name: str, known: Sequence[str]) -> str:

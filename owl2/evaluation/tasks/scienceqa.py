@@ -36,7 +36,9 @@ def _problems(root: Path, split: str) -> Iterator[tuple[str, Row]]:
             raise ids.error(f"{split!r} names the problem {pid!r}, which is not in {problems}")
         if rows[pid].text("split") != split:
             raise rows[pid].error(f"'split' is {rows[pid].text('split')!r}, but {splits} has the problem in {split!r}")
-        if rows[pid].values.get("image") is not None:
+        if "image" not in rows[pid].values:
+            raise rows[pid].error("has no 'image', which is null where there is none")
+        if rows[pid].values["image"] is not None:
             yield pid, rows[pid]
 
 

@@ -133,6 +133,7 @@ def test_protocols_differ_in_what_they_take_for_the_answer(
         ({"types": {"structural": "guess", "semantic": "attr"}}, ", types: 'structural' is 'guess', not one of query"),
         ({"types": None}, ", types: expected a JSON object"),
         ({"semantic": [{"operation": "select"}]}, r", semantic\[0\]: has no 'argument'"),
+        ({"groups": {"global": ["color"]}}, r", groups: 'global' is \['color'\], not a string"),
         ({"imageId": "/n1"}, "is not a file under the image root"),
     ],
 )

@@ -123,6 +123,15 @@ def test_a_broken_problem_names_file_and_record(data, write_json, changes, probl
         task_named("scienceqa").load(data, "test", "owl2")
 
 
+def test_a_problem_that_does_not_say_whether_it_has_an_image_is_not_taken_for_one_without(data, write_json):
+    broken = problem(1)
+    del broken["image"]
+    write_json(data / "scienceqa" / "problems.json", {"0": problem(0), "1": broken})
+    write_json(data / "scienceqa" / "pid_splits.json", {"test": ["0", "1"]})
+    with pytest.raises(ValueError, match=r"problems\.json, record 2 \('1'\): has no 'image'"):
+        task_named("scienceqa").load(data, "test", "owl2")
+
+
 def test_a_problem_that_is_not_there_and_a_missing_image_stop_before_any_prediction(data, write_json):
     (data / "scienceqa" / "images" / "test" / "7" / "image.png").unlink()
     with pytest.raises(ValueError, match=r"1 of 9 images or videos are missing, first .*7/image\.png"):
