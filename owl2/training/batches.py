@@ -22,8 +22,8 @@ from owl2.processing.collation import pad_encoded
 
 from .samples import StageSamples
 
-LENGTH_STEP = 64
-"""Rows of so many tokens, twice or three times as many, ...: 32 shapes at most where rows hold 2,048."""
+LENGTH_STEP = 32
+"""Rows of so many tokens, twice or three times as many, ...: 64 shapes at most where rows hold 2,048."""
 
 Batch = dict[str, torch.Tensor]
 Item = TypeVar("Item")

@@ -87,13 +87,13 @@ def test_micro_batches_and_rows_hold_the_same_samples(
     assert found.counts.tokens <= found.counts.positions == sum(m["input_ids"].numel() for m in found.micro_batches)
 
 
-@pytest.mark.parametrize("row_length", [96, 300])
+@pytest.mark.parametrize("row_length", [100, 300])
 def test_compiled_layers_see_rows_of_few_lengths(data: Path, processor: Owl2Processor, row_length: int) -> None:
     grouping = Grouping(1, row_length, few_shapes=True)
     batch = next(stream(data, processor, "instruct", grouping=grouping).batches(1))
     lengths = {micro["input_ids"].shape[1] for micro in batch.micro_batches}
-    assert len(batch.micro_batches) > 1 and lengths <= {*range(64, row_length, 64), row_length}
-    assert {micro["input_ids"].shape[1] for micro in [empty_micro_batch(0, few_shapes=True)]} == {64}
+    assert len(batch.micro_batches) > 1 and lengths <= {*range(32, row_length, 32), row_length}
+    assert empty_micro_batch(0, few_shapes=True)["input_ids"].shape == (1, 32)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "instruct"])
