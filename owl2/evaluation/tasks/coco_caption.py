@@ -52,4 +52,5 @@ TASK = Task(
     decoding={"": DECODING},
     counts={"karpathy-test": 5000},
     published={("paper_table_1", "coco"): "CIDEr", ("readme", "coco"): "CIDEr"},
+    unfair={"one_sentence": "the paper's prompt is not published: this is that of its Flickr30K"},
 )

@@ -111,5 +111,8 @@ TASK = Task(
     decoding={"": DECODING},
     counts={"testdev-balanced": 12578},
     published={("paper_table_1", "gqa"): "accuracy", ("readme", "gqa"): "accuracy"},
-    unfair={"testdev-balanced": "the paper says test-balanced, this is testdev-balanced"},
+    unfair={
+        "testdev-balanced": "the paper says test-balanced, this is testdev-balanced",
+        "space": "the paper's prompt is not published: this is that of its other VQA benchmarks",
+    },
 )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..task import Sample, Task
-from .vqa import DECODING, annotated_samples, score_vqa
+from .vqa import DECODING, OF_THE_SCRIPTS, annotated_samples, score_vqa
 
 
 def _files(root: Path, split: str) -> list[Path]:
@@ -30,5 +30,5 @@ TASK = Task(
     "okvqa/, and COCO's val2014 images into coco/val2014/.",
     decoding={"": DECODING},
     counts={"val": 5046},
-    published={("paper_table_1", "okvqa"): "accuracy", ("readme", "okvqa"): "accuracy"},
+    published=dict.fromkeys((("paper_table_1", "okvqa"), ("readme", "okvqa")), OF_THE_SCRIPTS + "accuracy"),
 )

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from owl2.data.sources.annotations import Row, image_path, rows
 
 from ..task import Record, Sample, Scores, Task
-from .vqa import DECODING, asked, exactly_ten, score_vqa, ten_answers
+from .vqa import DECODING, OF_THE_SCRIPTS, asked, exactly_ten, score_vqa, ten_answers
 from .vqa_converted import converted_files, converted_rows
 
 _WITH_OCR = "ocr"
@@ -88,7 +88,7 @@ TASK = Task(
     decoding={"": DECODING},
     counts={"val": 5000},
     published={
-        (table, column): measure
+        (table, column): OF_THE_SCRIPTS + measure
         for table in ("paper_table_1", "readme")
         for column, measure in (("textvqa", "without_ocr"), ("textvqa_ocr", "with_ocr"))
     },

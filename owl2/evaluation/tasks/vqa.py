@@ -15,6 +15,9 @@ from .common import SHORT_ANSWER, means_by
 
 DECODING = Decoding(max_new_tokens=10)
 
+OF_THE_SCRIPTS = "vqa_owl2:"
+"""Before the key of a measure: by the protocol of the official scripts, which scored the published val results."""
+
 _ANSWER_TYPES = ("yes/no", "number", "other")
 _UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
 _INSTRUCTIONS = {
