@@ -106,6 +106,12 @@ class TestCheck:
     def test_images_are_opened_only_on_request(self, owl2, recipe, captions):
         assert "b.jpg" not in owl2("data", "check", captions).stdout
 
+    def test_records_of_every_source_are_held_to_a_length(self, owl2, recipe, captions, tmp_path, ours):
+        result = owl2("data", "check", captions, "--model", ours, "--max-length", 2, "--workers", 2)
+        lines = [line for line in result.stdout.splitlines() if ": over-long: " in line]
+        places = {line.split(": ")[0] for line in lines}
+        assert len(lines) == 2 + 39 and {"textcaps, record textcaps-a", f"{tmp_path}/mine.jsonl:39"} < places
+
     def test_one_source_in_order_ends_with_0(self, owl2, recipe, captions, tmp_path):
         for name in "bc":
             Image.new("L", (9, 9)).save(tmp_path / "train_images" / f"{name}.jpg")
