@@ -36,7 +36,7 @@ def test_a_run_prints_what_trains_and_ends_with_the_model(directory: Path) -> No
     run = directory / "run"
     result = train(directory / "pretrain.yaml", f"out={run}", "schedule.steps=2")
     assert result.exit_code == 0, result.output
-    assert "pretrain: 2 steps of 16 samples" in result.output and f"finished: {run / 'checkpoint'}" in result.output
+    assert "pretrain: 2 steps of 32 samples" in result.output and f"finished: {run / 'checkpoint'}" in result.output
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
