@@ -110,7 +110,8 @@ def recipe_cost(
     Raises:
         ValueError: an unknown GPU, numbers that cannot be, or GPUs that the recipe's section `parallel` does not fit.
     """
-    if gpus < 1 or not 0 < mfu <= 1 or images < 0 or (text_tokens is not None and text_tokens <= 0):
+    tokens = 1.0 if text_tokens is None else text_tokens
+    if gpus < 1 or not 0 < mfu <= 1 or not 0 <= images < math.inf or not 0 < tokens < math.inf:
         raise ValueError(
             f"{gpus} GPUs, an MFU of {mfu}, {text_tokens} tokens and {images} images a sample cannot be: GPUs and "
             "tokens must be positive, the MFU above 0 and at most 1"

@@ -22,9 +22,9 @@ STAGE_FORMATS = {
 
 
 class Section(BaseModel):
-    """Keys that do not exist are refused; values do not change after loading."""
+    """Keys that do not exist are refused, and numbers that are none; values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SmallLanguageModel(Section):

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from owl2.data.mixture.recipe import StrictLoader
+
 from .recipe import Recipe
 
 Tree = dict[str, Any]
@@ -38,7 +40,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     tree: Tree = {}
     origin: dict[tuple[str, ...], str] = {}
     for file in reversed(_inheritance(Path(path))):
-        settings = {key: value for key, value in _read_yaml(file).items() if key != "base"}
+        settings = {key: value for key, value in read_yaml(file).items() if key != "base"}
         _merge(tree, settings, origin, str(file))
     for override in overrides:
         keys, value = _parse_override(override)
@@ -78,7 +80,7 @@ def differing_keys(one: Recipe, other: Recipe) -> list[str]:
 def _inheritance(path: Path) -> list[Path]:
     """The file, its base, the base of that, and so on."""
     files = [path]
-    while (base := _read_yaml(files[-1]).get("base")) is not None:
+    while (base := read_yaml(files[-1]).get("base")) is not None:
         if not isinstance(base, str):
             raise ValueError(f"{files[-1]}: base must be the path of another recipe, not {base!r}")
         following = files[-1].parent / base
@@ -89,12 +91,17 @@ def _inheritance(path: Path) -> list[Path]:
     return files
 
 
-def _read_yaml(path: Path) -> Tree:
+def read_yaml(path: Path) -> Tree:
+    """The mapping in a file, with no key twice.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
     if not path.is_file():
         raise ValueError(f"there is no recipe {path}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds no sections: a recipe is a mapping, this is {type(tree).__name__}")

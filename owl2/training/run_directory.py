@@ -6,10 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .recipe import Recipe
-from .recipe_file import differing_keys, dump_recipe, parse_recipe
+from .recipe_file import differing_keys, dump_recipe, parse_recipe, read_yaml
 
 _FREE_KEYS = ("out", "parallel.", "checkpoint.", "logging.", "evaluate.", "limits.", "batch.micro_size", "data.workers")
 """Keys that may change when a run goes on: they do not decide what is learnt. (Dots end a section.)"""
@@ -53,16 +51,22 @@ class RunDirectory:
         """The recipe that the run began with, if it has begun."""
         if not self.recipe.is_file():
             return None
-        return parse_recipe(yaml.safe_load(self.recipe.read_text(encoding="utf-8")), str(self.recipe))
+        return parse_recipe(read_yaml(self.recipe), str(self.recipe))
 
     def refuse_other(self, recipe: Recipe) -> None:
-        """Raises if the directory holds a run of another recipe.
+        """Raises if the directory holds a run of another recipe, or a model or checkpoints that no recipe explains.
 
         Raises:
             ValueError: with the keys in which they differ.
         """
         saved = self.read_recipe()
         if saved is None:
+            found = [each.name for each in (self.model, self.checkpoints) if each.exists()]
+            if found:
+                raise ValueError(
+                    f"{self.path} holds {' and '.join(found)}, but no run began there ({self.recipe.name} is missing): "
+                    "choose another out=DIR"
+                )
             return
         free = (*_FREE_KEYS, "precision") if recipe.precision == "auto" else _FREE_KEYS
         different = [line for line in differing_keys(saved, recipe) if not line.startswith(free)]

@@ -86,6 +86,8 @@ def test_a_small_recipe_fits_anywhere(owl2) -> None:
 def test_wrong_numbers_are_refused(refused, big: Path) -> None:
     assert "no GPU 'h900' in the table; choose among b200, h200" in refused("cost", big, "--gpu", "h900")
     assert "MFU of 1.5" in refused("cost", big, "--mfu", 1.5)
+    assert "nan tokens" in refused("cost", big, "--text-tokens", "nan")
+    assert "inf images" in refused("cost", big, "--images", "inf")
     assert "40 images take more than data.max_length 2048" in refused("cost", big, "--images", 40)
     assert "there is no key batch.micro_sise; did you mean batch.micro_size?" in refused(
         "cost", big, "batch.micro_sise=1"

@@ -40,6 +40,7 @@ def changed(directory: Path, **settings: Any) -> Path:
         ({"data": {"sources": {"mine": {"pth": "x"}}}}, "data.sources.mine.pth", "data.sources.mine.path"),
         ({"train": {"compile": True}}, "train.compile", "parallel.compile"),
         ({"model": {"initialize": {"visoin": {}}}}, "model.initialize.visoin", "model.initialize.vision"),
+        ({"evaluate": {"tasks": {"pope": {"limt": 5}}}}, "evaluate.tasks.pope.limt", "evaluate.tasks.pope.limit"),
         ({"zzz": 1}, "zzz", None),
     ],
 )
@@ -68,7 +69,14 @@ def test_an_unknown_key_is_named_with_its_nearest_neighbour_and_its_file(
         ({"data": {"sources": {"x": {"format": "easy_vqa", "root": "y"}}}}, "root is a key of records, jsonl"),
         ({"data": {"sources": {"x": {"format": "records", "path": "y"}}}}, "stage pretrain learns from easy_vqa"),
         ({"stage": "instruct"}, "stage instruct learns from"),
-        ({"evaluate": {"every": 5}}, "needs sources of held-out samples"),
+        ({"optimizer": {"learning_rate": float("inf")}}, "optimizer.learning_rate: Input should be a finite number"),
+        ({"limits": {"spike_factor": float("nan")}}, "limits.spike_factor: Input should be a finite number"),
+        ({"evaluate": {"every": 5}}, "needs sources of held-out samples, or tasks"),
+        ({"evaluate": {"tasks": {"easyvqa": {}}}}, "evaluate.tasks: there is no task 'easyvqa'. Did you mean easy_vqa?"),
+        ({"evaluate": {"tasks": {"gqa": {"split": "tset"}}}}, "gqa has no split 'tset': choose among"),
+        ({"evaluate": {"tasks": {"pope": {"limit": 0}}}}, "evaluate.tasks.pope.limit: Input should be greater"),
+        ({"evaluate": {"tasks": {"mmvet": {}}}}, "can only be scored by a judge, which is for the end"),
+        ({"model": {"adapter": "x"}}, "adapter goes on top of the model it was trained on: give that as checkpoint"),
         ({"model": {"checkpoint": None, "initialize": None}}, "give exactly one of checkpoint"),
     ],
 )  # fmt: skip
@@ -98,6 +106,13 @@ def test_a_file_replaces_the_sources_of_its_base(directory: Path) -> None:
     assert list(load_recipe(file, ["data.sources.more={format: easy_vqa}"]).data.sources) == ["mine", "more"]
 
 
+def test_a_file_replaces_the_tasks_of_its_base(directory: Path) -> None:
+    (directory / "base.yaml").write_text("base: pretrain.yaml\nevaluate: {every: 5, tasks: {pope: {limit: 3}}}\n")
+    (directory / "own.yaml").write_text("base: base.yaml\nevaluate: {tasks: {easy_vqa: {}}}\n")
+    evaluate = load_recipe(directory / "own.yaml", ["evaluate.tasks.easy_vqa.limit=7"]).evaluate
+    assert evaluate.every == 5 and list(evaluate.tasks) == ["easy_vqa"] and evaluate.tasks["easy_vqa"].limit == 7
+
+
 def test_of_checkpoint_and_initialize_the_one_given_last_counts(directory: Path) -> None:
     from_checkpoint = load_recipe(directory / "pretrain.yaml", ["model.checkpoint=DIR"]).model
     assert from_checkpoint.checkpoint == "DIR" and from_checkpoint.initialize is None
@@ -111,7 +126,12 @@ def test_a_recipe_based_on_itself_and_files_that_are_no_recipes_are_refused(dire
     (directory / "two.yaml").write_text("base: one.yaml\n")
     with pytest.raises(ValueError, match="based on itself: .*one.yaml -> .*two.yaml -> .*one.yaml"):
         load_recipe(directory / "one.yaml")
-    for text, message in (("- 1", "holds no sections"), ("a: [", "is not YAML"), ("base: 3", "base must be the path")):
+    for text, message in (
+        ("- 1", "holds no sections"),
+        ("a: [", "is not YAML"),
+        ("seed: 1\nseed: 2", "bad.yaml is not YAML: line 1: the key 'seed' is there twice"),
+        ("base: 3", "base must be the path"),
+    ):
         (directory / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match=message):
             load_recipe(directory / "bad.yaml")

@@ -219,6 +219,20 @@ def test_stage_two_goes_on_from_the_model_of_stage_one(data: Path, whole: dict[s
     assert model.config.vision_config.image_size == 32
 
 
+@pytest.mark.parametrize("name", ["checkpoint", "checkpoints"])
+def test_a_directory_in_which_no_run_began_is_no_finished_run(data: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()  # as the quickstart leaves it, or after the recipe was lost
+    with pytest.raises(ValueError, match=rf"holds {name}, but no run began there \(recipe.yaml is missing\)"):
+        run_recipe(data, "pretrain", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_damaged_recipe_of_a_run_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("seed: [")
+    with pytest.raises(ValueError, match="recipe.yaml is not YAML"):
+        run_recipe(data, "pretrain", tmp_path)
+
+
 def test_another_recipe_in_the_same_directory_is_refused_with_the_keys_that_differ(
     data: Path, whole: dict[str, Path]
 ) -> None:
