@@ -451,6 +451,11 @@ class Recipe(Section):
             )
         if self.train.lora is not None and self.parallel.tensor > 1:
             raise ValueError("PEFT's layers cannot be split over ranks: train.lora needs parallel.tensor=1")
+        if self.parallel.compile and self.parallel.tensor > 1:
+            raise ValueError(
+                "torch cannot compile layers of batches of many shapes that are split over ranks (its compiler recurses "
+                "without end): parallel.tensor=2 needs parallel.compile=false"
+            )
         return self
 
     def to_dict(self) -> dict[str, Any]:

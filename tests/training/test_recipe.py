@@ -64,6 +64,7 @@ def test_an_unknown_key_is_named_with_its_nearest_neighbour_and_its_file(
         ({"train": {"parts": ["shared"], "lora": {}}}, "shared would train in full and through lora"),
         ({"train": {"quantization": "int4"}}, "a quantized language model cannot train in full"),
         ({"train": {"drop_path": 0.1}}, "train.drop_path: Input should be 0"),
+        ({"parallel": {"tensor": 2, "compile": True}}, "parallel.tensor=2 needs parallel.compile=false"),
         ({"data": {"packing": {"length": 8}}}, "packing.length 8 is below max_length 64"),
         ({"data": {"sources": {"x": {"format": "jsonl"}}}}, "a source of the format jsonl needs a path"),
         ({"data": {"sources": {"x": {"format": "easy_vqa", "root": "y"}}}}, "root is a key of records, jsonl"),
