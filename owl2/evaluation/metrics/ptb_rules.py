@@ -79,6 +79,7 @@ def _capitalized(words: list[str]) -> str:
 
 SPACE = "[ \t\n\u0085\u00a0\u2000-\u200a\u3000]"
 APOSTROPHE = "(?:['\u0092’]|&apos;)"
+NO_PLAIN_APOSTROPHE = "(?:[\u0092’]|&apos;)"
 BACKTICKS = "`\u0091‘‛"
 LOOSE_APOSTROPHE = f"(?:{APOSTROPHE}|[{BACKTICKS}])"
 ACCENTED = "&[aeiouAEIOU](?:acute|grave|uml);"
@@ -110,8 +111,13 @@ TELEPHONE = (
 _not_in_address = r"\s\"<>|(){}"
 ADDRESS = rf"[hH][tT][tT][pP][sS]?://[^{_not_in_address}]+[^{_not_in_address}.!?,-]"
 _site_part = r"[^\s\"`'|(){}$!,-_]+\."
-_path = rf"(?:/[^\s\"<>()]+[^{_not_in_address}.!?,-])?"
-SITE = rf"(?:[wW]{{3}}\.(?:[^\s\"<>|.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}|(?:{_site_part})+(?:com|net|org|edu)){_path}"
+_path = rf"/[^\s\"<>|()]+[^{_not_in_address}.!?,-]"
+_host = r"[wW]{3}\.(?:[^\s\"<>|.!?(){},]+\.)+"
+# The longest text wins: with a path, as few parts as lead to one (`+?`); else as many as there are.
+SITE = (
+    rf"{_host}?[a-zA-Z]{{2,4}}{_path}|{_host}[a-zA-Z]{{2,4}}"
+    rf"|(?:{_site_part})+(?i:com|net|org|edu)(?:{_path})?"
+)
 MAIL = (
     rf"(?:<|&lt;)?(?:mailto:)?[a-zA-Z0-9][^{_not_in_address}\u00a0]*@"
     rf"(?:[^{_not_in_address}\u00a0.]+\.)*[^{_not_in_address}\u00a0.]+(?:>|&gt;)?"
@@ -125,11 +131,11 @@ FILE = rf"{_file_part}(?:\.{_file_part})*\.(?i:{_any(_file_kinds.split())})(?=(?
 
 _name = "[A-Za-z][A-Za-z0-9_:.-]*"
 _attribute = rf"{_name}(?: *= *(?:'[^'\n]*'|\"[^\"\n]*\"))?"
-TAG = rf"<(?:[!?][A-Za-z-][^>\n]*|/?{_name}(?: +{_attribute})* */?)>"
+TAG = rf"<(?:[!?][A-Za-z-][^>\n]*|{_name}(?: +{_attribute})*(?: */)?|/{_name}) *>"
 
 _smile = r"(?:[<>]?[:;=][-o*']?[dpDOP()@\[\]\\{|])(?=(?P<after>[^A-Za-z0-9]))"
 _kaomoji_side = "[-^x=~<>']"
-KAOMOJI = rf"{_kaomoji_side}_{_kaomoji_side}|\({_kaomoji_side}[-_.]?{_kaomoji_side}\)"
+KAOMOJI = rf"{_kaomoji_side}_{_kaomoji_side}|\({_kaomoji_side}[_.]?{_kaomoji_side}\)|\([\^x=~<>']-[\^x=~<>'`]\)"
 
 _lower_case_tail = _any([f"[{word[0]}{word[0].upper()}]{word[1:]}" for word in LOWER_CASE_COMPANIES])
 ABBREVIATION = (
@@ -145,9 +151,9 @@ WITH_APOSTROPHE = [
     f"{APOSTROPHE}[2-9]0[sS]",
     f"[A-HJ-XZn]{LOOSE_APOSTROPHE}{LETTER}{{2,}}",
     f"{LETTER}+[aeiouyAEIOUY]{LOOSE_APOSTROPHE}[aeiouA-Z]{LETTER}*",
-    f"(?i:e{APOSTROPHE}(?:er|en)|o{LOOSE_APOSTROPHE}o|c{APOSTROPHE}mon|s{APOSTROPHE}mores|ev{APOSTROPHE}ry"
-    f"|li{APOSTROPHE}l|nat{APOSTROPHE}l|cap{APOSTROPHE}n|nor{APOSTROPHE}easter)",
-    rf"(?i:cont{APOSTROPHE}d\.)",
+    f"(?i:o{LOOSE_APOSTROPHE}o|cap{APOSTROPHE}n)",
+    "(?i:e'er|c'mon|s'mores|ev'ry|li'l|nat'l|nor'easter)",
+    r"(?i:cont'd\.)",
 ]
 CLITIC = f"{APOSTROPHE}(?i:s|m|d|re|ve|ll)"
 
@@ -158,7 +164,7 @@ _RULES: list[tuple[str, Callable[[str], list[str]]]] = [
     (MAIL, _verbatim),
     ("&(?i:lt|gt|amp|mdash|ndash|md);|&(?:quot|apos);", _entity),
     ("&(?i:nbsp);", lambda text: []),
-    ("-(?:[LR][RCS]B|[lr][rcs]b)-", _whole),
+    ("(?i:-[lr][rcs]b-)", _whole),
     ("&(?i:ht|tl|ur|lr|qc|ql|qr|odq|cdq|quot|apos|#[0-9]+);", _whole),
     (r"(?i:can|gon|got|lem|gim|wan)(?=(?P<after>(?i:(?<=can)not|(?<=[gw][oa]n)na|(?<=got)ta|(?<=m)me)))", _whole),
     ("'[tT](?=(?P<after>(?i:is|was)))", _whole),
@@ -171,8 +177,8 @@ _RULES: list[tuple[str, Callable[[str], list[str]]]] = [
     *((pattern, _whole) for pattern in WITH_APOSTROPHE),
     (f"[yY]{APOSTROPHE}(?=(?P<after>{LETTER}))", _whole),
     (f"{CLITIC}(?=(?P<after>[^A-Za-z]))", _with_plain_apostrophe),
-    ("[\u0092’](?i:s|m|d|re|ve|ll)", _with_plain_apostrophe),
-    ("[\u0092’][nN]", _whole),
+    (f"{NO_PLAIN_APOSTROPHE}(?i:s|m|d|re|ve|ll)", _with_plain_apostrophe),
+    (f"{NO_PLAIN_APOSTROPHE}[nN]", _whole),
     (f"{APOSTROPHE}[nN](?=(?P<after>[ \t\n\u00a0]))", _whole),
     (f"{APOSTROPHE}[0-9][0-9](?=(?P<after>{SPACE}))", _whole),
     ("@[A-Za-z_][A-Za-z_0-9]*", _whole),

@@ -1,7 +1,8 @@
 """Word lists and character classes of the Penn Treebank tokenizer for captions.
 
 They state what the official tokenizer (Stanford PTBTokenizer 3.4.1, run as the COCO caption evaluation runs it) does
-with each word and each character, found by running it on every character and on every word of up to five letters.
+with each word and each character, found by running it on every character, on every word of up to five letters and on a
+vocabulary of English words.
 """
 
 import re
@@ -15,9 +16,9 @@ sfc sgt spc st ste supt supts treas vs wm
 
 # Keep their period before everything; a single letter may follow directly. Case is free.
 PLACES_DATES_COMPANIES = """
-al ala apr ariz assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc ext feb fla fri ga inc
-ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn plc rd rt sep sept seq sq
-sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo
+al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc ext feb fla fri
+ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn plc rd rt sep sept
+seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo
 """.split()
 
 # As the list before, but with a capital first letter only: in lower case they are words (ill, miss, wash).
