@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-USER_ERRORS = (ValueError, OSError, ImportError, SafetensorError, pickle.UnpicklingError)
-"""Wrong arguments and files, missing extras, damaged weights."""
+USER_ERRORS = (ValueError, OSError, ImportError, SafetensorError, pickle.UnpicklingError, StrictDataclassError)
+"""Wrong arguments and files, missing extras, damaged weights, settings that a model of transformers cannot have."""
 
 EXIT_CODE = 2
 

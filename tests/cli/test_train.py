@@ -40,6 +40,20 @@ def test_a_run_prints_what_trains_and_ends_with_the_model(directory: Path) -> No
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("num_attention_heads=3", "not a multiple of the number of attention heads (3)"), ("vocab_size=9", "are 259")],
+)
+def test_sizes_that_a_language_model_cannot_have_are_refused_in_one_line(
+    directory: Path, setting: str, message: str
+) -> None:
+    result = train(
+        directory / "pretrain.yaml", f"out={directory / 'run'}", f"model.initialize.language_model.{setting}"
+    )
+    assert result.exit_code == 2 and message in result.stderr, result.output
+    assert "Traceback" not in result.output
+
+
 def test_tensorboard_gets_the_numbers_of_each_step(directory: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
