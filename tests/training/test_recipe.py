@@ -73,7 +73,7 @@ def test_an_unknown_key_is_named_with_its_nearest_neighbour_and_its_file(
         ({"optimizer": {"learning_rate": float("inf")}}, "optimizer.learning_rate: Input should be a finite number"),
         ({"limits": {"spike_factor": float("nan")}}, "limits.spike_factor: Input should be a finite number"),
         ({"evaluate": {"every": 5}}, "needs sources of held-out samples, or tasks"),
-        ({"evaluate": {"tasks": {"easyvqa": {}}}}, "evaluate.tasks: there is no task 'easyvqa'. Did you mean easy_vqa?"),
+        ({"evaluate": {"tasks": {"easyvqa": {}}}}, "evaluate.tasks: there is no task 'easyvqa'. Did you mean easy"),
         ({"evaluate": {"tasks": {"gqa": {"split": "tset"}}}}, "gqa has no split 'tset': choose among"),
         ({"evaluate": {"tasks": {"pope": {"limit": 0}}}}, "evaluate.tasks.pope.limit: Input should be greater"),
         ({"evaluate": {"tasks": {"mmvet": {}}}}, "can only be scored by a judge, which is for the end"),

@@ -82,6 +82,28 @@ def test_a_rank_that_the_others_wait_for_is_named_with_host_and_process() -> Non
     assert "made no progress for 10 s" in report and "furthest rank is at step 7, compute" in report
 
 
+def test_of_ranks_that_evaluate_the_one_that_stalls_is_named_and_not_those_that_are_done() -> None:
+    tracker = StallTracker(limit_s=10.0, size=3, now=0.0)
+    for second in range(1, 25):
+        left = [max(0, 8 - second), max(0, 20 - second), max(5, 20 - second)]  # the last stops at second 15
+        for rank in range(3):
+            beat = heartbeat(rank, second, 7, "evaluation")._replace(part=-left[rank])
+            tracker.observe(rank, beat, float(second))
+        assert tracker.report(float(second)) is None  # rank 1 goes on until second 20
+    tracker.observe(2, heartbeat(2, 25, 7, "evaluation")._replace(part=-5), 40.0)
+    report = str(tracker.report(31.0))
+    assert "rank 2 (host host2" in report and "rank 0" not in report and "rank 1" not in report
+
+
+def test_a_checkpoint_comes_after_an_evaluation() -> None:
+    tracker = StallTracker(limit_s=10.0, size=2, now=0.0)
+    tracker.observe(0, heartbeat(0, 1, 7, "checkpoint"), 1.0)
+    tracker.observe(1, heartbeat(1, 1, 7, "evaluation"), 1.0)
+    for rank, phase in enumerate(("checkpoint", "evaluation")):
+        tracker.observe(rank, heartbeat(rank, 2, 7, phase), 12.0)
+    assert "rank 1 (host host1" in str(tracker.report(12.0)) and "rank 0 (" not in str(tracker.report(12.0))
+
+
 def test_a_rank_without_heartbeat_is_named_though_the_others_still_move() -> None:
     tracker = StallTracker(limit_s=10.0, size=2, now=0.0)
     tracker.observe(1, heartbeat(1, 1, 3, "data"), 1.0)
