@@ -17,14 +17,18 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 ImageSource = Image.Image | str | os.PathLike | bytes | np.ndarray
 
 _HIGHEST_16_BIT = 65535
+_LONGEST_PATH = 4096
+
+BASE64_SIGNATURES = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0", "SUkq", "TU0A")
+"""How PNG, JPEG, GIF, WebP, BMP and both kinds of TIFF begin in base64."""
 
 
 def load_image(source: ImageSource) -> Image.Image:
     """Load one image as 8-bit RGB.
 
     Args:
-        source: a PIL image; the path of a file; the bytes of a file; a data URL (`data:image/png;base64,...`);
-            an array [H, W], [H, W, 3] or [H, W, 4] of type uint8.
+        source: a PIL image; the path of a file; the bytes of a file, or these in base64, plain or as a data URL
+            (`data:image/png;base64,...`); an array [H, W], [H, W, 3] or [H, W, 4] of type uint8.
 
     Returns:
         An RGB image. The EXIF orientation of files and bytes is applied; transparent areas become white; 16-bit grey
@@ -43,6 +47,8 @@ def load_image(source: ImageSource) -> Image.Image:
         return _from_bytes(bytes(source), f"the image of {len(source)} bytes")
     if isinstance(source, str) and source.startswith("data:"):
         return _from_bytes(_decode_data_url(source), f"the data URL {source[:40]}...")
+    if isinstance(source, str) and (contents := _plain_base64(source)) is not None:
+        return _from_bytes(contents, f"the base64 image {source[:40]}...")
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         return _from_bytes(read_file(name, "image"), f"the image {name}")
@@ -101,6 +107,16 @@ def _decode_data_url(url: str) -> bytes:
         return base64.b64decode(payload, validate=True)
     except binascii.Error as error:
         raise ValueError(f"the data URL {url[:40]}... is not valid base64: {error}") from error
+
+
+def _plain_base64(text: str) -> bytes | None:
+    """The bytes of an image that a text is the base64 of; `None` for the path of a file."""
+    if not text.startswith(BASE64_SIGNATURES) or os.path.exists(text[:_LONGEST_PATH]):
+        return None
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return None
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -60,7 +60,8 @@ def test_every_source_gives_the_same_image(tmp_path: Path) -> None:
     contents = encoded(image)
     (tmp_path / "image.png").write_bytes(contents)
     url = "data:image/png;base64," + base64.b64encode(contents).decode()
-    sources = [image, tmp_path / "image.png", str(tmp_path / "image.png"), contents, url, np.asarray(image)]
+    plain = base64.b64encode(contents).decode()
+    sources = [plain, image, tmp_path / "image.png", str(tmp_path / "image.png"), contents, url, np.asarray(image)]
     for source in sources:
         loaded = load_image(source)
         assert loaded.mode == "RGB" and np.array_equal(np.asarray(loaded), np.asarray(image))
