@@ -113,6 +113,16 @@ def test_two_ranks_have_the_scores_of_one(layout: str, on_two_ranks: dict[str, P
     assert [metrics(out)[1][name] for name in scores] == [metrics(run)[1][name] for name in scores]
 
 
+@pytest.mark.slow
+def test_two_by_two_ranks_in_bfloat16_answer_as_one(data: Path, tmp_path: Path) -> None:
+    overrides = measured(data, "precision=bf16", "optimizer.learning_rate=1e-9")  # sums of gradients round otherwise
+    run_recipe(data, "instruct", tmp_path / "one", *overrides)
+    run_ranks(4, run_recipes, data, [("instruct", tmp_path / "four", (*overrides, "parallel.tensor=2"))])
+    for task in ("pope", "easy_vqa"):
+        one, four = (answers(tmp_path / run / "evaluations" / "step-00000002", task) for run in ("one", "four"))
+        assert one == four
+
+
 LORA = "train={parts: [vision_encoder, abstractor, vision_half], lora: {rank: 4, alpha: 8, dropout: 0.5}}"
 
 
