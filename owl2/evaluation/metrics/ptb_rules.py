@@ -119,8 +119,8 @@ SITE = (
     rf"|(?:{_site_part})+(?i:com|net|org|edu)(?:{_path})?"
 )
 MAIL = (
-    rf"(?:<|&lt;)?(?:mailto:)?[a-zA-Z0-9][^{_not_in_address}\u00a0]*@"
-    rf"(?:[^{_not_in_address}\u00a0.]+\.)*[^{_not_in_address}\u00a0.]+(?:>|&gt;)?"
+    rf"(?i:<|&lt;)?(?:mailto:)?[a-zA-Z0-9][^{_not_in_address}\u00a0]*@"
+    rf"(?:[^{_not_in_address}\u00a0.]+\.)*[^{_not_in_address}\u00a0.]+(?i:>|&gt;)?"
 )
 _file_kinds = (
     "bat bmp c class cgi cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py sql "
