@@ -453,8 +453,8 @@ class Recipe(Section):
             raise ValueError("PEFT's layers cannot be split over ranks: train.lora needs parallel.tensor=1")
         if self.parallel.compile and self.parallel.tensor > 1:
             raise ValueError(
-                "torch cannot compile layers of batches of many shapes that are split over ranks (its compiler recurses "
-                "without end): parallel.tensor=2 needs parallel.compile=false"
+                "torch cannot compile layers that are split over ranks for batches of many shapes (its compiler "
+                "recurses without end): parallel.tensor=2 needs parallel.compile=false"
             )
         return self
 
