@@ -47,16 +47,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def measured(data: Path, *overrides: str) -> tuple[str, ...]:
-    tasks = f"{{pope: {{data: {data}, batch_size: 3}}, easy_vqa: {{limit: 7}}}}"
-    return ("evaluate.every=2", f"evaluate.tasks={tasks}", "schedule.steps=2", *TALKATIVE, *overrides)
+def measured(data: Path, *overrides: str, easy_vqa: bool = False) -> tuple[str, ...]:
+    """POPE, and perhaps easy-VQA, after the second of two steps."""
+    tasks: dict[str, Any] = {"pope": {"data": str(data), "batch_size": 3}}
+    tasks |= {"easy_vqa": {"limit": 7}} if easy_vqa else {}
+    return ("evaluate.every=2", f"evaluate.tasks={json.dumps(tasks)}", "schedule.steps=2", *TALKATIVE, *overrides)
 
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose benchmarks are measured after its last step."""
     out = tmp_path_factory.mktemp("run") / "run"
-    _, printed = run_recipe(data, "instruct", out, *measured(data, "logging.tensorboard=true"))
+    _, printed = run_recipe(data, "instruct", out, *measured(data, "logging.tensorboard=true", easy_vqa=True))
     assert "step 2: pope f1 " in printed and "easy_vqa accuracy" in printed
     return out
 
@@ -95,8 +97,8 @@ def test_scores_are_shown_in_tensorboard(run: Path) -> None:
 def on_two_ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("two")
     runs = [
-        ("instruct", directory / "data", measured(data)),
-        ("instruct", directory / "tensor", measured(data, "parallel.tensor=2")),
+        ("instruct", directory / "data", measured(data, easy_vqa=True)),
+        ("instruct", directory / "tensor", measured(data, "parallel.tensor=2", easy_vqa=True)),
     ]
     run_ranks(2, run_recipes, data, runs)
     return {out.name: out for _, out, _ in runs}
@@ -115,7 +117,9 @@ def test_two_ranks_have_the_scores_of_one(layout: str, on_two_ranks: dict[str, P
 
 @pytest.mark.slow
 def test_two_by_two_ranks_in_bfloat16_answer_as_one(data: Path, tmp_path: Path) -> None:
-    overrides = measured(data, "precision=bf16", "optimizer.learning_rate=1e-9")  # sums of gradients round otherwise
+    overrides = measured(
+        data, "precision=bf16", "optimizer.learning_rate=1e-9", easy_vqa=True
+    )  # sums of gradients round otherwise
     run_recipe(data, "instruct", tmp_path / "one", *overrides)
     run_ranks(4, run_recipes, data, [("instruct", tmp_path / "four", (*overrides, "parallel.tensor=2"))])
     for task in ("pope", "easy_vqa"):
@@ -128,8 +132,13 @@ LORA = "train={parts: [vision_encoder, abstractor, vision_half], lora: {rank: 4,
 
 @pytest.mark.parametrize(
     "settings",
-    [(), (LORA, "precision=bf16"), ("parallel.activation_checkpointing=full", "precision=bf16")],
-    ids=["in full", "lora with dropout", "sharded, computed twice"],
+    [
+        pytest.param((), id="in full"),
+        pytest.param((LORA, "precision=bf16"), id="lora with dropout"),
+        pytest.param(
+            ("parallel.activation_checkpointing=full", "precision=bf16"), id="computed twice", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_training_goes_on_bit_for_bit_as_if_nothing_had_been_measured(
     settings: tuple[str, ...], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
