@@ -23,6 +23,7 @@ from owl2.data.training_set import PixelStore, TrainingSet
 from owl2.evaluation.generation import answer, contains_answer, perplexity
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
+from owl2.training.directory_lock import only_process_in
 from owl2.training.loop import progress_bar, train_stage
 from owl2.training.memory import release_free_memory
 from owl2.training.optimizer import fastest_training_dtype
@@ -57,7 +58,15 @@ class Quickstart:
         self.dtype = getattr(torch, self.state["dtype"])
 
     def run(self) -> dict[str, Any]:
-        """Everything that is not done yet. Returns the metrics."""
+        """Everything that is not done yet. Returns the metrics.
+
+        Raises:
+            ValueError: another process works on this run.
+        """
+        with only_process_in(self.directory):
+            return self._finish()
+
+    def _finish(self) -> dict[str, Any]:
         language_model = self._once(STEPS[0], self._make_language_model)
         stage1 = self._once(STEPS[1], lambda target: self._pretrain(language_model, target))
         checkpoint = self._once(STEPS[2], lambda target: self._tune(stage1, target))

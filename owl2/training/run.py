@@ -1,6 +1,7 @@
 """A recipe from end to end: open the data, build the model, spread it over the ranks, train, and leave a checkpoint."""
 
 import os
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from .checkpointing import Checkpoints, complete_steps
 from .continuation import check_continuation
 from .cost import MACHINE_SIZE, recipe_cost, trained_of
 from .cost_report import cost_tables
+from .directory_lock import only_process_in
 from .flops import Sample, sample_flops
 from .gpus import gpu_of_device
 from .held_out import HeldOut
@@ -47,17 +49,17 @@ def train(recipe: Recipe, console: Console) -> bool:
         Whether the run is finished; `False` if it was asked to stop (Ctrl-C, SIGTERM) and saved its state.
 
     Raises:
-        ValueError: the recipe names no run directory, its directory holds another run, its data or checkpoints are not
-            there or broken.
+        ValueError: the recipe names no run directory, its directory holds another run or one that another process works
+            on, its data or checkpoints are not there or broken.
     """
     if recipe.out is None:
         raise ValueError("the recipe has no run directory: give out=DIR")
     directory = RunDirectory(Path(recipe.out))
-    with process_group(recipe.parallel.stall_timeout_s) as device:
+    with ExitStack() as held, process_group(recipe.parallel.stall_timeout_s) as device:
         settings = recipe.parallel
         sizes = (settings.data_shards, settings.replicas, settings.tensor)
         mesh = build_mesh(device, *sizes, settings.stall_timeout_s)
-        found = mesh.from_first_rank(lambda: _first_look(recipe, directory, mesh.device))
+        found = mesh.from_first_rank(lambda: _first_look(recipe, directory, mesh.device, held))
         if found.is_finished:
             if mesh.rank == 0:
                 console.print(
@@ -118,8 +120,10 @@ class _FirstLook(NamedTuple):
     precision: str
 
 
-def _first_look(recipe: Recipe, directory: RunDirectory, device: torch.device) -> _FirstLook:
+def _first_look(recipe: Recipe, directory: RunDirectory, device: torch.device, held: ExitStack) -> _FirstLook:
     directory.refuse_other(recipe)
+    if not directory.is_finished:
+        held.enter_context(only_process_in(directory.path))
     before, precision = directory.read_recipe(), recipe.precision
     if precision == "auto":
         fastest = "bf16" if fastest_training_dtype(device) == torch.bfloat16 else "fp32"
