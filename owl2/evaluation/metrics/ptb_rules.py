@@ -159,6 +159,7 @@ CLITIC = f"{APOSTROPHE}(?i:s|m|d|re|ve|ll)"
 
 # Of two rules that see the same text, the earlier wins.
 _RULES: list[tuple[str, Callable[[str], list[str]]]] = [
+    ("[ \t\u00a0\u2000-\u200a\u3000]+", lambda text: []),
     (TAG, _verbatim),
     (ADDRESS, _verbatim),
     (MAIL, _verbatim),
