@@ -11,6 +11,7 @@ from owl2.processing import Owl2Processor
 
 from .mesh import Mesh
 from .recipe import Recipe
+from .weights import whole_tensor
 
 
 def save_initial(
@@ -48,7 +49,7 @@ def leave_model(
 def _save_whole(model: Owl2ForConditionalGeneration, directory: Path, dtype: torch.dtype, mesh: Mesh) -> None:
     state: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
-        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # every rank takes part
+        whole = whole_tensor(tensor)  # every rank takes part
         if mesh.rank == 0:
             state[name] = whole.to("cpu", dtype)
     if mesh.rank == 0:

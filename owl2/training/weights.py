@@ -1,4 +1,4 @@
-"""The weights at the first step: one rank has read them, and every rank receives what it keeps of them.
+"""The weights at the first step: one rank has read them, and every rank receives what it keeps of them; and back.
 
 The model is spread over the ranks while it has no weights (on the device "meta"). Then the first rank sends one tensor
 after the other, and each rank keeps its shard, or the whole of what is frozen. So only the first rank of the job ever
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 from torch import nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
@@ -94,3 +94,19 @@ def _shard(whole: torch.Tensor, place: DTensor) -> torch.Tensor:
             own = device_mesh.get_local_rank(dimension)
             whole = pieces[own] if own < len(pieces) else whole.narrow(placement.dim, 0, 0)
     return whole
+
+
+def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as it is without sharding; every rank that holds a shard calls this.
+
+    `DTensor.full_tensor` warns where a tensor is split over data and tensor ranks. Undone one by one, in the order
+    opposite to `_shard`, the splits are what sharding gathers for every layer anyway.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    placements = list(tensor.placements)
+    for dimension, placement in enumerate(tensor.placements):
+        if not placement.is_replicate():
+            placements[dimension] = Replicate()
+            tensor = tensor.redistribute(placements=placements)
+    return tensor.to_local()

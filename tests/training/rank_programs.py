@@ -1,5 +1,6 @@
 """What ranks do in the tests of parallel training; each function runs on every rank (see `ranks.py`)."""
 
+import logging
 import os
 import pickle
 import signal
@@ -28,7 +29,7 @@ from owl2.training.samples import open_samples
 from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS, select_trainable
 from owl2.training.stall import StallWatch
 from owl2.training.tensor_memory import TensorMemory
-from owl2.training.weights import empty_model, receive_weights, weights_of
+from owl2.training.weights import empty_model, receive_weights, weights_of, whole_tensor
 
 CONFIG = {"vocab_size": 97}
 
@@ -204,13 +205,16 @@ def received_weights(layout: Layout) -> dict[str, Any]:
     with process_group(60):
         run = Run(new_mesh(layout), layout, INSTRUCTION_TUNING_PARTS)
         wanted = weights_of(tiny_model(run.config))
-        found = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in run.model.named_parameters()}
+        warned: list[logging.LogRecord] = []
+        logging.getLogger("torch.distributed.tensor._redistribute").addFilter(warned.append)
+        found = {name: whole_tensor(parameter) for name, parameter in run.model.named_parameters()}
         assert found.keys() == wanted.keys()
         core = run.model.base_model.language_model
         return {
             "different": [name for name in wanted if not torch.equal(found[name], wanted[name])],
             "without content": [name for name, tensor in run.model.named_buffers() if tensor.is_meta],
             "tied": run.model.lm_head.weight is core.embed_tokens.weight,
+            "warned": len(warned),
         }
 
 
@@ -223,10 +227,10 @@ def refusals(data: Path, out: Path, overrides: list[str]) -> str:
     return "no error"
 
 
-def compiled(layouts: list[Layout], parts: Iterable[str]) -> list[Curve]:
-    """A curve of each layout."""
+def compiled(layout: Layout, parts: Iterable[str]) -> Curve:
+    """A curve; compiling takes its time."""
     with process_group(300):
-        return [curve(layout, parts, steps=3) for layout in layouts]
+        return curve(layout, parts, steps=3)
 
 
 def killed_while_saving(directory: Path, save_at: list[int]) -> None:
