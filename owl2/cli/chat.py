@@ -47,9 +47,15 @@ def chat(
         prompt = _read_prompt()
     if prompt is not None and not prompt.strip() and not image and not video:
         raise ValueError("The PROMPT is empty.")
+    from owl2.processing import load_image
+    from owl2.processing.image_loading import check_local_path
+
+    pictures = [load_image(path) for path in image or ()]  # before the model, which takes long to load
+    for path in video or ():
+        check_local_path(path, "video")
     session = _open(model, dtype, device, system, truncate)
-    for path in image or ():
-        session.add_image(path)
+    for picture in pictures:
+        session.add_image(picture)
     for path in video or ():
         session.add_video(path)
     if prompt is None:

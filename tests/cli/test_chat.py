@@ -198,6 +198,11 @@ class TestBadInput:
     def test_a_missing_image(self, refused, ours):
         assert "missing.png" in refused("chat", "-m", ours, "--image", "missing.png", "hi")
 
+    def test_images_and_videos_are_looked_at_before_the_model_is_loaded(self, refused, tmp_path):
+        no_model = tmp_path / "model"
+        assert "missing.png" in refused("chat", "-m", no_model, "--image", "missing.png", "hi")
+        assert "missing.mp4" in refused("chat", "-m", no_model, "--video", "missing.mp4", "hi")
+
     def test_a_corrupt_image(self, refused, ours, tmp_path):
         (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
         assert "broken.png" in refused("chat", "-m", ours, "--image", tmp_path / "broken.png", "hi")
