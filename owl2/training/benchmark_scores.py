@@ -63,24 +63,20 @@ def plan_tasks(tasks: Mapping[str, TaskSettings], directory: Path) -> list[Plann
     Raises:
         ValueError: files or images are missing or broken, or the answers of a split are not public.
     """
+    versions = {"owl2": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     planned = []
-    for name, settings in tasks.items():
-        options = Settings(
-            Path(settings.data),
-            directory,
-            settings.split,
-            settings.prompt,
-            settings.suffix,
-            settings.limit,
-        )
-        versions = {"owl2": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-        prediction = plan(task_named(name), options, {"versions": versions})
+    for name, own in tasks.items():
+        settings = Settings(Path(own.data), directory, own.split, own.prompt, own.suffix, own.limit)
+        try:
+            prediction = plan(task_named(name), settings, {"versions": versions})
+        except ValueError as error:
+            raise ValueError(f"evaluate.tasks.{name}: {error}") from error
         if all(sample.gold is None for sample in prediction.samples):
             raise ValueError(
                 f"evaluate.tasks.{name}: the answers of the split {prediction.header['split']} are not public, so "
                 "there is no score; take another split"
             )
-        planned.append(PlannedTask(prediction, settings.batch_size))
+        planned.append(PlannedTask(prediction, own.batch_size))
     return planned
 
 

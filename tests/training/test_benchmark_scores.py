@@ -138,6 +138,18 @@ LORA = "train={parts: [vision_encoder, abstractor, vision_half], lora: {rank: 4,
         pytest.param(
             ("parallel.activation_checkpointing=full", "precision=bf16"), id="computed twice", marks=pytest.mark.slow
         ),
+        pytest.param(
+            (
+                LORA,
+                "precision=bf16",
+                "train.parts=[vision_encoder, abstractor]",
+                "train.quantization=int4",
+                "model.initialize.language_model.hidden_size=64",
+                "model.initialize.language_model.intermediate_size=128",
+            ),
+            id="in 4 bits",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_training_goes_on_bit_for_bit_as_if_nothing_had_been_measured(
@@ -145,6 +157,8 @@ def test_training_goes_on_bit_for_bit_as_if_nothing_had_been_measured(
 ) -> None:
     if LORA in settings:
         pytest.importorskip("peft")
+    if "train.quantization=int4" in settings:
+        pytest.importorskip("bitsandbytes")
     predict = benchmark_scores.predict
 
     def drawing(*arguments: Any, **options: Any) -> Any:
@@ -195,7 +209,7 @@ def test_predictions_of_a_step_that_was_undone_are_made_anew(run: Path, data: Pa
 
 def test_benchmarks_whose_files_are_missing_stop_the_run_before_it_begins(data: Path, tmp_path: Path) -> None:
     tasks = f"evaluate.tasks={{pope: {{data: {tmp_path}}}}}"
-    with pytest.raises(ValueError, match="POPE needs .*coco_pope_random.json, which is not there"):
+    with pytest.raises(ValueError, match="evaluate.tasks.pope: POPE needs .*coco_pope_random.json, which is not there"):
         run_recipe(data, "instruct", tmp_path / "run", tasks, "evaluate.every=1")
     assert not (tmp_path / "run" / "recipe.yaml").exists()
 

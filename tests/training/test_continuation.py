@@ -12,6 +12,7 @@ from training.tiny_recipes import curve, recipe_of, run_recipe, write_data, writ
 from owl2 import Owl2ForConditionalGeneration, Owl2Processor
 from owl2.data.pairs import SkipCounter, SkipLimit
 from owl2.training.batches import BatchStream, Grouping
+from owl2.training.export import export
 from owl2.training.lora import load_adapter
 from owl2.training.optimizer import MasterWeightAdamW, cosine_rate
 from owl2.training.run import show
@@ -80,6 +81,9 @@ def test_a_step_that_learns_nothing_leaves_the_folder_it_began_with(data: Path, 
     before, after = (load_file(run / "checkpoint" / "adapter_model.safetensors") for run in (first, tmp_path / "run"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+    export(tmp_path / "run", tmp_path / "exported", dtype=torch.float32)
+    exported = load_file(tmp_path / "exported" / "adapter_model.safetensors")
+    assert all(torch.equal(before[name], exported[name]) for name in before)
 
 
 def test_another_resolution_than_that_of_the_folder_is_kept(data: Path, first: Path, tmp_path: Path) -> None:
