@@ -165,8 +165,8 @@ class Packing(Section):
     """Whole samples side by side in rows. What a step learns does not depend on it, only how fast.
 
     Attributes:
-        length: tokens of a row; `data.max_length` by default.
-        buffer: samples of a step that are packed together by best fit; more of them leave less padding.
+        length: most tokens of a row; `data.max_length` by default.
+        buffer: samples of a step that are packed together; more of them leave less padding.
     """
 
     enabled: bool = False
