@@ -329,9 +329,12 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
             targets = targets.masked_fill(attention_mask == 0, IGNORE_INDEX)
         return targets
 
-    def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """As in transformers; an assistant model, which is never said to be in its first step, gets the images too."""
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        # By the name `inputs_embeds` transformers sees that they may be given.
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         pixel_values = kwargs.get("pixel_values")
         if pixel_values is not None and cached_length(kwargs.get("past_key_values")) == 0:
             inputs["pixel_values"] = pixel_values

@@ -113,6 +113,24 @@ def test_a_text_may_follow_a_cache_with_or_without_its_images() -> None:
         assert torch.equal(generate(model, given, past_key_values=cache), expected)
 
 
+@pytest.mark.parametrize("filled", [False, True], ids=["with pixels", "already holding the visual tokens"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_embeddings_may_be_given_instead_of_ids(filled: bool, num_beams: int) -> None:
+    model = tiny_model()
+    parts: list[list[int | str]] = [[4, IMAGE, 5], [IMAGE, 2, IMAGE, IMAGE, 6], [9]]
+    inputs = batch([sample(model.config, each, seed) for seed, each in enumerate(parts)], "left")
+    del inputs["labels"]
+    is_vision = inputs["input_ids"] == model.config.image_token_id
+    embeddings = model.get_input_embeddings()(inputs["input_ids"].masked_fill(is_vision, 0))
+    given = {**inputs, "inputs_embeds": embeddings, "mm_token_type_ids": is_vision.long()}
+    del given["input_ids"]
+    if filled:
+        features = model.get_image_features(given.pop("pixel_values")).pooler_output
+        given["inputs_embeds"] = embeddings.masked_scatter(is_vision.unsqueeze(-1), torch.cat(features))
+    settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0, "num_beams": num_beams}
+    assert torch.equal(model.generate(**given, **settings), generate(model, inputs, num_beams=num_beams))
+
+
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 1, 3, 16, 16), (1, 1, 16, 16)])
 @pytest.mark.parametrize("generating", [False, True])
 def test_pixels_of_another_shape_are_refused_with_the_shape(shape: tuple[int, ...], generating: bool) -> None:
