@@ -22,7 +22,9 @@ def chat(
     model: Annotated[str, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")],
     prompt: Annotated[
         str | None,
-        typer.Argument(help="Ask this once; `-` reads it from the standard input. Without it: a conversation."),
+        typer.Argument(
+            metavar="PROMPT", help="Ask this once; `-` reads it from the standard input. Without it: a conversation."
+        ),
     ] = None,
     image: Annotated[
         list[str] | None, typer.Option("--image", metavar="FILE", help="An image; may be repeated.")

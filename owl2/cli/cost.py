@@ -12,7 +12,7 @@ from owl2.cli.errors import EXIT_CODE
 def cost(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, such as recipes/pretrain.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Other values of the recipe.")
+        list[str] | None, typer.Argument(metavar="SECTION.KEY=VALUE", help="Other values of the recipe.")
     ] = None,
     gpus: Annotated[int, typer.Option(help="Number of GPUs.")] = 1,
     gpu: Annotated[str, typer.Option(help="Kind of GPU: h100, h200, b200, a100, l40s, rtx4090, ...")] = "h100",

@@ -13,9 +13,7 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, such as recipes/pretrain.yaml.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...", help="Other values, for example out=DIR or schedule.steps=100."
-        ),
+        typer.Argument(metavar="SECTION.KEY=VALUE", help="Other values, for example out=DIR or schedule.steps=100."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
 ) -> None:
