@@ -18,6 +18,7 @@ import torch
 from torch import distributed as dist
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import CheckpointException, DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from .checkpoint_storage import (
     MANIFEST,
@@ -54,7 +55,7 @@ class Checkpoints:
     Args:
         directory: on a file system that all ranks share.
         keep: so many of the newest remain.
-        asynchronous: write while training goes on; only copying to the host stops it.
+        asynchronous: write while training goes on; only copying to the host stops it. The copy's memory is kept.
     """
 
     def __init__(self, directory: Path, keep: int = 2, asynchronous: bool = True) -> None:
@@ -65,6 +66,8 @@ class Checkpoints:
         self._rank = dist.get_rank() if self._distributed else 0
         self._size = dist.get_world_size() if self._distributed else 1
         self._pending: Future[Any] | None = None
+        # One for all saves: copying into memory that was used before stops the training several times shorter.
+        self._copies = DefaultStager(StagingOptions(False, False, False, False))
 
     def save(
         self, step: int, tensors: dict[str, torch.Tensor], shared: dict[str, Any], rank: dict[str, Any] | None = None
@@ -89,7 +92,7 @@ class Checkpoints:
         }
         with _plain_errors(f"The checkpoint {writer.directory} cannot be written"):
             if self.asynchronous:
-                saving = dcp.async_save(tensors, **options)
+                saving = dcp.async_save(tensors, async_stager=self._copies, **options)
                 self._pending = saving if isinstance(saving, Future) else saving.upload_completion
             else:
                 dcp.save(tensors, **options)

@@ -52,6 +52,21 @@ def test_what_is_saved_is_loaded_with_its_states(tmp_path: Path, asynchronous: b
         assert torch.equal(found[name], tensor), name
 
 
+def test_tensors_may_change_while_they_are_written_in_one_save_after_the_other(tmp_path: Path) -> None:
+    given = {"x": torch.zeros(300, 200), "y": torch.zeros(7)}
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2, 3):
+        for tensor in given.values():
+            tensor.fill_(step)
+        checkpoints.save(step, given, {})
+        for tensor in given.values():
+            tensor.fill_(-1)
+    checkpoints.wait()
+    for step in (1, 2, 3):
+        found = read_tensors(tmp_path / f"step-{step:08d}")
+        assert all((found[name] == step).all() and found[name].shape == given[name].shape for name in given)
+
+
 def test_without_a_checkpoint_nothing_is_loaded(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "none").load_latest(tensors()) is None
 
