@@ -41,7 +41,7 @@ class Owl2ImageProcessorPil(PilBackend):
         image_mean, image_std (`list[float]`): of the channels, CLIP's by default.
 
     Raises:
-        ValueError: an unknown `aspect`, or an image that `load_image` refuses.
+        ValueError: an unknown `aspect`, or an image that `load_image` refuses or that has an absurdly long side.
     """
 
     valid_kwargs = Owl2ImagesKwargs
@@ -109,7 +109,12 @@ class Owl2ImageProcessorPil(PilBackend):
         pixel_values = []
         for image in images:
             if do_resize:
-                image = resize_image(image, size.height, size.width, aspect, image_mean, resample)
+                try:
+                    image = resize_image(image, size.height, size.width, aspect, image_mean, resample)
+                except MemoryError as error:  # Pillow's word for a side of tens of millions of pixels
+                    raise ValueError(
+                        f"an image of {image.width} x {image.height} pixels cannot be resized: cut it"
+                    ) from error
             channels = np.asarray(image).transpose(2, 0, 1)  # [3, H, W]
             pixel_values.append(np.stack([values[pixels] for values, pixels in zip(levels, channels, strict=True)]))
         return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)

@@ -110,6 +110,15 @@ def test_a_very_long_image_is_never_made_a_square_of_its_length(
     assert np.abs(pixels - official).max() < 0.2  # of 4, from black to white
 
 
+def test_an_image_that_pillow_cannot_resize_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:  # as Pillow does for 80,000,000 x 1 pixels, which need 320 MB here
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "resize", refuse)
+    with pytest.raises(ValueError, match="300 x 2 pixels cannot be resized"):
+        Owl2ImageProcessorPil()([Image.new("RGB", (300, 2))])
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_transparent_colour_becomes_white(mode: str) -> None:
     image = Image.new("L", (2, 1))
