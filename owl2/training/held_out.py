@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import torch
 from torch import distributed as dist
-from torch import nn
 
 from owl2.modeling import Owl2ForConditionalGeneration
 
@@ -43,16 +42,14 @@ def held_out_loss(
     dist.all_reduce(most, dist.ReduceOp.MAX, group=mesh.host_group)
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     given = iter(held_out.micro_batches)
-    # The model stays in training mode, in which a batch without images runs every layer too, as other ranks do; only
-    # the dropout of adapters is switched off.
-    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
-    for dropout in dropouts:
-        dropout.eval()
+    model.eval()
+    # In training mode a batch without images runs every layer too, as other ranks do; these two decide it.
+    for module in (model.base_model, model.base_model.language_model):
+        module.training = True
     for _ in range(int(most)):
         batch = next(given, None)
         filler = empty_micro_batch(pad_token_id, few_shapes=False)
         total += summed_loss(model, on_device(filler if batch is None else batch, mesh.device, normalization))
-    for dropout in dropouts:
-        dropout.train()
+    model.train()
     loss = mesh.sum_over_data(total).item() / max(1, held_out.supervised)
     return HeldOutLoss(loss, held_out.supervised, held_out.samples)
