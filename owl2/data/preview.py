@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from owl2.checkpoints.small_language_model import train_tokenizer
+from owl2.checkpoints.small_language_model import SMALLEST_VOCABULARY, train_tokenizer
 from owl2.processing import Owl2ImageProcessor, Owl2Processor, load_image, load_video
 from owl2.processing.collation import IGNORED_LABEL
 from owl2.processing.tokenization import TEXT
@@ -41,7 +41,7 @@ class Preview(NamedTuple):
 
 def plain_processor() -> Owl2Processor:
     """A processor without a model: the published frame, one token a byte."""
-    return Owl2Processor(Owl2ImageProcessor(), train_tokenizer([], vocab_size=0))
+    return Owl2Processor(Owl2ImageProcessor(), train_tokenizer([], SMALLEST_VOCABULARY))
 
 
 def preview(conversation: Conversation, processor: Owl2Processor) -> Preview:
