@@ -54,12 +54,6 @@ class Mesh(NamedTuple):
         dist.all_reduce(values, group=self.data_group)
         return values
 
-    def any_rank(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank: all ranks get the same answer, as when one of them is told to stop."""
-        flags = torch.tensor([int(flag)])
-        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.host_group)
-        return bool(flags.item())
-
     def from_first_rank(self, find: Callable[[], Found]) -> Found:
         """What the first rank finds, on every rank; the others wait and do not look.
 

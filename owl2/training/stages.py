@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable
 
-from torch import nn
-
 from owl2.modeling import Owl2ForConditionalGeneration
 
 _PARTS = {
@@ -74,7 +72,3 @@ def select_trainable(model: Owl2ForConditionalGeneration, parts: Iterable[str]) 
         parameter.requires_grad_(part in parts)
         counts[part] += parameter.numel()
     return counts
-
-
-def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
