@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import debug
 
 Found = TypeVar("Found")
 
@@ -95,6 +96,16 @@ def process_group(stall_timeout_s: float = 1800.0) -> Iterator[torch.device]:
         yield device
     finally:
         dist.destroy_process_group()
+        _forget_meshes()
+
+
+def _forget_meshes() -> None:
+    """Lets a process train again: torch remembers for each operator the mesh that its result lay on, and takes it for
+    every mesh of that shape, though its groups have ended.
+    """
+    clear = getattr(debug, "_clear_sharding_prop_cache", None)
+    if clear is not None:  # torch gives it no public name
+        clear()
 
 
 def _device() -> torch.device:
