@@ -38,13 +38,13 @@ quickstart: $(VENV)/.installed $(if $(filter smol,$(PRESET)),$(VENV)/.smollm2)
 	$(VENV)/bin/owl2 quickstart --preset $(PRESET) $(ARGS)
 
 test: $(VENV)/.complete
-	$(PYTEST) $(VENV)/bin/python -m pytest -q -n 2 -m "not slow" $(ARGS)
+	$(PYTEST) $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.complete
-	$(PYTEST) $(VENV)/bin/python -m pytest -q -n 2 $(ARGS)
+	$(PYTEST) $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 test-oldest: $(OLDEST)/.complete
-	$(PYTEST) $(OLDEST)/bin/python -m pytest -q -n 2 -m "not slow" $(ARGS)
+	$(PYTEST) $(OLDEST)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 check: $(VENV)/.complete
 	$(VENV)/bin/ruff format --check .
