@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import random
 import socket
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -76,6 +78,16 @@ def _result(rank: int, pipe: Connection, deadline: float) -> Any:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that is free with the next 15, for runs that follow each other.
+
+    It lies below those that Linux gives to connections, which could take it before a rank listens there.
+    """
+    while True:
+        first = random.SystemRandom().randrange(16_000, 32_000, 16)
+        with ExitStack() as probes:
+            try:
+                for port in range(first, first + 16):
+                    probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
