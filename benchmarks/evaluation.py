@@ -19,10 +19,10 @@ import torch
 import transformers
 from PIL import Image
 
-from owl2.chat import load_for_chat
+from owl2.checkpoints.loading import load_for_chat
 from owl2.checkpoints.small_language_model import train_tokenizer
 from owl2.environment import processor_name
-from owl2.evaluation.predictor import Predictor
+from owl2.evaluation.inference.predictor import Predictor
 from owl2.evaluation.task import Decoding, Sample, Task
 from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
 from owl2.processing import Owl2ImageProcessor, Owl2Processor

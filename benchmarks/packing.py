@@ -22,11 +22,11 @@ from owl2.data.sources import easy_vqa
 from owl2.data.sources.mixture_sizes import TABLE_8
 from owl2.environment import processor_name
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
-from owl2.training.batches import Grouping, micro_batches_of
-from owl2.training.recipe import Recipe
-from owl2.training.recipe_file import load_recipe
+from owl2.training.data.loader import Grouping, micro_batches_of
+from owl2.training.recipe.schema import Recipe
+from owl2.training.recipe.yaml_file import load_recipe
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[1] / "owl2" / "recipes"
 VISUAL = 65  # rows of an image (paper, section 4.1: 64 queries and the end-of-image token)
 WORD = 1.3  # tokens an English word, LLaMA's tokenizer
 FRAME = 8  # tokens of "USER:", "ASSISTANT:" and the end of a turn

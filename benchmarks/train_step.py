@@ -28,7 +28,9 @@ from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
-from owl2.training.flops import (
+from owl2.modeling.parts import PARTS
+from owl2.training.adapters.lora import apply_lora
+from owl2.training.cost.flops import (
     Lora,
     Product,
     Sample,
@@ -38,10 +40,9 @@ from owl2.training.flops import (
     sample_flops,
     vision_products,
 )
-from owl2.training.gpus import gpu_of_device
-from owl2.training.lora import apply_lora
+from owl2.training.cost.gpu_specs import gpu_of_device
 from owl2.training.optimizer import MasterWeightAdamW
-from owl2.training.stages import PARTS, PRETRAINING_PARTS, select_trainable
+from owl2.training.stages import PRETRAINING_PARTS, select_trainable
 from owl2.training.tensor_memory import TensorMemory
 
 

@@ -1,24 +1,18 @@
 """A conversation with a model: several turns with images and videos, answers as they are written."""
 
 import math
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import BatchFeature, TextStreamer
 
-from owl2.checkpoints.inspect import checkpoint_layout
-from owl2.modeling import CheckpointError, Owl2ForConditionalGeneration
-from owl2.processing import Owl2Processor, load_image, load_video
-from owl2.processing.pretrained import load_processor
+from .modeling import Owl2ForConditionalGeneration
+from .processing import Owl2Processor, load_image, load_video
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOWEST_TEMPERATURE = 1e-6
 """Below it sampling is greedy, and scores would overflow when they are divided by it."""
 ANSWER_SHARE = 4
@@ -253,44 +247,3 @@ class _Streamer(TextStreamer):
             self.begun = bool(text)
         if text:
             self.on_text(text)
-
-
-def load_for_chat(
-    directory: str | Path, dtype: str = "auto", device: str = "auto"
-) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
-    """Model and processor of a directory in our or the official layout.
-
-    Args:
-        dtype: one of `DTYPES`; "auto" is the checkpoint's own.
-        device: as torch names it; "auto" is the first GPU if there is one, else the CPU.
-
-    Raises:
-        ValueError: not a model directory; weights that do not fit or cannot be read; no tokenizer; no such device.
-    """
-    if dtype not in DTYPES:
-        raise ValueError(f"There is no dtype {dtype!r}: choose among {', '.join(DTYPES)}.")
-    checkpoint_layout(directory)
-    path = Path(directory).expanduser()
-    place = _device(device)
-    processor = load_processor(directory)
-    try:
-        model = Owl2ForConditionalGeneration.from_pretrained(
-            path, dtype=dtype if dtype == "auto" else getattr(torch, dtype)
-        )
-    except CheckpointError:
-        raise
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"The weights in {directory} cannot be read: {error}") from error
-    return model.to(place).eval(), processor
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"The device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    if device.type == "meta":
-        raise ValueError("The device 'meta' holds no values, so nothing can be computed there.")
-    return device

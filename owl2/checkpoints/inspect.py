@@ -4,7 +4,6 @@ Names, shapes and types come from the headers of the files; only the small table
 they are checked against the computed ones. The model that they must fit is built on the meta device, without memory.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
+from owl2.files import read_settings
 from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration
-from owl2.training.stages import PARTS, part_of
-
-from .conversion import _read_weights, _weight_files, official_to_owl2
+from owl2.modeling.official_checkpoint import _read_weights, _weight_files, official_to_owl2
+from owl2.modeling.parts import PARTS, part_of
 
 Layout = Literal["owl2", "official"]
 
@@ -149,7 +148,7 @@ def checkpoint_layout(directory: str | Path) -> Layout:
         inner = [child.name for child in sorted(path.iterdir()) if (child / "config.json").is_file()]
         hint = f" Did you mean {path / inner[0]}?" if inner else ""
         raise ValueError(f"{path} has no config.json: it is not a model directory.{hint}")
-    fields = _read_json(file)
+    fields = read_settings(file, "the settings of a model")
     if "visual_config" in fields:
         return "official"
     if fields.get("model_type") != Owl2Config.model_type:
@@ -192,7 +191,7 @@ def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
 
 
 def count_parameters(model: Owl2ForConditionalGeneration) -> dict[str, int]:
-    """Number of parameters of each part of `owl2.training.stages.PARTS`."""
+    """Number of parameters of each part of `owl2.modeling.parts.PARTS`."""
     counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         counts[part_of(name, model.config.text_config.modality_adaptive)] += parameter.numel()
@@ -249,25 +248,3 @@ def _shape_of(header: Any) -> torch.Tensor:
 
 def _may_be_table(name: str) -> bool:
     return name.endswith(("pos_embed", "inv_freq"))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{file} holds a {type(fields).__name__}, not the settings of a model.")
-    return fields
-
-
-def prompt_of(directory: str | Path) -> str | None:
-    """How a question about one image is put to the model, `...` for its text; `None` without a readable tokenizer."""
-    from owl2.processing.pretrained import load_processor
-
-    try:
-        processor = load_processor(directory)
-    except ValueError:
-        return None
-    parts = [{"type": "image"}, {"type": "text", "text": "..."}]
-    return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)

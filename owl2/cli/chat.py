@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from owl2.cli.errors import USER_ERRORS, show_error
+from .errors import USER_ERRORS, show_error
 
 if TYPE_CHECKING:
     from owl2.chat import ChatSession, Reply
@@ -81,7 +81,8 @@ def _read_prompt() -> str:
 def _open(directory: str, dtype: str, device: str, system: str | None, truncate: bool) -> "ChatSession":
     from transformers.utils import logging
 
-    from owl2.chat import ChatSession, load_for_chat
+    from owl2.chat import ChatSession
+    from owl2.checkpoints.loading import load_for_chat
 
     logging.set_verbosity_error()
     if not sys.stderr.isatty():

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from owl2.cli.errors import EXIT_CODE
+from .errors import EXIT_CODE
 
 
 def cost(
@@ -25,8 +25,8 @@ def cost(
 
     Exit code 2 if a GPU has too little memory.
     """
-    from owl2.training.cost import recipe_cost
-    from owl2.training.recipe_file import load_recipe
+    from owl2.training.cost.estimate import recipe_cost
+    from owl2.training.recipe.yaml_file import load_recipe
 
     found = recipe_cost(load_recipe(recipe, overrides or []), gpus, gpu, mfu, text_tokens, images)
     if as_json:
@@ -34,7 +34,7 @@ def cost(
     else:
         from rich.console import Console
 
-        from owl2.training.cost_report import cost_tables
+        from owl2.training.cost.tables import cost_tables
 
         console = Console(highlight=False, soft_wrap=True)
         for shown in cost_tables(found):

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from owl2.cli.pairs import index, pairs
-from owl2.cli.printing import printable, thumbnail
+from .pairs import index, pairs
+from .printing import printable, thumbnail
 
 if TYPE_CHECKING:
     from owl2.data.check import RecordCheck, Summary
-    from owl2.data.formats.problems import LeftOut
     from owl2.data.mixture.check import SourceCheck
     from owl2.data.mixture.report import Yield
     from owl2.data.preview import Run
+    from owl2.data.problems import LeftOut
     from owl2.data.records import Conversation
     from owl2.data.stats import SourceStats
     from owl2.processing import Owl2Processor
@@ -174,7 +174,7 @@ def mix(
     """Show what a mixture yields of each source, beside the paper's Table 8, with examples."""
     from owl2.data.mixture import Mixture, load_mixture_recipe, with_sources
     from owl2.data.mixture.report import examples, missing_sources, yields
-    from owl2.data.pairs.skipped import NO_LIMIT
+    from owl2.data.skipped import NO_LIMIT
 
     recipe = load_mixture_recipe(file)
     mixture = Mixture(with_sources(recipe, source) if source else recipe, limit, NO_LIMIT)

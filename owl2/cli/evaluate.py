@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from owl2.cli.judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
+from .judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
 
 
 def evaluate(
@@ -68,7 +68,7 @@ def show_warning(warning: str | None) -> None:
 
 def show_result(result: dict[str, Any]) -> None:
     """A result in a few lines."""
-    from owl2.evaluation.scoring import not_comparable
+    from owl2.evaluation.results.scoring import not_comparable
 
     counted = f"{result['samples']} of {result['samples_of_split']} samples"
     marks = [*(["bare"] if result["frame"] == "bare" else []), *(["PARTIAL"] if result["partial"] else [])]

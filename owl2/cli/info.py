@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from owl2.cli.errors import EXIT_CODE
+from .errors import EXIT_CODE
 
 if TYPE_CHECKING:
     from owl2.checkpoints.inspect import CheckpointReport
@@ -33,7 +33,8 @@ def info(
     """
     from transformers.utils import logging
 
-    from owl2.checkpoints.inspect import inspect_checkpoint, prompt_of
+    from owl2.checkpoints.inspect import inspect_checkpoint
+    from owl2.checkpoints.loading import prompt_of
 
     logging.set_verbosity_error()
     report = inspect_checkpoint(directory)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from owl2.evaluation.scoring import JudgeSettings
+    from owl2.evaluation.results.scoring import JudgeSettings
 
 JudgeFlag = Annotated[
     bool, typer.Option("--judge", help="Score also the protocols that need a judge (so do its options).")
@@ -30,7 +30,7 @@ def judge_settings(
     default_cache: Path,
 ) -> "JudgeSettings | None":
     """The judge that the options ask for; any of them asks for one."""
-    from owl2.evaluation.scoring import JudgeSettings
+    from owl2.evaluation.results.scoring import JudgeSettings
 
     if not any((judge, model, runs, cache, replay, prompts)):
         return None

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from owl2.cli.errors import user_errors_as_one_line
+from .errors import user_errors_as_one_line
 
 COMMANDS = (
     "quickstart",

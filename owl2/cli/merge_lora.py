@@ -14,7 +14,7 @@ def merge_lora(
     """Merge an adapter into its base model."""
     from transformers.utils import logging
 
-    from owl2.training import merge
+    from owl2.training.adapters import merge
 
     logging.disable_progress_bar()
     merge.merge_lora(adapter, base, out)

@@ -13,7 +13,7 @@ def report(
     ] = None,
 ) -> None:
     """Tables in the layout of the paper's, with ours beside the published rows, and charts."""
-    from owl2.evaluation.report import write_report
+    from owl2.evaluation.results.report import write_report
 
     for path in write_report(runs, out or runs[0]):
         typer.echo(f"{path}")

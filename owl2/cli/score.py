@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from owl2.cli.evaluate import show_result, show_warning
-from owl2.cli.judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
+from .evaluate import show_result, show_warning
+from .judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
 
 
 def score(
@@ -29,8 +29,8 @@ def score(
     ] = None,
 ) -> None:
     """Recompute every score from the saved predictions alone, in any protocol, without a model."""
-    from owl2.evaluation.records import PREDICTIONS, read_header
-    from owl2.evaluation.scoring import (
+    from owl2.evaluation.prediction_files import PREDICTIONS, read_header
+    from owl2.evaluation.results.scoring import (
         default_judge_cache,
         not_comparable,
         score_directory,

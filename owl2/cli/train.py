@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from owl2.cli.errors import EXIT_CODE, show_error
 from owl2.environment import restart_with_fast_allocation
+
+from .errors import EXIT_CODE, show_error
 
 
 def train(
@@ -25,10 +26,10 @@ def train(
     from rich.console import Console
     from transformers.utils import logging
 
-    from owl2.training.recipe_file import load_recipe
+    from owl2.training.monitoring.loss_spikes import TrainingDiverged
+    from owl2.training.recipe.yaml_file import load_recipe
     from owl2.training.run import show
     from owl2.training.run import train as run
-    from owl2.training.watch import TrainingDiverged
 
     console = Console()
     loaded = load_recipe(recipe, overrides or [])

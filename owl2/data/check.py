@@ -12,7 +12,7 @@ from PIL import Image
 from owl2.processing import Owl2Processor, load_image, load_video
 
 from .formats import Problem, ProblemKind
-from .formats.media import is_web_address
+from .media import is_web_address
 from .records import Conversation
 
 PART = 256

@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from owl2.data.mixture.cached_records import records_in_order
 from owl2.processing import Owl2Processor
 from owl2.processing.collation import IGNORED_LABEL
 
 from .check import encode_unopened
 from .formats import Problem, ProblemKind, RecordFile
-from .formats.problems import LeftOut
 from .mixture import Mixture, load_mixture_recipe
-from .mixture.stored import records_in_order
-from .pairs.skipped import NO_LIMIT
+from .problems import LeftOut
 from .records import Conversation
+from .skipped import NO_LIMIT
 
 COUNTED = ("turns", "images", "videos", "question characters", "answer characters")
 COUNTED_WITH_A_MODEL = ("tokens", "supervised tokens")

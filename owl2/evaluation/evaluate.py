@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from owl2 import __version__
-from owl2.chat import load_for_chat
+from owl2.checkpoints.loading import load_for_chat
+from owl2.evaluation.inference.ranks import Ranks
+from owl2.evaluation.results.scoring import JudgeSettings, not_comparable, score_directory
 
-from .ranks import Ranks
-from .records import file_hashes
+from .prediction_files import file_hashes
 from .runner import Settings, known_records, plan, predict
-from .scoring import JudgeSettings, not_comparable, score_directory
 from .task import Task
 from .tasks import task_named
 

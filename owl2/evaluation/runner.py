@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from owl2.evaluation.inference.predictor import Predictor, Prepared
+from owl2.evaluation.inference.ranks import Ranks
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 
-from .predictor import Predictor, Prepared
-from .ranks import Ranks
-from .records import (
+from .prediction_files import (
     PREDICTIONS,
     file_hashes,
     header_line,

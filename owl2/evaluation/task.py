@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .judge import JudgeItem
+from owl2.evaluation.judge.judge import JudgeItem
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The model: section 3 of the paper, one file a part."""
 
 from .configuration import Owl2AbstractorConfig, Owl2Config, Owl2TextConfig, Owl2VisionConfig
+from .errors import CheckpointError
 from .language_decoder import Owl2LanguageDecoder
 from .owl2 import Owl2ForConditionalGeneration, Owl2Model
-from .pretrained import CheckpointError
 from .vision_encoder import Owl2VisionEncoder
 from .visual_abstractor import Owl2VisualAbstractor
 

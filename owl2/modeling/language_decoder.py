@@ -25,12 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import eager_attention
 from .configuration import Owl2TextConfig
-from .modality_adaptive import (
-    ModalityAdaptiveRMSNorm,
-    ModalityRouting,
-    build_routing,
-    modality_adaptive_projections,
-)
+from .modality_adaptive import ModalityAdaptiveRMSNorm, ModalityRouting, build_routing, modality_adaptive_projections
 from .pretrained import Owl2PreTrainedModel
 
 

@@ -1,6 +1,5 @@
 """What all parts of the model share: initialisation, capabilities, strict loading from our and the official layout."""
 
-import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,11 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 
+from owl2.files import read_settings
+
 from .configuration import Owl2Config
+from .errors import CheckpointError
 from .modality_adaptive import ModalityAdaptiveRMSNorm
-
-
-class CheckpointError(ValueError):
-    """A checkpoint does not fit the model: the message names the keys."""
 
 
 class Owl2PreTrainedModel(PreTrainedModel):
@@ -57,7 +55,7 @@ class Owl2PreTrainedModel(PreTrainedModel):
                 computed ones.
         """
         # The layouts are a matter of owl2.checkpoints, which builds on the model.
-        from owl2.checkpoints.conversion import (
+        from .official_checkpoint import (
             check_indexes,
             first_line,
             is_official_checkpoint,
@@ -110,15 +108,7 @@ def _load_generation_config(model: PreTrainedModel, directory: Path) -> None:
 def _read_generation_config(directory: Path) -> dict[str, Any] | None:
     """Settings of generation in a local folder, if it has any."""
     file = directory / "generation_config.json"
-    if not file.is_file():
-        return None
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{file} holds a {type(settings).__name__}, not settings.")
-    return settings
+    return read_settings(file, "settings", CheckpointError) if file.is_file() else None
 
 
 def _refuse_mismatch(what: str, info: dict[str, Any], refused: set[str], rename: Callable[[str], str]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -18,26 +17,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import eager_attention
 from .configuration import Owl2VisionConfig
+from .positions import interpolate_positions
 from .pretrained import Owl2PreTrainedModel
-
-
-def interpolate_positions(table: torch.Tensor, grid: tuple[int, int], num_prefix: int) -> torch.Tensor:
-    """Learned positions for another grid of patches: bicubic, corners not aligned, in float32.
-
-    Args:
-        table: [num_prefix + G * G, Dv] positions of a square grid, row by row, after those of special tokens.
-        grid: rows and columns of the patches at hand.
-
-    Returns:
-        [num_prefix + rows * columns, Dv]; `table` itself where the grids agree.
-    """
-    side = round((table.shape[0] - num_prefix) ** 0.5)
-    if grid == (side, side):
-        return table
-    prefix, patches = table[:num_prefix], table[num_prefix:]
-    square = patches.float().view(1, side, side, -1).permute(0, 3, 1, 2)  # [1, Dv, G, G]
-    resized = F.interpolate(square, size=grid, mode="bicubic", align_corners=False)
-    return torch.cat([prefix, resized.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)])
 
 
 class Owl2VisionAttention(nn.Module):

@@ -17,32 +17,11 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import eager_attention
 from .configuration import Owl2AbstractorConfig
+from .positions import sincos_grid_positions, sincos_positions
 from .pretrained import Owl2PreTrainedModel
 
 ATTENTION_NORM_EPS = 1e-5
 """Epsilon of the three norms around attention; only the norm inside SwiGLU follows the configuration."""
-
-
-def sincos_positions(length: int, dim: int, device: torch.device | None = None) -> torch.Tensor:
-    """Fixed positions of `length` places: the sine half, then the cosine half. [length, dim] float32."""
-    frequencies = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64, device=device) / (dim / 2))
-    angles = torch.arange(length, dtype=torch.float64, device=device)[:, None] * frequencies  # [length, dim / 2]
-    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
-
-
-def sincos_grid_positions(
-    grid: tuple[int, int], dim: int, num_prefix: int, device: torch.device | None = None
-) -> torch.Tensor:
-    """Fixed positions of a grid of patches, row by row: half of the channels from the column, half from the row.
-
-    Returns:
-        [num_prefix + rows * columns, dim] float32; the rows of the special tokens in front are zero.
-    """
-    rows, columns = grid
-    by_column = sincos_positions(columns, dim // 2, device)[None].expand(rows, -1, -1)
-    by_row = sincos_positions(rows, dim // 2, device)[:, None].expand(-1, columns, -1)
-    positions = torch.cat([by_column, by_row], dim=-1).flatten(0, 1)  # [rows * columns, dim]
-    return F.pad(positions, (0, 0, num_prefix, 0))
 
 
 class Owl2AbstractorAttention(nn.Module):

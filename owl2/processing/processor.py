@@ -20,7 +20,7 @@ from .conversation import Message, assistant_spans, check_messages, media_of_con
 from .image_loading import load_image
 from .image_processor import Owl2ImageProcessorPil
 from .media import share_images, share_videos
-from .pretrained import load_tokenizer, settings_from_model
+from .official_layout import load_tokenizer, settings_from_model
 from .tokenization import (
     IMAGE,
     TEXT,

@@ -20,12 +20,12 @@ from owl2.checkpoints import initialize, load_tokenizer
 from owl2.data.records import turns
 from owl2.data.sources import easy_vqa
 from owl2.data.training_set import PixelStore, TrainingSet
-from owl2.evaluation.generation import answer, contains_answer, perplexity
+from owl2.directory_lock import only_process_in
+from owl2.evaluation.inference.generation import answer, contains_answer, perplexity
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
-from owl2.training.directory_lock import only_process_in
 from owl2.training.loop import progress_bar, train_stage
-from owl2.training.memory import release_free_memory
+from owl2.training.monitoring.process_memory import release_free_memory
 from owl2.training.optimizer import fastest_training_dtype
 from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS, select_trainable
 

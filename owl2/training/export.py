@@ -13,12 +13,12 @@ import torch
 from owl2.checkpoints import save_official
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
+from owl2.training.checkpoint.manager import DamagedCheckpoint, complete_steps, describe_damage, directory_of
+from owl2.training.checkpoint.safetensors_storage import damaged_files, read_index, read_tensors
+from owl2.training.model.build import choose_what_trains
+from owl2.training.recipe.schema import Recipe
+from owl2.training.recipe.yaml_file import load_recipe
 
-from .build import choose_what_trains
-from .checkpoint_storage import damaged_files, read_index, read_tensors
-from .checkpointing import DamagedCheckpoint, complete_steps, describe_damage, directory_of
-from .recipe import Recipe
-from .recipe_file import load_recipe
 from .run_directory import RunDirectory
 
 Layout = Literal["owl2", "official"]
@@ -57,7 +57,7 @@ def export(
     choose_what_trains(model, recipe.train)
     load_trained(model, directory_of(run.checkpoints, step))
     if recipe.train.lora is not None:
-        from .lora import save_adapter
+        from owl2.training.adapters.lora import save_adapter
 
         save_adapter(model, target, recipe.model.checkpoint)
     elif layout == "official":

@@ -2,10 +2,8 @@
 
 import json
 import random
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +13,11 @@ from torch import nn
 
 from owl2.data.training_set import TrainingSet
 from owl2.processing import Owl2Processor
+from owl2.training.monitoring.process_memory import memory_keeper
 
-from .memory import memory_keeper
 from .muon import MuonAdamW
 from .optimizer import MasterWeightAdamW, cosine_rate
+from .stop_signal import stop_signal
 
 
 class StageSettings(NamedTuple):
@@ -159,21 +158,3 @@ def progress_bar() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-
-
-@contextmanager
-def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turns Ctrl-C and SIGTERM into a request to stop after the step; a second one stops at once."""
-    received: list[int] = []
-
-    def request(number: int, frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .stages import is_language_model
+from owl2.modeling.parts import is_language_model
 
 BETAS, EPSILON = (0.9, 0.98), 1e-6
 """Supplement, Table 9."""

@@ -11,35 +11,35 @@ from rich.console import Console
 from rich.table import Table
 
 from owl2.data.pairs import SkipCounter, SkipLimit
+from owl2.directory_lock import only_process_in
 from owl2.modeling import Owl2Config
 from owl2.processing import Owl2Processor
+from owl2.training.adapters.resume import check_continuation
+from owl2.training.checkpoint.manager import Checkpoints, complete_steps
+from owl2.training.checkpoint.rng_state import random_state, set_random_state
+from owl2.training.cost.estimate import MACHINE_SIZE, recipe_cost, trained_of
+from owl2.training.cost.flops import Sample, sample_flops
+from owl2.training.cost.gpu_specs import gpu_of_device
+from owl2.training.cost.tables import cost_tables
+from owl2.training.data.loader import BatchStream, Counts, Grouping
+from owl2.training.data.stage_data import StageSamples, open_samples
+from owl2.training.distributed.broadcast_weights import receive_weights
+from owl2.training.distributed.mesh import Mesh, build_mesh, process_group
+from owl2.training.distributed.parallelize import parallelize
+from owl2.training.model.build import choose_what_trains, outline
+from owl2.training.model.initial import begin
+from owl2.training.model.parameter_table import as_json, as_rich, trainable_table
+from owl2.training.model.save import leave_model
+from owl2.training.monitoring.benchmark_scores import BenchmarkScores, plan_tasks
+from owl2.training.monitoring.metrics_logger import Reporter
+from owl2.training.monitoring.validation_loss import HeldOut
+from owl2.training.recipe.schema import Recipe
+from owl2.training.recipe.yaml_file import dump_recipe
 
-from .batches import BatchStream, Counts, Grouping
-from .beginning import begin
-from .benchmark_scores import BenchmarkScores, plan_tasks
-from .build import choose_what_trains, outline
-from .checkpointing import Checkpoints, complete_steps
-from .continuation import check_continuation
-from .cost import MACHINE_SIZE, recipe_cost, trained_of
-from .cost_report import cost_tables
-from .directory_lock import only_process_in
-from .flops import Sample, sample_flops
-from .gpus import gpu_of_device
-from .held_out import HeldOut
-from .leave import leave_model
-from .mesh import Mesh, build_mesh, process_group
 from .optimizer import MasterWeightAdamW, fastest_training_dtype
-from .parallel import parallelize
-from .random_state import random_state, set_random_state
-from .recipe import Recipe
-from .recipe_file import dump_recipe
-from .report import Reporter
 from .run_directory import RunDirectory
-from .samples import StageSamples, open_samples
 from .step import Normalization, agree
-from .table import as_json, as_rich, trainable_table
 from .trainer import Run, Trainer
-from .weights import receive_weights
 
 
 def train(recipe: Recipe, console: Console) -> bool:

@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .recipe import Recipe
-from .recipe_file import differing_keys, dump_recipe, parse_recipe, read_yaml
+from owl2.training.recipe.schema import Recipe
+from owl2.training.recipe.yaml_file import differing_keys, dump_recipe, parse_recipe, read_yaml
 
 _FREE_KEYS = ("out", "parallel.", "checkpoint.", "logging.", "evaluate.", "limits.", "batch.micro_size", "data.workers")
 """Keys that may change when a run goes on: they do not decide what is learnt. (Dots end a section.)"""

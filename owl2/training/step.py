@@ -12,10 +12,9 @@ from torch import distributed as dist
 
 from owl2.data.decoding import normalize_pixels
 from owl2.modeling import Owl2ForConditionalGeneration
-
-from .batches import Batch, Counts, RankBatch
-from .mesh import Mesh
-from .parallel import synchronize_gradients
+from owl2.training.data.loader import Batch, Counts, RankBatch
+from owl2.training.distributed.mesh import Mesh
+from owl2.training.distributed.parallelize import synchronize_gradients
 
 
 class Agreed(NamedTuple):

@@ -8,23 +8,23 @@ from typing import Any, NamedTuple
 import torch
 
 from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.training.checkpoint.manager import Checkpoints
+from owl2.training.checkpoint.rng_state import random_state, set_random_state
+from owl2.training.data.loader import BatchStream, Counts, RankBatch, empty_micro_batch
+from owl2.training.distributed.gradient_clipping import clip_gradients
+from owl2.training.distributed.mesh import Mesh
+from owl2.training.monitoring.benchmark_scores import BenchmarkScores
+from owl2.training.monitoring.loss_spikes import StepGuard
+from owl2.training.monitoring.metrics_logger import Evaluation, Reporter, StepReport
+from owl2.training.monitoring.process_memory import memory_keeper, resident_bytes
+from owl2.training.monitoring.validation_loss import HeldOut, held_out_loss
+from owl2.training.monitoring.watchdog import StallWatch
+from owl2.training.recipe.schema import Recipe
 
-from .batches import BatchStream, Counts, RankBatch, empty_micro_batch
-from .benchmark_scores import BenchmarkScores
-from .checkpointing import Checkpoints
-from .gradient_norm import clip_gradients
-from .held_out import HeldOut, held_out_loss
-from .loop import stop_signal
-from .memory import memory_keeper, resident_bytes
-from .mesh import Mesh
 from .optimizer import MasterWeightAdamW, cosine_rate
-from .random_state import random_state, set_random_state
-from .recipe import Recipe
-from .report import Evaluation, Reporter, StepReport
 from .run_directory import RunDirectory
-from .stall import StallWatch
 from .step import Agreed, Normalization, accumulate_gradients, agree
-from .watch import StepGuard
+from .stop_signal import stop_signal
 
 _MOST_SAMPLES = 10**9
 """More than a benchmark has: sets the parts of one benchmark apart from those of the next."""

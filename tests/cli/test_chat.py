@@ -14,7 +14,8 @@ from helpers import GOLDENS
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from owl2.chat import ChatSession, load_for_chat
+from owl2.chat import ChatSession
+from owl2.checkpoints.loading import load_for_chat
 from owl2.cli.main import COMMANDS
 
 QUICK = ("--max-new-tokens", 6)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from owl2.training.cost import recipe_cost
-from owl2.training.gpus import GPUS, gpu_of_device
-from owl2.training.recipe_file import load_recipe
+from owl2.training.cost.estimate import recipe_cost
+from owl2.training.cost.gpu_specs import GPUS, gpu_of_device
+from owl2.training.recipe.yaml_file import load_recipe
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[2] / "owl2" / "recipes"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from owl2 import Owl2Config
-from owl2.checkpoints.conversion import official_config
+from owl2.modeling.official_checkpoint import official_config
 
 FIXED_TABLES = ("q_pos_embed", "k_pos_embed", "inv_freq")
 

@@ -7,7 +7,7 @@ import torch
 from helpers import IMAGE, sample
 
 from owl2 import Owl2ForConditionalGeneration, Owl2Processor
-from owl2.training.lora import apply_lora, save_adapter
+from owl2.training.adapters.lora import apply_lora, save_adapter
 from owl2.training.stages import select_trainable
 
 pytest.importorskip("peft")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from owl2.data.formats import Problem, ProblemKind, RecordFile
-from owl2.data.formats.media import MediaRoot
+from owl2.data.media import MediaRoot
 from owl2.data.records import Conversation
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -9,7 +9,7 @@ from helpers import GOLDENS, tiny_config, tiny_model
 from judge_server import JudgeServer
 from transformers import AutoTokenizer
 
-from owl2.evaluation.ranks import Ranks
+from owl2.evaluation.inference.ranks import Ranks
 from owl2.evaluation.runner import Settings, plan, predict
 from owl2.evaluation.tasks import task_named
 from owl2.modeling import Owl2ForConditionalGeneration

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from owl2.evaluation import runner
-from owl2.evaluation.ranks import Ranks
-from owl2.evaluation.records import PREDICTIONS, read_predictions
+from owl2.evaluation.inference.ranks import Ranks
+from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
+from owl2.evaluation.results.scoring import score_directory, task_directories
 from owl2.evaluation.runner import Settings, plan, predict
-from owl2.evaluation.scoring import score_directory, task_directories
 from owl2.evaluation.tasks import TASKS, task_named
 
 MODEL = {"model": {"name": "tiny"}, "versions": {}}

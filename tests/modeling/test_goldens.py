@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText
 import owl2  # noqa: F401  (registers the Auto classes)
 from owl2.checkpoints import owl2_to_official
 from owl2.modeling import Owl2ForConditionalGeneration
-from owl2.modeling.vision_encoder import interpolate_positions
+from owl2.modeling.positions import interpolate_positions
 
 LOGITS = 2e-4
 INTERMEDIATE = 5e-5

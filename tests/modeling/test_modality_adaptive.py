@@ -10,11 +10,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from owl2.modeling import Owl2LanguageDecoder
-from owl2.modeling.modality_adaptive import (
-    ModalityAdaptiveRMSNorm,
-    build_routing,
-    modality_adaptive_projections,
-)
+from owl2.modeling.modality_adaptive import ModalityAdaptiveRMSNorm, build_routing, modality_adaptive_projections
 
 SETTINGS = [
     (),

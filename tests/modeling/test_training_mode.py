@@ -8,13 +8,8 @@ import torch
 from helpers import GOLDENS, IMAGE, batch, largest_difference, sample, tiny_config, tiny_model
 
 from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
-from owl2.training.stages import (
-    INSTRUCTION_TUNING_PARTS,
-    PARTS,
-    PRETRAINING_PARTS,
-    part_of,
-    select_trainable,
-)
+from owl2.modeling.parts import PARTS, part_of
+from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS, select_trainable
 
 MIXED = [[9], [4, IMAGE, 5], [IMAGE, 2, IMAGE, IMAGE, 6]]
 TEXT = [[9], [5]]

@@ -18,7 +18,7 @@ from transformers import (
 
 from owl2.checkpoints import initialize
 from owl2.modeling import Owl2ForConditionalGeneration, Owl2VisionEncoder
-from owl2.modeling.vision_encoder import interpolate_positions
+from owl2.modeling.positions import interpolate_positions
 
 CLIP_SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=16)
 

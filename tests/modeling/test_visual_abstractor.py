@@ -9,7 +9,7 @@ from helpers import abstractor_config, largest_difference, randomize
 from torch.nn import functional as F
 
 from owl2.modeling import Owl2AbstractorConfig, Owl2VisualAbstractor
-from owl2.modeling.visual_abstractor import sincos_grid_positions, sincos_positions
+from owl2.modeling.positions import sincos_grid_positions, sincos_positions
 
 
 def plain_positions(place: int, dim: int) -> list[float]:

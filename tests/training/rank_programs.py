@@ -16,20 +16,21 @@ from torch.distributed.tensor import DTensor
 from training.tiny_recipes import recipe_of, run_recipe
 
 from owl2.modeling import Owl2Config
-from owl2.training import beginning, checkpoint_storage
-from owl2.training.build import build_model
-from owl2.training.checkpointing import Checkpoints
-from owl2.training.gradient_norm import clip_gradients
-from owl2.training.mesh import Mesh, build_mesh, process_group
+from owl2.training.checkpoint import safetensors_storage as checkpoint_storage
+from owl2.training.checkpoint.manager import Checkpoints
+from owl2.training.checkpoint.rng_state import random_state, set_random_state
+from owl2.training.data.stage_data import open_samples
+from owl2.training.distributed.broadcast_weights import empty_model, receive_weights, weights_of, whole_tensor
+from owl2.training.distributed.gradient_clipping import clip_gradients
+from owl2.training.distributed.mesh import Mesh, build_mesh, process_group
+from owl2.training.distributed.parallelize import parallelize, synchronize_gradients
+from owl2.training.model import initial as beginning
+from owl2.training.model.build import build_model
+from owl2.training.monitoring.watchdog import StallWatch
 from owl2.training.optimizer import MasterWeightAdamW
-from owl2.training.parallel import parallelize, synchronize_gradients
-from owl2.training.random_state import random_state, set_random_state
 from owl2.training.run_directory import RunDirectory
-from owl2.training.samples import open_samples
 from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS, select_trainable
-from owl2.training.stall import StallWatch
 from owl2.training.tensor_memory import TensorMemory
-from owl2.training.weights import empty_model, receive_weights, weights_of, whole_tensor
 
 CONFIG = {"vocab_size": 97}
 

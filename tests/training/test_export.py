@@ -5,20 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.tiny_recipes import run_recipe, write_data, write_recipes
+from training.tiny_recipes import run_recipe
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 from owl2.cli.main import app
 from owl2.training.export import export
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data")
-    write_data(directory)
-    write_recipes(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +63,7 @@ def test_a_run_that_made_its_own_model_and_is_not_finished(data: Path, tmp_path:
 
 def test_a_run_with_lora_gives_its_adapter_folder(data: Path, run: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    from owl2.training.lora import load_adapter
+    from owl2.training.adapters.lora import load_adapter
 
     start = (f"model.checkpoint={run / 'checkpoint'}", "data.image_size=24", "schedule.steps=1")
     lora = ("train.parts=[abstractor]", "train.lora={rank: 2, alpha: 4, dropout: 0.0}")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers import tiny_config, tiny_model
 
+from owl2.modeling.parts import PARTS, is_language_model, part_of
 from owl2.training.optimizer import BETAS, EPSILON, MasterWeightAdamW, cosine_rate
-from owl2.training.stages import PARTS, PRETRAINING_PARTS, is_language_model, part_of, select_trainable
+from owl2.training.stages import PRETRAINING_PARTS, select_trainable
 
 
 def gradients(model: torch.nn.Module, seed: int) -> None:

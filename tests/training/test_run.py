@@ -12,22 +12,14 @@ from typing import Any
 import pytest
 import torch
 from training.ranks import run_ranks
-from training.tiny_recipes import curve, metrics, recipe_of, run_recipe, run_recipes, write_data, write_recipes
+from training.tiny_recipes import curve, metrics, recipe_of, run_recipe, run_recipes
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from owl2.training.checkpointing import Checkpoints
-from owl2.training.report import Reporter
+from owl2.training.checkpoint.manager import Checkpoints
+from owl2.training.monitoring.metrics_logger import Reporter
 
 STEP = ("batch.micro_size=4",)
 """Of the 32 samples of a step: 8 micro-batches on one rank, and 4 on each of two."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data")
-    write_data(directory)
-    write_recipes(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +245,7 @@ def test_held_out_loss_is_the_loss_of_the_samples_alone(data: Path, tmp_path: Pa
 
 def loss_of_twelve(data: Path, out: Path) -> float:
     """Mean loss over the tokens of the held-out samples, one by one, with the model that the run left."""
-    from owl2.training.samples import open_samples
+    from owl2.training.data.stage_data import open_samples
 
     recipe = recipe_of(data, "instruct", out)
     samples = open_samples(recipe, {"held": next(iter(recipe.data.sources.values()))}, out)

@@ -12,8 +12,8 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from owl2.training.recipe import Recipe
-from owl2.training.recipe_file import load_recipe
+from owl2.training.recipe.schema import Recipe
+from owl2.training.recipe.yaml_file import load_recipe
 from owl2.training.run import train
 
 COLORS = ("red", "green", "blue", "yellow")

@@ -3,7 +3,8 @@
 `RecordFile` opens a file; `docs/data.md` describes the formats, `docs/schemas/instruction-record.json` is their schema.
 """
 
-from .problems import Problem, ProblemKind
+from owl2.data.problems import Problem, ProblemKind
+
 from .record_file import RecordFile
 
 __all__ = ["Problem", "ProblemKind", "RecordFile"]

@@ -6,8 +6,9 @@
 
 from typing import Any
 
-from .draft import MEDIA, Draft, Part, parts_of_text, placeholder_in
-from .problems import ProblemKind, shown
+from owl2.data.problems import ProblemKind, shown
+
+from .record_builder import MEDIA, Draft, Part, parts_of_text, placeholder_in
 
 _SOURCES = ("path", "url", "base64")  # and the kind itself, as transformers has it
 

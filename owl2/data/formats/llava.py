@@ -6,8 +6,9 @@ a list of images where there are several, and `video` likewise.
 
 from typing import Any
 
-from .draft import Draft, Part, parts_of_text
-from .problems import ProblemKind, shown
+from owl2.data.problems import ProblemKind, shown
+
+from .record_builder import Draft, Part, parts_of_text
 
 ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 

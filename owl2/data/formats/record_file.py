@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from owl2.data.media import MediaRoot
+from owl2.data.problems import Problem, ProblemKind, shown
+from owl2.data.records import Conversation
 from owl2.files import map_file
 from owl2.processing.image_loading import check_local_path
 
-from ..records import Conversation
 from .chat_messages import read_chat_messages
-from .draft import Draft
 from .llava import read_llava
-from .media import MediaRoot
-from .problems import Problem, ProblemKind, shown
-from .spans import Spans, first_byte, spans_of_lines, spans_of_list
+from .record_builder import Draft
+from .record_offsets import Spans, first_byte, spans_of_lines, spans_of_list
 
 
 class RecordFile:

@@ -30,14 +30,14 @@ import numpy as np
 
 import owl2.data.formats
 import owl2.data.sources
+from owl2.data.formats import RecordFile
+from owl2.data.formats.record_offsets import Spans
+from owl2.data.problems import LeftOut
+from owl2.data.records import Conversation
 from owl2.files import file_sha256
 
-from ..formats import RecordFile
-from ..formats.problems import LeftOut
-from ..formats.spans import Spans
-from ..records import Conversation
 from .batches import RecordSize
-from .stored import records_in_order, size_of
+from .cached_records import records_in_order, size_of
 
 logger = logging.getLogger(__name__)
 

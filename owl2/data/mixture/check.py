@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+from owl2.data.check import Examined, Finding, Part, RecordCheck, Summary
+from owl2.data.formats import Problem, ProblemKind, RecordFile
+from owl2.data.media import problem_of_file
+from owl2.data.problems import LeftOut
+from owl2.data.records import Conversation
 from owl2.processing import Owl2Processor
 
-from ..check import Examined, Finding, Part, RecordCheck, Summary
-from ..formats import Problem, ProblemKind, RecordFile
-from ..formats.media import problem_of_file
-from ..formats.problems import LeftOut
-from ..records import Conversation
 from .mixture import Mixture, Records
 from .recipe import RECORDS, MixtureRecipe, with_sources
 

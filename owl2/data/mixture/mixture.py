@@ -7,16 +7,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..formats import RecordFile
-from ..formats.problems import LeftOut
-from ..pairs.skipped import SkipLimit
-from ..pairs.source import BrokenPair, Fault
-from ..records import Conversation
+from owl2.data.formats import RecordFile
+from owl2.data.problems import LeftOut
+from owl2.data.records import Conversation
+from owl2.data.skipped import BrokenPair, Fault, SkipLimit
+
 from .batches import RecordSize
 from .cache import conversations_entry, record_file_entry
+from .cached_records import FirstRecords, StoredConversations, StoredRecordFile, records_in_order
 from .recipe import RECORDS, MixtureRecipe, SourceRecipe, counts_left_out, depends_on_epoch, reader
 from .sampler import Draw, MixtureSampler, Source
-from .stored import FirstRecords, StoredConversations, StoredRecordFile, records_in_order
 
 
 class Records(Protocol):

@@ -23,10 +23,9 @@ from typing import Any
 
 import yaml
 
+from owl2.data.annotations import AnyPath
+from owl2.data.sources.mixture_sizes import TABLE_8
 from owl2.processing.image_loading import check_local_path
-
-from ..sources.annotations import AnyPath
-from ..sources.mixture_sizes import TABLE_8
 
 RECORDS = "records"
 """The format of files of LLaVA conversations and chat messages; the others are the twelve sources of Table 8."""

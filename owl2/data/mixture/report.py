@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from ..records import Conversation
+from owl2.data.records import Conversation
+
 from .mixture import Mixture
 from .recipe import TABLE_8_SIZES
 

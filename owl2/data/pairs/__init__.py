@@ -1,13 +1,14 @@
 """Image-text pairs of stage 1: sources, their order, and batches."""
 
+from owl2.data.skipped import BrokenPair, Fault, Skip, SkipCounter, SkipLimit
+
 from .coco import CocoCaptions
+from .jsonl import PairLines
 from .loader import PairLoader, PairSamples, PairSettings
-from .opening import PairCheck, open_pairs
-from .order import Blend, Draw, SourceOrder
-from .pair_lines import PairLines
 from .parquet import PairParquet
-from .skipped import Skip, SkipCounter, SkipLimit
-from .source import BrokenPair, Fault, PairSource, StoredPair
+from .readers import PairCheck, open_pairs
+from .sampler import Blend, Draw, SourceOrder
+from .source import PairSource, StoredPair
 from .tar_index import Shard, index_shards
 from .tar_shards import TarShards
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..sources.annotations import image_path, rows
-from .blocks import BLOCK, PackedTexts, block_sizes, image_root, named_image
+from owl2.data.annotations import image_path, rows
+
+from .record_files import BLOCK, PackedTexts, block_sizes, image_root, named_image
 from .source import StoredPair, caption_text
 
 

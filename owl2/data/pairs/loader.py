@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from ..augmentation import Crop, names_a_side, random_crop
-from ..decoding import Decoded, crop_and_resize, decode_image, width_and_height
-from .order import Blend, Draw, SourceOrder
-from .skipped import Skip, SkipCounter, SkipLimit
-from .source import BrokenPair, Fault, PairSource, StoredPair
+from owl2.data.augmentation import Crop, names_a_side, random_crop
+from owl2.data.decoding import Decoded, crop_and_resize, decode_image, width_and_height
+from owl2.data.skipped import BrokenPair, Fault, Skip, SkipCounter, SkipLimit
+
+from .sampler import Blend, Draw, SourceOrder
+from .source import PairSource, StoredPair
 
 _SUBSTITUTES = 1000  # broken ones in a row before giving up, whatever the limit
 

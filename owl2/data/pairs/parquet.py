@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .blocks import image_root, named_image
-from .source import LARGEST_PAIR, BrokenPair, Fault, StoredPair, caption_text
+from owl2.data.skipped import BrokenPair, Fault
+
+from .record_files import image_root, named_image
+from .source import LARGEST_PAIR, StoredPair, caption_text
 
 _KEPT = 1 << 29  # bytes of row groups that a process keeps
 

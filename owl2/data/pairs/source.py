@@ -2,8 +2,9 @@
 
 import unicodedata
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
+
+from owl2.data.skipped import BrokenPair, Fault
 
 LARGEST_PAIR = 1 << 28  # bytes; what is larger is damage or an attack, not an image and its caption
 
@@ -22,32 +23,6 @@ class StoredPair(NamedTuple):
     image: bytes | str
     caption: str
     source: str
-
-
-class Fault(StrEnum):
-    """Kinds of broken pairs, as they are counted."""
-
-    MISSING_IMAGE = "image missing"
-    DAMAGED_IMAGE = "image damaged"
-    OVERSIZED_IMAGE = "image oversized"
-    REFUSED = "path, link or address refused"
-    MISSING_CAPTION = "caption missing"
-    EMPTY_CAPTION = "caption empty"
-    INVALID_CAPTION = "caption not valid text"
-    NOT_ENCODED = "caption cannot be encoded"
-    DUPLICATE_KEY = "key more than once"
-    UNREADABLE = "record unreadable"
-
-
-class BrokenPair(ValueError):
-    """A pair that cannot be trained on. It is skipped and counted; see `skipped.py`."""
-
-    def __init__(self, fault: Fault, text: str) -> None:
-        super().__init__(text)
-        self.fault = fault
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return BrokenPair, (self.fault, str(self))
 
 
 class PairSource(Protocol):

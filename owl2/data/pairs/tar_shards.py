@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from .source import LARGEST_PAIR, BrokenPair, Fault, StoredPair, caption_text
+from owl2.data.skipped import BrokenPair, Fault
+
+from .source import LARGEST_PAIR, StoredPair, caption_text
 from .storage import open_folder
 from .tar_index import find_index, key_and_suffix, offsets_of
 

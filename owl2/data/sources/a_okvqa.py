@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterator
 from string import ascii_uppercase
 
-from ..records import Conversation, turns
-from .annotations import AnyPath, Row, image_path, rows
+from owl2.data.annotations import AnyPath, Row, image_path, rows
+from owl2.data.records import Conversation, turns
 
 INSTRUCTION = "Answer with the option\u2019s letter from the given choices directly."
 

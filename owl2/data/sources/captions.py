@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from ..records import Conversation, turns
+from owl2.data.records import Conversation, turns
 
 PROMPT = "Provide a one-sentence caption for the provided image."  # of the published captioning evaluation
 

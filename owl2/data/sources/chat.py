@@ -7,7 +7,7 @@ rules: all that is wrong with a record is listed, texts stay as they are, and pl
 
 from typing import Any
 
-from .annotations import Row
+from owl2.data.annotations import Row
 
 Turn = tuple[str, str]  # role and text
 

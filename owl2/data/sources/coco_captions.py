@@ -6,8 +6,9 @@ collapsed; see `captions.py` for the prompt and which caption an epoch gets.
 
 from collections.abc import Iterator
 
-from ..records import Conversation
-from .annotations import AnyPath, image_path, rows
+from owl2.data.annotations import AnyPath, image_path, rows
+from owl2.data.records import Conversation
+
 from .captions import caption_conversation
 
 

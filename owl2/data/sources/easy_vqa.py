@@ -4,7 +4,8 @@ import random
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-from ..records import Conversation, Pair
+from owl2.data.records import Conversation, Pair
+
 from .merging import Asked, merge_questions
 
 SHAPES = ("circle", "rectangle", "triangle")

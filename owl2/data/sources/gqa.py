@@ -7,8 +7,9 @@
 import random
 from collections.abc import Iterator
 
-from ..records import Conversation
-from .annotations import AnyPath, image_path, keyed_rows
+from owl2.data.annotations import AnyPath, image_path, keyed_rows
+from owl2.data.records import Conversation
+
 from .merging import Asked, merge_questions, short_answer_prompt
 
 

@@ -6,8 +6,9 @@ goes before it, as in the published prompt.
 
 from collections.abc import Iterator
 
-from ..records import Conversation
-from .annotations import AnyPath, Row, image_path, rows
+from owl2.data.annotations import AnyPath, Row, image_path, rows
+from owl2.data.records import Conversation
+
 from .chat import Turn, fault, messages, turns_of
 
 PLACEHOLDER = "<image>"

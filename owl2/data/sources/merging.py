@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ..records import Conversation, turns
+from owl2.data.records import Conversation, turns
 
 
 class Asked(NamedTuple):

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from ..records import Conversation
-from .annotations import AnyPath, Row, image_path, keyed_rows
+from owl2.data.annotations import AnyPath, Row, image_path, keyed_rows
+from owl2.data.records import Conversation
+
 from .merging import Asked, merge_questions, short_answer_prompt
 
 TRAIN = 1  # 2 is validation, 3 test

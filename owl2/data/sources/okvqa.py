@@ -7,8 +7,9 @@ has the rule for the answer; every question is worded as in the published evalua
 
 from collections.abc import Iterator
 
-from ..records import Conversation
-from .annotations import AnyPath
+from owl2.data.annotations import AnyPath
+from owl2.data.records import Conversation
+
 from .vqa_annotations import merged_questions
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from ..records import Conversation
-from .annotations import AnyPath, Row, image_path, numbered, read_json, rows
+from owl2.data.annotations import AnyPath, Row, image_path, numbered, read_json, rows
+from owl2.data.records import Conversation
+
 from .regions import MAX_REGIONS, Region, SizedImage, normalized_box, region_conversation
 
 

@@ -10,8 +10,8 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..records import Conversation, turns
-from .annotations import Row
+from owl2.data.annotations import Row
+from owl2.data.records import Conversation, turns
 
 MAX_REGIONS = 10
 """Exchanges in one conversation, as LLaVA-1.5 limits its regional data."""

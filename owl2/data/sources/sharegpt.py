@@ -10,9 +10,10 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 
-from ..formats.problems import LeftOut, Problem, ProblemKind
-from ..records import Conversation
-from .annotations import AnyPath, rows
+from owl2.data.annotations import AnyPath, rows
+from owl2.data.problems import LeftOut, Problem, ProblemKind
+from owl2.data.records import Conversation
+
 from .chat import Turn, fault, messages, turns_of
 
 logger = logging.getLogger(__name__)

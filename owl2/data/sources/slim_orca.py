@@ -6,8 +6,9 @@ says which turns are learnt, which are the answers, as everywhere here, so it is
 
 from collections.abc import Iterator
 
-from ..records import Conversation
-from .annotations import AnyPath, line_rows
+from owl2.data.annotations import AnyPath, line_rows
+from owl2.data.records import Conversation
+
 from .chat import fault, messages, turns_of
 
 

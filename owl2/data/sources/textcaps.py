@@ -6,8 +6,9 @@ The file has a record for each caption (109,765), five an image; the records of 
 
 from collections.abc import Iterator
 
-from ..records import Conversation
-from .annotations import AnyPath, image_path, rows
+from owl2.data.annotations import AnyPath, image_path, rows
+from owl2.data.records import Conversation
+
 from .captions import caption_conversation
 
 

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from ..formats.problems import LeftOut, Problem, ProblemKind
-from ..records import Conversation
-from .annotations import AnyPath, Row, image_path, rows
+from owl2.data.annotations import AnyPath, Row, image_path, rows
+from owl2.data.problems import LeftOut, Problem, ProblemKind
+from owl2.data.records import Conversation
+
 from .regions import Region, SizedImage, normalized_box, region_conversation
 
 logger = logging.getLogger(__name__)

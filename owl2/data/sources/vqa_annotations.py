@@ -9,8 +9,9 @@ they are written; empty ones do not count.
 import random
 from collections.abc import Iterator, Sequence
 
-from ..records import Conversation
-from .annotations import AnyPath, Row, image_path, numbered, read_json, rows
+from owl2.data.annotations import AnyPath, Row, image_path, numbered, read_json, rows
+from owl2.data.records import Conversation
+
 from .merging import Asked, merge_questions, short_answer_prompt
 
 CONFIDENCES = ("yes", "maybe", "no")

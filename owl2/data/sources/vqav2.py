@@ -6,8 +6,9 @@ for the answer; every question is worded as in the published evaluation.
 
 from collections.abc import Iterator
 
-from ..records import Conversation
-from .annotations import AnyPath
+from owl2.data.annotations import AnyPath
+from owl2.data.records import Conversation
+
 from .vqa_annotations import merged_questions
 
 

@@ -4,6 +4,8 @@ Each takes what a model said and what is right, and follows the program that the
 programs disagree, `protocol` names one.
 """
 
+from owl2.evaluation.metrics.ptb.tokenizer import ptb_tokenize
+
 from .agieval import agieval_answer
 from .bbh import bbh_answer
 from .captioning import CaptionScore, caption_scores
@@ -14,7 +16,6 @@ from .mmbench import mmbench_choice, mmbench_circular
 from .mme import mme_answer, mme_scores
 from .mmlu import mmlu_scores
 from .pope import pope_answer, pope_scores
-from .ptb_tokenizer import ptb_tokenize
 from .qbench import qbench_choice
 from .scienceqa import scienceqa_choice
 from .seed import seed_choice

@@ -11,8 +11,9 @@ from itertools import chain
 from math import exp, log, sqrt
 from typing import Generic, TypeVar
 
+from owl2.evaluation.metrics.ptb.tokenizer import ptb_tokenize
+
 from .meteor import meteor_scores
-from .ptb_tokenizer import ptb_tokenize
 
 BLEU_NAMES = ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4")
 METRICS = ("CIDEr", *BLEU_NAMES, "ROUGE_L", "METEOR")

@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from importlib import import_module
 
-from ..task import Task
+from owl2.evaluation.task import Task
 
 TASKS = (
     "coco_caption",

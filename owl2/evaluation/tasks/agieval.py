@@ -6,13 +6,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from owl2.data.sources.annotations import Row, line_rows
-
-from ..metrics import agieval_answer, math_equivalent
-from ..metrics.agieval import AGIEVAL_DATASETS
-from ..task import Decoding, Record, Sample, Scores, Task
-from .common import means_by
-from .ranking import likeliest_sequence
+from owl2.data.annotations import Row, line_rows
+from owl2.evaluation.metrics import agieval_answer, math_equivalent
+from owl2.evaluation.metrics.agieval import AGIEVAL_DATASETS
+from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import means_by
+from owl2.evaluation.tasks.shared.ranking import likeliest_sequence
 
 NAMES = tuple(sorted(AGIEVAL_DATASETS))
 

@@ -1,5 +1,5 @@
 """ARC-Challenge; see `arc`."""
 
-from .arc import arc_task
+from owl2.evaluation.tasks.shared.arc import arc_task
 
 TASK = arc_task("arc_challenge", "Challenge", {"dev": 299, "test": 1172}, "arc_c")

@@ -1,5 +1,5 @@
 """ARC-Easy; see `arc`."""
 
-from .arc import arc_task
+from owl2.evaluation.tasks.shared.arc import arc_task
 
 TASK = arc_task("arc_easy", "Easy", {"dev": 570, "test": 2376}, "arc_e")

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from owl2.data.sources.annotations import rows
-
-from ..metrics import bbh_answer
-from ..task import Decoding, Record, Sample, Scores, Task
-from .common import means_by, naming
+from owl2.data.annotations import rows
+from owl2.evaluation.metrics import bbh_answer
+from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import means_by, naming
 
 FREE_TASKS = (
     "multistep_arithmetic_two",

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from owl2.data.sources.annotations import Row
-
-from ..task import Sample, Task
-from .captions import (
+from owl2.data.annotations import Row
+from owl2.evaluation.task import Sample, Task
+from owl2.evaluation.tasks.shared.captions import (
     DECODING,
     ON_REQUEST,
     ONE_SENTENCE,

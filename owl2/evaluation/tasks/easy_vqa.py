@@ -5,9 +5,8 @@ from pathlib import Path
 from statistics import fmean
 
 from owl2.data.sources.easy_vqa import COLORS, SHAPES, load_questions
-
-from ..task import Decoding, Record, Sample, Scores, Task
-from .common import means_by
+from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import means_by
 
 
 def _load(root: Path, split: str, prompt: str) -> list[Sample]:

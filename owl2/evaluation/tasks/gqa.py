@@ -6,13 +6,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from owl2.data.sources.annotations import Row, image_path, keyed_rows
-
-from ..metrics import gqa_match
-from ..metrics.gqa import gqa_answer
-from ..task import Record, Sample, Scores, Task
-from .common import means_by
-from .vqa import DECODING, asked
+from owl2.data.annotations import Row, image_path, keyed_rows
+from owl2.evaluation.metrics import gqa_match
+from owl2.evaluation.metrics.gqa import gqa_answer
+from owl2.evaluation.task import Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import means_by
+from owl2.evaluation.tasks.shared.vqa import DECODING, asked
 
 _STRUCTURAL = ("query", "verify", "logical", "choose", "compare")
 _SEMANTIC = ("obj", "attr", "cat", "rel", "global")

@@ -5,14 +5,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..judge import JudgeItem
-from ..judging.benchmarks import mmbench_item
-from ..metrics import mmbench_choice, mmbench_circular
-from ..task import Decoding, JudgedScoring, Record, Sample, Scores, Task
-from .common import means_by
-from .judged_runs import summary_over_runs
-from .mmbench_table import BenchRow, read_table, write_submission
-from .multiple_choice import (
+from owl2.evaluation.judge.benchmark_items import mmbench_item
+from owl2.evaluation.judge.judge import JudgeItem
+from owl2.evaluation.metrics import mmbench_choice, mmbench_circular
+from owl2.evaluation.task import Decoding, JudgedScoring, Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import means_by
+from owl2.evaluation.tasks.shared.judged_runs import summary_over_runs
+from owl2.evaluation.tasks.shared.mmbench_table import BenchRow, read_table, write_submission
+from owl2.evaluation.tasks.shared.multiple_choice import (
     ANSWER_WITH_LETTER,
     OWL2_ANSWER_WITH_LETTER,
     option_lines,

@@ -5,12 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from owl2.data.sources.annotations import Row, image_path
-
-from ..metrics import mme_answer, mme_scores
-from ..metrics.mme import COGNITION, PERCEPTION
-from ..task import Decoding, Record, Sample, Scores, Task
-from .common import SHORT_ANSWER, naming
+from owl2.data.annotations import Row, image_path
+from owl2.evaluation.metrics import mme_answer, mme_scores
+from owl2.evaluation.metrics.mme import COGNITION, PERCEPTION
+from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import SHORT_ANSWER, naming
 
 _CATEGORIES = (*PERCEPTION, *COGNITION)
 _APART = ("landmark", "artwork", "celebrity", "posters", "scene")  # images and questions in folders of their own

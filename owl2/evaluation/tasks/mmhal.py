@@ -6,13 +6,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from owl2.data.sources.annotations import image_path, rows
-
-from ..judge import JudgeItem
-from ..judging.benchmarks import MMHAL_JUDGE, mmhal_item
-from ..task import Decoding, JudgedScoring, Record, Sample, Scores, Task
-from .common import only_judged, verbatim
-from .judged_runs import summary_over_runs
+from owl2.data.annotations import image_path, rows
+from owl2.evaluation.judge.benchmark_items import MMHAL_JUDGE, mmhal_item
+from owl2.evaluation.judge.judge import JudgeItem
+from owl2.evaluation.task import Decoding, JudgedScoring, Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import only_judged, verbatim
+from owl2.evaluation.tasks.shared.judged_runs import summary_over_runs
 
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
 """Of the questions, by their index modulo 8."""

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..metrics import mmlu_scores
-from ..metrics.mmlu import MMLU_GROUPS
-from ..task import Decoding, Record, Sample, Scores, Task, Turn
-from .common import naming
-from .multiple_choice import first_option
-from .ranking import likeliest, likeliest_sequence
+from owl2.evaluation.metrics import mmlu_scores
+from owl2.evaluation.metrics.mmlu import MMLU_GROUPS
+from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task, Turn
+from owl2.evaluation.tasks.shared.common import naming
+from owl2.evaluation.tasks.shared.multiple_choice import first_option
+from owl2.evaluation.tasks.shared.ranking import likeliest, likeliest_sequence
 
 SUBJECTS = tuple(sorted(subject for subjects in MMLU_GROUPS.values() for subject in subjects))
 SHOTS = 5

@@ -11,12 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from owl2.data.sources.annotations import image_path, keyed_rows
-
-from ..judge import JudgeItem, mean_and_deviation
-from ..judging.benchmarks import MMVET_JUDGE, MMVET_RUNS, mmvet_item
-from ..task import Decoding, JudgedScoring, Record, Sample, Scores, Task
-from .common import only_judged, verbatim
+from owl2.data.annotations import image_path, keyed_rows
+from owl2.evaluation.judge.benchmark_items import MMVET_JUDGE, MMVET_RUNS, mmvet_item
+from owl2.evaluation.judge.judge import JudgeItem, mean_and_deviation
+from owl2.evaluation.task import Decoding, JudgedScoring, Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import only_judged, verbatim
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from .video_qa import VideoQuestion, original_questions, video_task
+from owl2.evaluation.tasks.shared.video_qa import VideoQuestion, original_questions, video_task
 
 
 def _questions(folder: Path) -> Iterator[VideoQuestion]:

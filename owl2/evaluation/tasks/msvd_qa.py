@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from owl2.data.sources.annotations import Row
-
-from .common import naming
-from .video_qa import VideoQuestion, original_questions, video_task
+from owl2.data.annotations import Row
+from owl2.evaluation.tasks.shared.common import naming
+from owl2.evaluation.tasks.shared.video_qa import VideoQuestion, original_questions, video_task
 
 _FILES = ("test_qa.json", "youtube_mapping.txt")
 

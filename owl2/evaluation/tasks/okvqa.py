@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ..task import Sample, Task
-from .vqa import DECODING, OF_THE_SCRIPTS, annotated_samples, score_vqa
+from owl2.evaluation.task import Sample, Task
+from owl2.evaluation.tasks.shared.vqa import DECODING, OF_THE_SCRIPTS, annotated_samples, score_vqa
 
 
 def _files(root: Path, split: str) -> list[Path]:

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from owl2.data.sources.annotations import line_rows
-
-from ..metrics import pope_answer, pope_scores
-from ..task import Decoding, Record, Sample, Scores, Task
-from .common import SHORT_ANSWER, coco_val2014
+from owl2.data.annotations import line_rows
+from owl2.evaluation.metrics import pope_answer, pope_scores
+from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import SHORT_ANSWER, coco_val2014
 
 SUBSETS = ("random", "popular", "adversarial")
 

@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from ..metrics import qbench_choice
-from ..task import Decoding, Record, Sample, Scores, Task
-from .common import means_by
-from .correlation import pearson, spearman
-from .multiple_choice import ANSWER_WITH_LETTER, option_lines, without_answers
-from .qbench_files import DATABASES, PerceptionRow, perception_files, perception_rows, quality_file, quality_rows
+from owl2.evaluation.metrics import qbench_choice
+from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import means_by
+from owl2.evaluation.tasks.shared.correlation import pearson, spearman
+from owl2.evaluation.tasks.shared.multiple_choice import ANSWER_WITH_LETTER, option_lines, without_answers
+from owl2.evaluation.tasks.shared.qbench_files import (
+    DATABASES,
+    PerceptionRow,
+    perception_files,
+    perception_rows,
+    quality_file,
+    quality_rows,
+)
 
 _TYPES = {0: "yes_or_no", 1: "what", 2: "how"}
 _CONCERNS = {0: "distortion", 1: "others", 2: "in_context_distortion", 3: "in_context_others"}

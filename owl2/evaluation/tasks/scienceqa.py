@@ -6,12 +6,11 @@ from pathlib import Path
 from statistics import fmean
 from string import ascii_uppercase
 
-from owl2.data.sources.annotations import Row, image_path, keyed_rows, read_json
-
-from ..metrics import scienceqa_choice
-from ..task import Decoding, Record, Sample, Scores, Task
-from .common import means_by, verbatim
-from .multiple_choice import ANSWER_WITH_LETTER, lettered, option_lines, owl2_prompt
+from owl2.data.annotations import Row, image_path, keyed_rows, read_json
+from owl2.evaluation.metrics import scienceqa_choice
+from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import means_by, verbatim
+from owl2.evaluation.tasks.shared.multiple_choice import ANSWER_WITH_LETTER, lettered, option_lines, owl2_prompt
 
 _SUBJECTS = ("natural science", "social science", "language science")
 _GRADE = re.compile(r"grade(\d+)")

@@ -7,12 +7,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from owl2.data.sources.annotations import Row, image_path, numbered, read_json
-
-from ..metrics import seed_choice
-from ..task import Clip, Decoding, Record, Sample, Scores, Task
-from .common import identifier, means_by, verbatim
-from .multiple_choice import OWL2_ANSWER_WITH_LETTER, lettered, option_lines
+from owl2.data.annotations import Row, image_path, numbered, read_json
+from owl2.evaluation.metrics import seed_choice
+from owl2.evaluation.task import Clip, Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import identifier, means_by, verbatim
+from owl2.evaluation.tasks.shared.multiple_choice import OWL2_ANSWER_WITH_LETTER, lettered, option_lines
 
 _LETTERS = "ABCD"
 _TYPES = range(1, 13)

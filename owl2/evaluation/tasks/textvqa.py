@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from owl2.data.sources.annotations import Row, image_path, rows
-
-from ..task import Record, Sample, Scores, Task
-from .vqa import DECODING, OF_THE_SCRIPTS, asked, exactly_ten, score_vqa, ten_answers
-from .vqa_converted import converted_files, converted_rows
+from owl2.data.annotations import Row, image_path, rows
+from owl2.evaluation.task import Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.vqa import DECODING, OF_THE_SCRIPTS, asked, exactly_ten, score_vqa, ten_answers
+from owl2.evaluation.tasks.shared.vqa_converted import converted_files, converted_rows
 
 _WITH_OCR = "ocr"
 

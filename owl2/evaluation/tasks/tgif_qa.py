@@ -4,10 +4,9 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from owl2.data.sources.annotations import Row
-
-from .common import naming, verbatim
-from .video_qa import VideoQuestion, one_word, video_task
+from owl2.data.annotations import Row
+from owl2.evaluation.tasks.shared.common import naming, verbatim
+from owl2.evaluation.tasks.shared.video_qa import VideoQuestion, one_word, video_task
 
 _FILE = "Test_frameqa_question.csv"
 _COLUMNS = ("gif_name", "question", "answer", "type", "vid_id")

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from owl2.data.sources.annotations import AnyPath
+from owl2.data.annotations import AnyPath
+from owl2.evaluation.prediction_files import PREDICTIONS, file_hashes, ids_hash, write_predictions
+from owl2.evaluation.task import Record
+from owl2.evaluation.tasks.shared.common import identifier, list_or_line_rows
+from owl2.evaluation.tasks.shared.video_qa import JUDGED
 
-from ..records import PREDICTIONS, file_hashes, ids_hash, write_predictions
-from ..task import Record
 from . import task_named
-from .common import identifier, list_or_line_rows
-from .video_qa import JUDGED
 
 IMPORTED = "imported"
 """The name of the prompt in the header: it is unknown."""

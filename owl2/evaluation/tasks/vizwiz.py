@@ -6,13 +6,12 @@ Samples are known by the file name of their image: the files have no ids.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from owl2.data.sources.annotations import Row, image_path, rows
-
-from ..metrics import evalai_answer
-from ..metrics.vqa import unanswerable_scores
-from ..task import Record, Sample, Scores, Task
-from .vqa import DECODING, asked, score_vqa, ten_answers, write_answers
-from .vqa_converted import converted_files, converted_rows
+from owl2.data.annotations import Row, image_path, rows
+from owl2.evaluation.metrics import evalai_answer
+from owl2.evaluation.metrics.vqa import unanswerable_scores
+from owl2.evaluation.task import Record, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.vqa import DECODING, asked, score_vqa, ten_answers, write_answers
+from owl2.evaluation.tasks.shared.vqa_converted import converted_files, converted_rows
 
 _PUBLIC = "val"  # the split whose answers are
 

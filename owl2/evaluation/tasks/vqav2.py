@@ -5,11 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from owl2.data.sources.annotations import Row
-
-from ..metrics import evalai_answer
-from ..task import Record, Sample, Task
-from .vqa import DECODING, annotated_samples, asked, coco_image, questions_of, score_vqa, write_answers
+from owl2.data.annotations import Row
+from owl2.evaluation.metrics import evalai_answer
+from owl2.evaluation.task import Record, Sample, Task
+from owl2.evaluation.tasks.shared.vqa import (
+    DECODING,
+    annotated_samples,
+    asked,
+    coco_image,
+    questions_of,
+    score_vqa,
+    write_answers,
+)
 
 _SUBTYPES = {"val": "val2014", "test-dev": "test-dev2015", "test": "test2015"}
 

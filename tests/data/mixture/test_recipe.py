@@ -19,7 +19,7 @@ def load(tmp_path: Path, text: str):
 
 
 def test_the_papers_mixture_has_its_twelve_sources_at_their_sizes() -> None:
-    recipe = load_mixture_recipe(ROOT / "recipes" / "mixtures" / "table8.yaml")
+    recipe = load_mixture_recipe(ROOT / "owl2" / "recipes" / "mixtures" / "table8.yaml")
     assert [(source.format, source.size) for source in recipe.sources] == [(row.source, row.size) for row in TABLE_8]
     assert all(source.weight is None for source in recipe.sources)
 

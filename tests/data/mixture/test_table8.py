@@ -12,7 +12,7 @@ from owl2.data.mixture import Mixture, global_batches, load_mixture_recipe
 from owl2.data.mixture.report import examples, missing_sources, yields
 from owl2.data.sources.mixture_sizes import TABLE_8
 
-RECIPE = Path(__file__).parents[3] / "recipes" / "mixtures" / "table8.yaml"
+RECIPE = Path(__file__).parents[3] / "owl2" / "recipes" / "mixtures" / "table8.yaml"
 
 IMAGES = range(1, 5)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from owl2.evaluation.records import record_of
+from owl2.evaluation.prediction_files import record_of
 from owl2.evaluation.task import Record
 from owl2.evaluation.tasks import task_named
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from owl2.evaluation.data_check import check_data
-from owl2.evaluation.records import PREDICTIONS, read_predictions
+from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
+from owl2.evaluation.results.scoring import score_directory, write_submission
 from owl2.evaluation.runner import Settings, plan
-from owl2.evaluation.scoring import score_directory, write_submission
 from owl2.evaluation.task import Ranking, Record
 from owl2.evaluation.tasks import task_named
-from owl2.evaluation.tasks.correlation import pearson, spearman
+from owl2.evaluation.tasks.shared.correlation import pearson, spearman
 
 ASKED = [
     ("Is the image blurry?", ["Yes", "No"], 0),

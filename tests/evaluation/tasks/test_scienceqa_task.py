@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from owl2.evaluation.records import PREDICTIONS, read_predictions
+from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
+from owl2.evaluation.results.scoring import score_directory
 from owl2.evaluation.runner import Settings, plan
-from owl2.evaluation.scoring import score_directory
 from owl2.evaluation.task import Ranking, Record
 from owl2.evaluation.tasks import task_named
 

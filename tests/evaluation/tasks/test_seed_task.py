@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl2.evaluation.predictor import load_clip
-from owl2.evaluation.records import PREDICTIONS, read_predictions
+from owl2.evaluation.inference.predictor import load_clip
+from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
+from owl2.evaluation.results.scoring import score_directory, write_submission
 from owl2.evaluation.runner import Settings, plan
-from owl2.evaluation.scoring import score_directory, write_submission
 from owl2.evaluation.task import Clip, Ranking, Record
 from owl2.evaluation.tasks import task_named
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from owl2.evaluation.metrics.agieval import AGIEVAL_DATASETS
-from owl2.evaluation.records import PREDICTIONS, read_predictions
-from owl2.evaluation.scoring import score_directory
+from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
+from owl2.evaluation.results.scoring import score_directory
 from owl2.evaluation.task import Ranking, Record
 from owl2.evaluation.tasks import bbh, mmlu, task_named
-from owl2.evaluation.tasks.arc import first_option
+from owl2.evaluation.tasks.shared.arc import first_option
 
 QUESTION = ["What is 1 + 1?", "None", "2", "1,000", "NA", "B"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from owl2.evaluation.records import PREDICTIONS, read_predictions
-from owl2.evaluation.scoring import score_directory
+from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
+from owl2.evaluation.results.scoring import score_directory
 from owl2.evaluation.tasks import task_named
 from owl2.evaluation.tasks.video_chatgpt import import_predictions
 

@@ -1,0 +1,104 @@
+"""Sources as random access: from an entry of the cache, or some records in memory.
+
+Offsets, sizes and records are memory maps, which processes share: opening reads none of them, and what a process then
+holds does not grow with the number of records.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from owl2.data.formats import RecordFile
+from owl2.data.formats.record_offsets import Spans
+from owl2.data.problems import LeftOut
+from owl2.data.records import Conversation
+from owl2.files import map_file
+
+from .batches import RecordSize
+
+
+def records_in_order(records: RecordFile, left_out: LeftOut) -> Iterator[tuple[int, Conversation]]:
+    """Number and conversation of each record that is in order; the others are added to `left_out`."""
+    for number in range(len(records)):
+        conversation, problems = records.examine(number)
+        if conversation is None:
+            left_out.add(f"{records.path}, line {records.line(number)}", problems)
+        else:
+            yield number, conversation
+
+
+class StoredConversations:
+    """Conversations of an entry that `conversations_entry` made."""
+
+    def __init__(self, entry: Path) -> None:
+        self.entry, self.left_out = entry, _left_out_of(entry)
+        self._offsets = np.load(entry / "offsets.npy", mmap_mode="r")
+        self._sizes = np.load(entry / "sizes.npy", mmap_mode="r")
+        self._buffer = map_file(entry / "records.jsonl")
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, number: int) -> Conversation:
+        start, end = self._offsets[number : number + 2].tolist()
+        name, messages, images = json.loads(self._buffer[start:end])
+        return Conversation(name, messages, tuple(images))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredConversations, (self.entry,)
+
+    def size(self, number: int) -> RecordSize:
+        return RecordSize(*self._sizes[number].tolist())
+
+
+class StoredRecordFile:
+    """The records of a file that are in order, by an entry that `record_file_entry` made."""
+
+    def __init__(self, entry: Path, file: Path, images: Path | None) -> None:
+        self._arguments = entry, file, images
+        self._numbers = np.load(entry / "numbers.npy", mmap_mode="r")
+        self._sizes = np.load(entry / "sizes.npy", mmap_mode="r")
+        self._records = RecordFile(file, images, spans=Spans(*np.load(entry / "spans.npy", mmap_mode="r")))
+        self.left_out = _left_out_of(entry)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, number: int) -> Conversation:
+        return self._records[int(self._numbers[number])]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredRecordFile, self._arguments
+
+    def size(self, number: int) -> RecordSize:
+        return RecordSize(*self._sizes[number].tolist())
+
+
+class FirstRecords:
+    """The first records of a source, held in memory."""
+
+    def __init__(self, conversations: Sequence[Conversation], left_out: LeftOut) -> None:
+        self.conversations, self.left_out = conversations, left_out
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    def __getitem__(self, number: int) -> Conversation:
+        return self.conversations[number]
+
+    def size(self, number: int) -> RecordSize:
+        return size_of(self.conversations[number])
+
+
+def _left_out_of(entry: Path) -> LeftOut:
+    return LeftOut(**json.loads((entry / "about.json").read_text())["left_out"])
+
+
+def size_of(conversation: Conversation) -> RecordSize:
+    """What the texts, images and videos of a conversation amount to."""
+    parts = [part for message in conversation.messages for part in message["content"]]
+    text_bytes = sum(len(part["text"].encode()) for part in parts if part["type"] == "text")
+    return RecordSize(text_bytes, len(conversation.images), sum(part["type"] == "video" for part in parts))

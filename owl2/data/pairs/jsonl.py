@@ -1,0 +1,74 @@
+"""Pairs in JSON lines: `{"image": "images/1.jpg", "caption": "A circle.", "id": "1"}`.
+
+The image is a path below the root, or a data URL; the id may be absent. The file is mapped into memory.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from owl2.data.formats.record_offsets import first_byte, spans_of_lines
+from owl2.data.skipped import BrokenPair, Fault
+from owl2.files import map_file
+from owl2.processing.image_loading import check_local_path
+
+from .record_files import BLOCK, block_sizes, image_root, named_image
+from .source import StoredPair, caption_text
+
+
+class PairLines:
+    """Pairs of a JSONL file.
+
+    Args:
+        name: of the source.
+        path: the file.
+        root: folder of the images; that of the file by default.
+        image_field, caption_field: where the pair stands in a record.
+
+    Raises:
+        ValueError: the file is missing or empty.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str | os.PathLike,
+        root: str | os.PathLike | None = None,
+        image_field: str = "image",
+        caption_field: str = "caption",
+    ) -> None:
+        self.name, self.image_field, self.caption_field = name, image_field, caption_field
+        self._arguments = (name, path, root, image_field, caption_field)
+        self.path = Path(check_local_path(path, "file of pairs"))
+        self.root = image_root(self.path, root)
+        if not self.path.stat().st_size:
+            raise ValueError(f"the file of pairs {self.path} is empty (0 bytes)")
+        self._buffer = map_file(self.path)
+        self._spans = spans_of_lines(self._buffer, first_byte(self._buffer))
+        self.groups: Sequence[int] = block_sizes(len(self._spans.starts))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PairLines, self._arguments
+
+    def read(self, group: int, index: int) -> StoredPair:
+        number = group * BLOCK + index
+        line = int(self._spans.lines[number])
+        where = f"{self.path}, line {line}"
+        record = self._record(number, where)
+        caption = caption_text(record.get(self.caption_field), where)
+        image = named_image(self.root, record.get(self.image_field), where)
+        return StoredPair(str(record.get("id", line)), image, caption, self.name)
+
+    def _record(self, number: int, where: str) -> dict[str, Any]:
+        octets = self._buffer[self._spans.starts[number] : self._spans.ends[number]]
+        try:
+            record = json.loads(octets.decode())
+        except UnicodeDecodeError as error:
+            raise BrokenPair(Fault.INVALID_CAPTION, f"{where}: not UTF-8 at byte {error.start}") from error
+        except (ValueError, RecursionError) as error:
+            raise BrokenPair(Fault.UNREADABLE, f"{where}: not valid JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise BrokenPair(Fault.UNREADABLE, f"{where}: a record is an object, this one is {record!r:.60}")
+        return record

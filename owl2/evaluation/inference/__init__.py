@@ -1,0 +1,1 @@
+"""Answers and likelihoods of a model, for the prompts of a benchmark."""

@@ -1,0 +1,1 @@
+"""The Penn Treebank tokenizer that caption metrics stand on."""

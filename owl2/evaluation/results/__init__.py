@@ -1,0 +1,1 @@
+"""Scores of saved predictions, the report beside the paper's tables, charts."""

@@ -1,0 +1,218 @@
+"""Low-rank adapters (LoRA) on the language decoder, through PEFT, beside parts that train in full.
+
+The folder that holds them (`owl2.training.adapters.folder`) is PEFT's own, so `load_adapter` and
+`PeftModel.from_pretrained` both read it.
+
+Adapters are put into the model in place: it stays an `Owl2ForConditionalGeneration`, whose parameters keep their names
+but for `.base_layer` in front of a frozen weight that has an adapter.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from owl2.modeling import Owl2ForConditionalGeneration, Owl2TextConfig
+from owl2.training.cost.flops import projection_sizes
+
+from .folder import ADAPTER, CONFIG, PREFIX, WEIGHTS, AdapterFolder, peft
+
+
+def default_targets(config: Owl2TextConfig) -> tuple[str, ...]:
+    """All projections of a decoder layer that came with the language model."""
+    return tuple(name for name in projection_sizes(config) if not name.startswith("vision_"))
+
+
+def apply_lora(
+    model: Owl2ForConditionalGeneration,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    targets: Iterable[str] | None = None,
+) -> int:
+    """Adds adapters to projections of the language decoder, in place: W x + alpha / rank B A x, and freezes their W.
+
+    What else trains stays as it is, so call it after `select_trainable`.
+
+    Args:
+        targets: names of projections of a decoder layer (`q_proj`, `vision_k_proj`, `gate_proj`, ...); by default all
+            that came with the language model.
+
+    Returns:
+        Number of parameters of the adapters.
+
+    Raises:
+        ImportError: PEFT is not installed.
+        ValueError: the rank is not positive, or there is no such projection.
+    """
+    if rank < 1:
+        raise ValueError(f"the rank of LoRA is {rank}, but must be at least 1")
+    config = model.config.text_config
+    names = default_targets(config) if targets is None else tuple(dict.fromkeys(targets))
+    _check_targets(names, config)
+    options = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": _pattern(names)}
+    return _inject(model, peft().LoraConfig(**options))
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether adapters are in the model."""
+    return any(".lora_A." in name for name, _ in model.named_parameters())
+
+
+def save_adapter(
+    model: Owl2ForConditionalGeneration, directory: str | Path, base: str | Path | None = None, write: bool = True
+) -> None:
+    """Writes adapters and all else that trains to a folder in PEFT's layout.
+
+    Args:
+        base: the model that the folder goes on top of, as it is to be found again.
+        write: `False` on ranks that only take part in gathering what is sharded.
+
+    Raises:
+        ValueError: there are no adapters in the model.
+    """
+    _require_adapters(model)
+    whole = modules_trained_in_full(model)
+    config = model.peft_config[ADAPTER]
+    stored = config.to_dict() | {
+        "base_model_name_or_path": None if base is None else str(base),
+        "modules_to_save": whole or None,
+        "inference_mode": True,
+        "task_type": None,
+    }
+    tensors = {
+        PREFIX + name.replace(f".{ADAPTER}.", "."): _as_plain_tensor(parameter)
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name or any(_is_inside(name, module) for module in whole)
+    }
+    if write:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(stored, indent=2, sort_keys=True, default=_plain)
+        (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
+        save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_adapter(
+    model: Owl2ForConditionalGeneration, directory: str | Path, trainable: bool = False
+) -> Owl2ForConditionalGeneration:
+    """Puts an adapter folder on top of its base model, in place, at the resolution that its vision encoder learnt at.
+
+    Args:
+        trainable: let the adapters train on; whether other parameters train is left as it is.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ImportError: PEFT is not installed.
+        ValueError: the folder is not one of LoRA, is damaged, does not fit the model, or the model has adapters.
+    """
+    if has_adapters(model):
+        raise ValueError("the model has adapters already: merge them first, or load the base model again")
+    folder = AdapterFolder(directory)
+    _inject(model, folder.config())
+    folder.check_fit(model)
+    folder.write_into(model)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.requires_grad_(trainable)
+    return model
+
+
+@torch.no_grad()
+def merge_adapters(model: Owl2ForConditionalGeneration) -> Owl2ForConditionalGeneration:
+    """Adds B A to each W and takes the adapters out, in place; the model is then a plain one.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: there are no adapters, or the base weights are quantized.
+    """
+    _require_adapters(model)
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, LoraLayer):
+            continue
+        base = module.get_base_layer()
+        if not base.weight.is_floating_point():
+            raise ValueError(f"{name} is quantized: merge into the base model in full precision (owl2 merge-lora)")
+        module.merge(safe_merge=True)  # raises where the sum is not finite
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, base)
+    del model.peft_config
+    return model
+
+
+def modules_trained_in_full(model: nn.Module) -> list[str]:
+    """Names, from their end, of the modules that hold parameters which train and are no adapters."""
+    found = dict.fromkeys(
+        _module_of(name)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and ".lora_" not in name
+    )
+    return list(found)
+
+
+def _module_of(name: str) -> str:
+    """Short name of the module that is saved for a parameter; PEFT matches names of modules by how they end."""
+    for whole in ("vision_tower", "abstractor"):
+        if f".{whole}." in name:
+            return whole
+    module = name.rpartition(".")[0]
+    return module.rpartition(".")[2] if ".layers." in module else module.removeprefix("model.")
+
+
+def _is_inside(name: str, module: str) -> bool:
+    return re.search(rf"(^|\.){re.escape(module)}\.", name) is not None
+
+
+def _inject(model: Owl2ForConditionalGeneration, config: Any) -> int:
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    peft().inject_adapter_in_model(config, model, ADAPTER)  # freezes all but the adapters
+    count = 0
+    for name, parameter in model.named_parameters():
+        is_adapter = ".lora_" in name
+        count += parameter.numel() * is_adapter
+        parameter.requires_grad_(is_adapter or name in trained)
+    return count
+
+
+def _pattern(targets: Iterable[str]) -> str:
+    """PEFT's regular expression for projections of the language decoder; abstractor and encoder have such names too."""
+    return rf".*\blanguage_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(targets)})"
+
+
+def _check_targets(targets: tuple[str, ...], config: Owl2TextConfig) -> None:
+    known = list(projection_sizes(config))
+    unknown = [name for name in targets if name not in known]
+    if unknown or not targets:
+        near = difflib.get_close_matches(unknown[0], known, 1) if unknown else []
+        hint = f": did you mean {near[0]}?" if near else "."
+        raise ValueError(
+            f"LoRA has no targets {', '.join(unknown) or '(none are given)'} in this model{hint} Choose among "
+            f"{', '.join(known)}."
+        )
+
+
+def _require_adapters(model: nn.Module) -> None:
+    if not has_adapters(model):
+        raise ValueError("there are no adapters in the model: call apply_lora or load_adapter first")
+
+
+def _as_plain_tensor(parameter: torch.Tensor) -> torch.Tensor:
+    """A contiguous tensor on the host, gathered where it is sharded."""
+    whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    return whole.detach().cpu().contiguous()
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)

@@ -1,0 +1,93 @@
+"""Training that goes on from the adapter folder of an earlier run (`model.adapter` of a recipe)."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.modeling.parts import part_of
+
+from .folder import ADAPTER, AdapterFolder, parameters_of
+
+_KEYS = {"r": "rank", "lora_alpha": "alpha"}
+"""Of `train.lora`, by PEFT's names."""
+
+_MAY_DIFFER = (
+    "target_modules",  # an expression: what it matched is compared
+    "lora_dropout",
+    "init_lora_weights",
+    "modules_to_save",
+    "inference_mode",
+    "task_type",
+    "base_model_name_or_path",
+    "revision",
+    "auto_mapping",
+    "peft_version",
+)
+
+
+def check_continuation(model: Owl2ForConditionalGeneration, directory: str | Path) -> None:
+    """Refuses a folder that a model with new adapters cannot go on from. No weight of it is read.
+
+    Args:
+        model: as `apply_lora` leaves it; it may be on the device "meta".
+
+    Raises:
+        ImportError: PEFT is not installed.
+        ValueError: the folder is not one of LoRA, is damaged, was made with other settings, for another base model, or
+            holds a part that trained in full and is frozen in this model.
+    """
+    folder = AdapterFolder(directory)
+    _check_same_settings(folder, model)
+    folder.check_fit(model)
+    frozen = _frozen_parts(folder, model)
+    if frozen:
+        parts = ", ".join(frozen)
+        raise ValueError(
+            f"{folder.path} holds weights of {parts} that trained in full, but train.parts leaves that out: add it, or "
+            "merge the folder into its base (owl2 merge-lora) and go on from the result with new adapters"
+        )
+
+
+def continue_adapter(model: Owl2ForConditionalGeneration, directory: str | Path) -> None:
+    """Writes a folder into a model with new adapters, in place, which then goes on from there.
+
+    The resolution stays that of the model: positions that were learnt at another are interpolated.
+
+    Raises:
+        ImportError, ValueError: as `check_continuation`.
+    """
+    check_continuation(model, directory)
+    size = model.config.vision_config.image_size
+    AdapterFolder(directory).write_into(model)
+    if model.config.vision_config.image_size != size:
+        model.set_image_size(size)
+
+
+def _check_same_settings(folder: AdapterFolder, model: Owl2ForConditionalGeneration) -> None:
+    """Raises where other adapters would train on than those in the folder; their dropout may change."""
+    there = {**folder.config().to_dict(), "targets": _targets(folder.shapes())}
+    here = {**model.peft_config[ADAPTER].to_dict(), "targets": _targets(parameters_of(model))}
+    names = [name for name in here if name not in _MAY_DIFFER and there.get(name) != here[name]]
+    if names:
+        told = [f"{_KEYS.get(name, name)} is {there.get(name)} there and {here[name]} in train.lora" for name in names]
+        raise ValueError(
+            f"the adapters in {folder.path} are not those of the recipe: {'; '.join(told)}. Adapters can only train on "
+            "as they are; for others, merge the folder into its base first (owl2 merge-lora)"
+        )
+
+
+def _frozen_parts(folder: AdapterFolder, model: Owl2ForConditionalGeneration) -> list[str]:
+    """Parts of which the folder has weights though nothing of them trains.
+
+    A folder holds whole modules: of a norm whose vision weight trained it has the text weight too.
+    """
+    parameters, kinds = parameters_of(model), model.config.text_config.modality_adaptive
+    trained = {name.rpartition(".")[0] for name, parameter in parameters.items() if parameter.requires_grad}
+    frozen = [name for name in folder.shapes() if name.rpartition(".")[0] not in trained]
+    return list(dict.fromkeys(part_of(name, kinds) for name in frozen))
+
+
+def _targets(names: Iterable[str]) -> str:
+    found = {match[1] for name in names if (match := re.search(r"\.(\w+)\.lora_A\.", name))}
+    return ", ".join(sorted(found))

@@ -1,0 +1,202 @@
+"""Checkpoints of a run: written beside the training, complete or not there, read on any number of ranks.
+
+`DIR/step-00000100/` holds the tensors that change (what trains and the optimizer's state of it) and the JSON states of
+the run and of each rank; see `owl2.training.checkpoint.safetensors_storage` for the files. What is frozen is not in it,
+but in the model that the run began with.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import distributed as dist
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import CheckpointException, DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from .safetensors_storage import (
+    MANIFEST,
+    STATE,
+    SafetensorsReader,
+    SafetensorsWriter,
+    damaged_files,
+    partial_of,
+    read_index,
+)
+
+
+class DamagedCheckpoint(ValueError):
+    """The newest checkpoint is not what was written: the message names the files and the checkpoint before."""
+
+
+class SavedState(NamedTuple):
+    """What a checkpoint says beside the tensors.
+
+    Attributes:
+        step: optimizer steps that were done.
+        shared: JSON state of the run: data position, skipped steps, metrics.
+        rank: JSON state of this rank, as its random state; `None` if another number of ranks wrote the checkpoint.
+    """
+
+    step: int
+    shared: dict[str, Any]
+    rank: dict[str, Any] | None
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every rank makes and calls it alike.
+
+    Args:
+        directory: on a file system that all ranks share.
+        keep: so many of the newest remain.
+        asynchronous: write while training goes on; only copying to the host stops it. The copy's memory is kept.
+    """
+
+    def __init__(self, directory: Path, keep: int = 2, asynchronous: bool = True) -> None:
+        self.directory, self.keep, self.asynchronous = directory, keep, asynchronous
+        self._distributed = dist.is_initialized()
+        # Of its own: the background thread must not mix its collectives with those of the training.
+        self._group = dist.new_group(backend="gloo") if self._distributed else None
+        self._rank = dist.get_rank() if self._distributed else 0
+        self._size = dist.get_world_size() if self._distributed else 1
+        self._pending: Future[Any] | None = None
+        # One for all saves: copying into memory that was used before stops the training several times shorter.
+        self._copies = DefaultStager(StagingOptions(False, False, False, False))
+
+    def save(
+        self, step: int, tensors: dict[str, torch.Tensor], shared: dict[str, Any], rank: dict[str, Any] | None = None
+    ) -> None:
+        """Saves the state after `step` optimizer steps, once the save before is complete.
+
+        Args:
+            tensors: by name, the same names on every rank: `DTensor`s, or whole tensors that are the same on all. They
+                may change as soon as this returns.
+            shared, rank: JSON states; see `SavedState`.
+
+        Raises:
+            OSError: this checkpoint, or the one before, cannot be written.
+        """
+        self.wait()
+        writer = SafetensorsWriter(directory_of(self.directory, step), self._rank, shared, rank, self._remove_old)
+        options: dict[str, Any] = {
+            "storage_writer": writer,
+            "planner": DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+            "process_group": self._group,
+            "no_dist": not self._distributed,
+        }
+        with _plain_errors(f"The checkpoint {writer.directory} cannot be written"):
+            if self.asynchronous:
+                saving = dcp.async_save(tensors, async_stager=self._copies, **options)
+                self._pending = saving if isinstance(saving, Future) else saving.upload_completion
+            else:
+                dcp.save(tensors, **options)
+
+    def wait(self) -> None:
+        """Returns when the checkpoint under way is complete; raises what went wrong with it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            with _plain_errors(f"The last checkpoint in {self.directory} cannot be written"):
+                pending.result()
+
+    def load_latest(self, tensors: dict[str, torch.Tensor]) -> SavedState | None:
+        """Writes the newest complete checkpoint into the tensors; `None` if there is none.
+
+        Raises:
+            DamagedCheckpoint: a file of it is not what was written.
+            ValueError: it holds tensors of other names or shapes.
+            OSError: it cannot be read.
+        """
+        found: list[Any] = [None]
+        if self._rank == 0:
+            for unfinished in self.directory.glob("step-*.partial"):
+                shutil.rmtree(unfinished)
+            found = [max(complete_steps(self.directory), default=None)]
+        if self._distributed:
+            dist.broadcast_object_list(found, 0, self._group)
+        return None if found[0] is None else self._load(found[0], tensors)
+
+    def _load(self, step: int, tensors: dict[str, torch.Tensor]) -> SavedState:
+        directory = directory_of(self.directory, step)
+        self._refuse_damaged(directory)
+        _check_same(tensors, read_index(directory), directory)
+        with _plain_errors(f"The checkpoint {directory} cannot be read"):
+            dcp.load(
+                tensors,
+                storage_reader=SafetensorsReader(directory),
+                planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+                process_group=self._group,
+                no_dist=not self._distributed,
+            )
+        ranks = json.loads((directory / MANIFEST).read_text())["ranks"]
+        own = directory / f"rank-{self._rank:05d}.json"
+        return SavedState(
+            step=step,
+            shared=json.loads((directory / STATE).read_text()),
+            rank=json.loads(own.read_text()) if ranks == self._size else None,
+        )
+
+    def _refuse_damaged(self, directory: Path) -> None:
+        """The ranks check a share of the files each, and agree."""
+        problems = damaged_files(directory, self._rank, self._size)
+        if self._distributed:
+            gathered: list[Any] = [None] * self._size
+            dist.all_gather_object(gathered, problems, group=self._group)
+            problems = sorted({problem for of_rank in gathered for problem in of_rank})
+        if problems:
+            raise DamagedCheckpoint(describe_damage(directory, problems))
+
+    def _remove_old(self) -> None:
+        for step in sorted(complete_steps(self.directory))[: -self.keep]:
+            old = directory_of(self.directory, step)
+            shutil.rmtree(old.rename(partial_of(old)))  # never half a checkpoint under a complete one's name
+
+
+@contextmanager
+def _plain_errors(what: str) -> Iterator[None]:
+    """What went wrong on any rank as an `OSError` on all: torch's own is no `Exception`, and shows every stack."""
+    try:
+        yield
+    except CheckpointException as failed:
+        rank, (error, _) = next(iter(failed.failures.items()))
+        raise OSError(f"{what}: on rank {rank} {type(error).__name__}: {error}") from failed
+
+
+def directory_of(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory / f"step-{step:08d}"
+
+
+def complete_steps(directory: Path) -> list[int]:
+    """Steps of the complete checkpoints in a directory."""
+    names = [path.name for path in directory.glob("step-*") if path.is_dir()]
+    return [int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d{8,})", name))]
+
+
+def describe_damage(directory: Path, problems: list[str]) -> str:
+    """What is wrong with a checkpoint, and which one there is before it."""
+    step = int(directory.name.removeprefix("step-"))
+    before = max((other for other in complete_steps(directory.parent) if other < step), default=None)
+    remedy = (
+        f"Move {directory.name} away to go on from step {before}, the checkpoint before it."
+        if before is not None
+        else f"There is none before it: move {directory.name} away to begin again."
+    )
+    return f"The checkpoint {directory} is damaged: {'; '.join(problems)}. {remedy}"
+
+
+def _check_same(tensors: dict[str, torch.Tensor], saved: dict[str, Any], directory: Path) -> None:
+    here = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    there = {name: tuple(entry["shape"]) for name, entry in saved.items()}
+    different = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"The checkpoint {directory} is of another run: {len(different)} tensors differ, among them {name} with "
+            f"shape {there.get(name, 'none')} there and {here.get(name, 'none')} here."
+        )

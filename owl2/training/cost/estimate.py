@@ -1,0 +1,256 @@
+"""What a recipe costs before anything starts: operations, memory of a GPU, hours.
+
+All is computed from sizes: of the model's configuration, of a mean sample, of the batch, and of the GPUs.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from owl2.checkpoints.inspect import count_parameters
+from owl2.modeling import Owl2Config
+from owl2.training.distributed.mesh import mesh_shape
+from owl2.training.model.build import outline
+from owl2.training.recipe.schema import Recipe
+
+from .flops import Flops, Lora, Sample, Trained, sample_flops
+from .gpu_memory import Parameters, count_trained, estimate_memory
+from .gpu_specs import Gpu, gpu_named
+from .layer_memory import MicroBatch, Placement
+
+CAPTION_TOKENS = 48
+"""Tokens of a mean caption of web pairs, beside the 65 rows of its image (Table 9 allows 256 in all)."""
+
+MACHINE_SIZE = 8
+"""GPUs of one machine, over which parameters are sharded by default."""
+
+DEFAULT_MFU = 0.45
+
+
+class Cost(NamedTuple):
+    """What a recipe costs on some GPUs.
+
+    Attributes:
+        sample: a mean sample. micro_batch: what one GPU holds at a time, at the longest.
+        flops: operations of one sample.
+        memory: bytes of one GPU at the worst moment, by kind.
+        micro_batches: forward passes of a GPU in a step.
+        hours: of all steps on all GPUs, at `mfu`.
+        assumed: what was not known and is assumed.
+        advice: changes of the recipe, each with the bytes that a GPU then needs, where it does not fit.
+    """
+
+    gpu: Gpu
+    gpus: int
+    mfu: float
+    parameters: Parameters
+    sample: Sample
+    micro_batch: MicroBatch
+    flops: Flops
+    memory: dict[str, float]
+    micro_batches: int
+    samples: int
+    hours: float
+    assumed: list[str]
+    advice: dict[str, float]
+
+    @property
+    def memory_bytes(self) -> float:
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.memory_bytes <= self.gpu.memory
+
+    @property
+    def total_flops(self) -> float:
+        """Operations of the whole run."""
+        return self.flops.total * self.samples
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {
+            "gpus": self.gpus,
+            "gpu_memory_bytes": self.gpu.memory,
+            "gpu_flops_per_second": self.gpu.flops,
+            "mfu": self.mfu,
+            "parameters": self.parameters._asdict(),
+            "sample": self.sample._asdict(),
+            "micro_batch": self.micro_batch._asdict(),
+            "micro_batches": self.micro_batches,
+            "flops_per_sample": self.flops._asdict(),
+            "training_flops_per_sample": self.flops.total,
+            "samples": self.samples,
+            "training_flops": self.total_flops,
+            "memory_bytes_by_kind": self.memory,
+            "memory_bytes": self.memory_bytes,
+            "fits": self.fits,
+            "hours": self.hours,
+            "gpu_hours": self.hours * self.gpus,
+            "assumed": self.assumed,
+            "advice": self.advice,
+        }
+
+
+def recipe_cost(
+    recipe: Recipe,
+    gpus: int = 1,
+    gpu: str = "h100",
+    mfu: float = DEFAULT_MFU,
+    text_tokens: float | None = None,
+    images: float = 1.0,
+) -> Cost:
+    """Cost of a recipe.
+
+    Args:
+        mfu: share of the GPUs' peak that the run reaches, without recomputation.
+        text_tokens, images: of a mean sample. By default text fills `data.max_length` in stage instruct, and is a web
+            caption in stage pretrain.
+
+    Raises:
+        ValueError: an unknown GPU, numbers that cannot be, or GPUs that the recipe's section `parallel` does not fit.
+    """
+    tokens = 1.0 if text_tokens is None else text_tokens
+    if gpus < 1 or not 0 < mfu <= 1 or not 0 <= images < math.inf or not 0 < tokens < math.inf:
+        raise ValueError(
+            f"{gpus} GPUs, an MFU of {mfu}, {text_tokens} tokens and {images} images a sample cannot be: GPUs and "
+            "tokens must be positive, the MFU above 0 and at most 1"
+        )
+    found, kind = outline(recipe), gpu_named(gpu)
+    config, assumed = found.config, list(found.assumed)
+    room = recipe.data.max_length - images * config.tokens_per_image
+    if room <= 0:
+        raise ValueError(f"{images:g} images take more than data.max_length {recipe.data.max_length} tokens")
+    if text_tokens is None:
+        text_tokens = min(room, CAPTION_TOKENS) if recipe.stage == "pretrain" else room
+        assumed.append(f"a mean sample has {text_tokens:g} tokens of text and {images:g} images")
+    if recipe.precision == "fp32":
+        assumed.append("the peak is that of bfloat16: in float32 a GPU is slower")
+    sample = Sample(min(text_tokens, room), images, recipe.data.image_size)
+    counts = count_parameters(found.model())
+    trained = trained_of(recipe)
+    flops = sample_flops(config, sample, trained)
+    samples = recipe.schedule.steps * recipe.batch.global_size
+    batch = largest_micro_batch(recipe, config, sample)
+    memory, micro_batches = _memory(recipe, config, counts, sample, gpus, kind)
+    cost = Cost(
+        gpu=kind,
+        gpus=gpus,
+        mfu=mfu,
+        parameters=count_trained(config, counts, trained),
+        sample=sample,
+        micro_batch=batch,
+        flops=flops,
+        memory=memory,
+        micro_batches=micro_batches,
+        samples=samples,
+        hours=flops.total * samples / (gpus * kind.flops * mfu) / 3600,
+        assumed=assumed,
+        advice={},
+    )
+    return cost if cost.fits else cost._replace(advice=_advice(recipe, config, counts, sample, gpus, kind))
+
+
+def trained_of(recipe: Recipe) -> Trained:
+    """What a recipe trains."""
+    lora = recipe.train.lora
+    adapters = None if lora is None else Lora(lora.rank, frozenset(lora.targets), lora.dropout)
+    return Trained(frozenset(recipe.train.parts), adapters)
+
+
+def largest_micro_batch(recipe: Recipe, config: Owl2Config, sample: Sample) -> MicroBatch:
+    """A micro-batch whose rows are full."""
+    data, rows = recipe.data, recipe.batch.micro_size
+    length = sample.text_tokens + sample.images * config.tokens_per_image
+    if data.packing.enabled:
+        tokens = rows * (data.packing.length or data.max_length)
+        images = sample.images * tokens / length
+    else:
+        tokens, images = rows * data.max_length, rows * sample.images
+    return MicroBatch(tokens, images, sample.image_size, tokens - images * config.tokens_per_image)
+
+
+def _memory(
+    recipe: Recipe, config: Owl2Config, counts: dict[str, int], sample: Sample, gpus: int, gpu: Gpu
+) -> tuple[dict[str, float], int]:
+    """Bytes of one GPU by kind, and its micro-batches of a step."""
+    parallel, batch = recipe.parallel, largest_micro_batch(recipe, config, sample)
+    replicas, shards, tensor = mesh_shape(
+        gpus, min(gpus, MACHINE_SIZE), parallel.data_shards, parallel.replicas, parallel.tensor
+    )
+    at_a_time: float = recipe.batch.micro_size
+    if recipe.data.packing.enabled:
+        at_a_time = batch.tokens / (sample.text_tokens + sample.images * config.tokens_per_image)
+    micro_batches = math.ceil(recipe.batch.global_size / (replicas * shards) / at_a_time)
+    shape = Placement(
+        shards=shards,
+        tensor=tensor,
+        sharded=gpus > 1 or recipe.precision != "fp32",
+        compute_bytes=4 if recipe.precision == "fp32" else 2,
+        accumulates=micro_batches > 1,
+        device_bytes=gpu.memory,
+        checkpointing=parallel.activation_checkpointing,
+        compile=parallel.compile,
+        int4=recipe.train.quantization is not None,
+    )
+    return estimate_memory(config, counts, batch, trained_of(recipe), shape), micro_batches
+
+
+def _advice(
+    recipe: Recipe, config: Owl2Config, counts: dict[str, int], sample: Sample, gpus: int, gpu: Gpu
+) -> dict[str, float]:
+    """Changes that make the recipe fit, the cheapest first, each with what a GPU then needs; else all that help."""
+    needed = sum(_memory(recipe, config, counts, sample, gpus, gpu)[0].values())
+    found = {}
+    for overrides, count in _changes(recipe, gpus):
+        after = sum(_memory(_changed(recipe, overrides), config, counts, sample, count, gpu)[0].values())
+        if after < needed:
+            words = [f"{key}={_as_yaml(value)}" for key, value in overrides.items()]
+            found[" ".join(words + ([f"on {count} GPUs"] if count > gpus else []))] = after
+    fitting = {change: after for change, after in found.items() if after <= gpu.memory}
+    return fitting or found
+
+
+def _changes(recipe: Recipe, gpus: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """What a user can change: keys of the recipe with their values, and the number of GPUs."""
+    checkpointing, all_of_it = "parallel.activation_checkpointing", {}
+    if recipe.batch.micro_size > 1:
+        yield {"batch.micro_size": recipe.batch.micro_size // 2}, gpus
+        all_of_it["batch.micro_size"] = 1
+    if recipe.parallel.activation_checkpointing == "none":
+        yield {checkpointing: "selective"}, gpus
+    if recipe.parallel.activation_checkpointing != "full":
+        yield {checkpointing: "full"}, gpus
+        all_of_it[checkpointing] = "full"
+    if len(all_of_it) > 1:
+        yield all_of_it, gpus
+    parts, whole = recipe.train.parts, {"text_half", "shared", "embeddings"}
+    if recipe.train.lora is None and whole & set(parts):
+        adapters = {"train.lora": {}, "train.parts": [part for part in parts if part not in whole]}
+        yield {**all_of_it, **adapters}, gpus
+        yield {**all_of_it, **adapters, "train.quantization": "int4"}, gpus
+    elif recipe.train.lora is not None:
+        if recipe.train.quantization is None:
+            yield {**all_of_it, "train.quantization": "int4"}, gpus
+        if "vision_half" in parts:  # 1.07 B parameters of the 7B model
+            copies = [name for name in ("vision_k_proj", "vision_v_proj") if name not in recipe.train.lora.targets]
+            targets = {"train.lora.targets": [*recipe.train.lora.targets, *copies]}
+            fewer = {"train.parts": [part for part in parts if part != "vision_half"], **targets}
+            yield {**all_of_it, **fewer, "train.quantization": "int4"}, gpus
+    if recipe.parallel.data_shards == recipe.parallel.replicas == "auto":
+        yield from ((all_of_it, more) for more in (2, 4, 8) if more > gpus)
+
+
+def _changed(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
+    tree = recipe.to_dict()
+    for key, value in overrides.items():
+        *sections, name = key.split(".")
+        inside = tree
+        for section in sections:
+            inside = inside[section]
+        inside[name] = value
+    return Recipe.model_validate(tree)
+
+
+def _as_yaml(value: Any) -> str:
+    return f"'[{','.join(value)}]'" if isinstance(value, list) else str(value)

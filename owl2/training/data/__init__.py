@@ -1,0 +1,1 @@
+"""Samples of a stage, encoded and batched."""

@@ -1,0 +1,235 @@
+"""The batches of a rank: its share of every global batch, read by worker processes, in micro-batches.
+
+A step learns from exactly `global_size` samples. The global batch is drawn first and depends on nothing but the seed;
+rank r of n then takes its samples r, r + n, r + 2n, ... So a step is the same for any number of ranks and workers, any
+size of micro-batches, with and without packing. Packing happens within a rank's share: nothing waits for a later step,
+and the state between two steps is where the stream of draws stands.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from owl2.data.packing import pack_encoded, pad_packed, rows_of
+from owl2.data.pairs import Skip, SkipCounter
+from owl2.modeling.owl2 import IGNORE_INDEX
+from owl2.processing import Owl2Processor
+from owl2.processing.collation import pad_encoded
+
+from .stage_data import StageSamples
+
+LENGTH_STEP = 32
+"""Rows of so many tokens, twice or three times as many, ...: 64 shapes at most where rows hold 2,048."""
+
+Batch = dict[str, torch.Tensor]
+Item = TypeVar("Item")
+
+
+class Grouping(NamedTuple):
+    """How samples become micro-batches.
+
+    Attributes:
+        micro_size: samples of a micro-batch, with packing rows.
+        row_length: tokens of a row; `None` without packing.
+        buffer: samples that are packed together.
+        few_shapes: pad packed rows to a multiple of `LENGTH_STEP`, for compiled layers.
+    """
+
+    micro_size: int
+    row_length: int | None = None
+    buffer: int = 1024
+    few_shapes: bool = False
+
+
+class Counts(NamedTuple):
+    """What a rank's share of a batch holds.
+
+    Attributes:
+        supervised: tokens with a loss.
+        tokens: all tokens, visual rows included.
+        positions: tokens and padding.
+    """
+
+    supervised: int = 0
+    tokens: int = 0
+    positions: int = 0
+    samples: int = 0
+    images: int = 0
+
+    def plus(self, other: "Counts") -> "Counts":
+        return Counts(*(one + two for one, two in zip(self, other, strict=True)))
+
+
+class RankBatch(NamedTuple):
+    """A rank's share of a global batch: micro-batches on the CPU, pixels as levels in uint8."""
+
+    micro_batches: list[Batch]
+    counts: Counts
+
+
+class _Prepared(NamedTuple):
+    """What a worker made of some draws."""
+
+    micro_batches: list[Batch]
+    counts: Counts
+    sources: list[str]
+    skips: list[Skip]
+
+
+class BatchStream:
+    """Batches of one rank, one after the other, with a state to go on from.
+
+    Args:
+        samples: where the global batches are drawn from.
+        processor: encodes and pads.
+        grouping: see there.
+        global_size: samples of a global batch.
+        rank, ranks: of those that share the data.
+        num_workers: processes that read and encode; 0 does it between the steps.
+        counter: counts what is broken, and ends the run when it is too much.
+
+    Raises:
+        ValueError: there are more ranks than samples in a batch.
+    """
+
+    def __init__(
+        self,
+        samples: StageSamples,
+        processor: Owl2Processor,
+        grouping: Grouping,
+        global_size: int,
+        counter: SkipCounter,
+        rank: int = 0,
+        ranks: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        if global_size < ranks:
+            raise ValueError(f"batch.global_size {global_size} is less than the {ranks} ranks that share it")
+        self.samples, self.grouping, self.global_size = samples, grouping, global_size
+        self.rank, self.ranks, self.num_workers, self.counter = rank, ranks, num_workers, counter
+        self._prepare = _Prepare(samples.dataset(processor), processor.tokenizer.pad_token_id, grouping)
+        self._state = samples.state_dict()
+
+    def batches(self, count: int) -> Iterator[RankBatch]:
+        """The next `count` batches. Call it once. With workers, the batch after the one given out is made meanwhile."""
+        made = self._made(count)
+        for batch, state, pieces in made if self.num_workers == 0 else _one_ahead(made):
+            self._state = state
+            for piece in pieces:
+                self.counter.add(piece.sources, piece.skips)
+            yield batch
+
+    def _made(self, count: int) -> Iterator[tuple[RankBatch, dict[str, Any], list[_Prepared]]]:
+        """Batches, each with the state behind it and the pieces it was made of."""
+        asked: list[tuple[int, dict[str, Any]]] = []  # of each batch: number of pieces, and the state behind it
+        prepared = DataLoader(
+            self._prepare,
+            batch_size=None,
+            sampler=self._pieces(count, asked),
+            num_workers=self.num_workers,
+            prefetch_factor=4 if self.num_workers else None,
+        )
+        pieces: list[_Prepared] = []
+        for piece in prepared:
+            pieces.append(piece)
+            if len(pieces) == asked[0][0]:
+                counts = Counts()
+                for each in pieces:
+                    counts = counts.plus(each.counts)
+                micro_batches = [batch for each in pieces for batch in each.micro_batches]
+                yield RankBatch(micro_batches, counts), asked.pop(0)[1], pieces
+                pieces = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the batches that were given out end, as JSON; the same on every rank."""
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was called, on any number of ranks.
+
+        Raises:
+            ValueError: the state is of other data.
+        """
+        self.samples.load_state_dict(state)
+        self._state = state
+
+    def _pieces(self, count: int, asked: list[tuple[int, dict[str, Any]]]) -> Iterator[list[Any]]:
+        """Draws that a worker prepares together: those of one micro-batch, or of one buffer of the packer."""
+        packed = self.grouping.row_length is not None
+        size = self.grouping.buffer if packed else self.grouping.micro_size
+        for _ in range(count):
+            share = self.samples.take(self.global_size)[self.rank :: self.ranks]
+            pieces = [share[start : start + size] for start in range(0, len(share), size)]
+            asked.append((len(pieces), self.samples.state_dict()))
+            yield from pieces
+
+
+def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, the next one always in the making: workers alone prepare less than a long step needs.
+
+    The first is made by the caller, not by the thread: it starts the worker processes, and a process that is forked by
+    another thread than the main one may crash.
+    """
+    item = next(items, None)
+    with ThreadPoolExecutor(1) as thread:
+        while item is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+            item = coming.result()
+
+
+class _Prepare(Dataset[_Prepared]):
+    """Micro-batches of some draws; what workers run."""
+
+    def __init__(self, dataset: Dataset[Any], pad_token_id: int, grouping: Grouping) -> None:
+        self.dataset, self.pad_token_id, self.grouping = dataset, pad_token_id, grouping
+
+    def __getitem__(self, draws: list[Any]) -> _Prepared:
+        drawn = [self.dataset[draw] for draw in draws]
+        samples = [each.sample for each in drawn if each.sample]
+        micro_batches = list(micro_batches_of(samples, self.grouping, self.pad_token_id))
+        counts = Counts(
+            supervised=sum(supervised_tokens(batch) for batch in micro_batches),
+            tokens=sum(len(sample["input_ids"]) for sample in samples),
+            positions=sum(batch["input_ids"].numel() for batch in micro_batches),
+            samples=len(samples),
+            images=sum(len(sample["pixel_values"]) for sample in samples if "pixel_values" in sample),
+        )
+        sources = [each.source for each in drawn if each.sample]
+        return _Prepared(micro_batches, counts, sources, [skip for each in drawn for skip in each.skips])
+
+
+def micro_batches_of(samples: Sequence[dict[str, Any]], grouping: Grouping, pad_token_id: int) -> Iterator[Batch]:
+    """Micro-batches of encoded samples, in packed rows, the longest first, if the grouping has a row length."""
+    size = grouping.micro_size
+    if grouping.row_length is None:
+        for start in range(0, len(samples), size):
+            yield pad_encoded(samples[start : start + size], pad_token_id)
+        return
+    numbers = rows_of([len(sample["input_ids"]) for sample in samples], grouping.row_length, size)
+    rows = [pack_encoded([samples[number] for number in row]) for row in numbers]
+    for start in range(0, len(rows), size):
+        length = len(rows[start]["input_ids"])  # the longest comes first
+        if grouping.few_shapes:
+            length = min(grouping.row_length, math.ceil(length / LENGTH_STEP) * LENGTH_STEP)
+        yield pad_packed(rows[start : start + size], pad_token_id, length)
+
+
+def supervised_tokens(batch: Batch) -> int:
+    """Tokens of a batch that are predicted and have a label: all but the first of a row."""
+    return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+
+
+def empty_micro_batch(pad_token_id: int, few_shapes: bool) -> Batch:
+    """A batch of nothing but padding, for a rank that has none left while others do: its gradients are 0."""
+    length = LENGTH_STEP if few_shapes else 1
+    return {
+        "input_ids": torch.full((1, length), pad_token_id),
+        "labels": torch.full((1, length), IGNORE_INDEX),
+        "mm_token_type_ids": torch.zeros((1, length), dtype=torch.long),
+        "position_ids": torch.arange(length)[None],
+    }

@@ -1,0 +1,112 @@
+"""The weights at the first step: one rank has read them, and every rank receives what it keeps of them; and back.
+
+The model is spread over the ranks while it has no weights (on the device "meta"). Then the first rank sends one tensor
+after the other, and each rank keeps its shard, or the whole of what is frozen. So only the first rank of the job ever
+holds the model on the host: 33 GB in float32 for 8.2 B parameters, which every rank of a machine held otherwise. It is
+one rank of the job and not one of each machine: files are read once, only one machine needs them, and what is random
+(a new abstractor, adapters) is the same for all without any check.
+"""
+
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor, Replicate
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
+from owl2.training.adapters.quantize import in_4_bits, waits_for_4_bits
+
+from .mesh import Mesh
+
+Weights = dict[str, torch.Tensor]
+"""Whole parameters by name, on the host."""
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """The parameters of a model themselves, not copies."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def empty_model(config: Owl2Config) -> Owl2ForConditionalGeneration:
+    """A model whose parameters are on the device "meta", for `receive_weights` to fill; what is computed is there."""
+    with torch.device("meta"):
+        model = Owl2ForConditionalGeneration(config)
+    decoder = model.base_model.language_model
+    decoder.rotary_emb = LlamaRotaryEmbedding(decoder.config)
+    return model
+
+
+@torch.no_grad()
+def receive_weights(model: nn.Module, weights: Weights | None, mesh: Mesh, frozen_only: bool = False) -> None:
+    """Fills a model that was spread while it was empty, in place. Every rank calls this.
+
+    Parameters get the dtype that they have in the empty model. Tied ones stay tied.
+
+    Args:
+        model: after `parallelize`, before its first forward pass.
+        weights: on the first rank, emptied on the way so that memory is freed; `None` on the others.
+        frozen_only: leave what trains at 0, since a checkpoint will be read into it; then no weights are needed if all
+            trains.
+    """
+    filled: dict[nn.Parameter, nn.Parameter] = {}
+    for name, place in model.named_parameters():
+        if frozen_only and place.requires_grad:
+            own = torch.zeros_like(place, device=mesh.device)
+        else:
+            own = _own_part(_receive(name, place, weights, mesh), place)
+        filled[place] = own if isinstance(own, nn.Parameter) else nn.Parameter(own, place.requires_grad)
+    for module in model.modules():
+        for name, place in list(module.named_parameters(recurse=False)):
+            setattr(module, name, filled[place])
+
+
+def _receive(name: str, place: nn.Parameter, weights: Weights | None, mesh: Mesh) -> torch.Tensor:
+    """The whole tensor, on the device of this rank."""
+    if mesh.rank == 0:
+        assert weights is not None, "the first rank has the weights"
+        whole = weights.pop(name).to(mesh.device, place.dtype).contiguous()
+    else:
+        whole = torch.empty(place.shape, dtype=place.dtype, device=mesh.device)
+    if mesh.size > 1:
+        dist.broadcast(whole, 0)
+    return whole
+
+
+def _own_part(whole: torch.Tensor, place: nn.Parameter) -> torch.Tensor:
+    """What this rank keeps."""
+    if isinstance(place, DTensor):
+        own: Any = torch.empty_like(place, device=whole.device)
+        own.to_local().copy_(_shard(whole, place))
+        return own
+    return in_4_bits(place, whole) if waits_for_4_bits(place) else whole
+
+
+def _shard(whole: torch.Tensor, place: DTensor) -> torch.Tensor:
+    """This rank's shard, cut as the model was: first over the tensor ranks, then over the data ranks."""
+    device_mesh = place.device_mesh
+    names = device_mesh.mesh_dim_names or ()
+    for dimension in sorted(range(device_mesh.ndim), key=lambda dimension: names[dimension] != "tensor"):
+        placement: Any = place.placements[dimension]  # with both kinds of sharding there is one that is no `Shard`
+        if not placement.is_replicate():
+            pieces = whole.chunk(device_mesh.size(dimension), placement.dim)
+            own = device_mesh.get_local_rank(dimension)
+            whole = pieces[own] if own < len(pieces) else whole.narrow(placement.dim, 0, 0)
+    return whole
+
+
+def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as it is without sharding; every rank that holds a shard calls this.
+
+    `DTensor.full_tensor` warns where a tensor is split over data and tensor ranks. Undone one by one, in the order
+    opposite to `_shard`, the splits are what sharding gathers for every layer anyway.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    placements = list(tensor.placements)
+    for dimension, placement in enumerate(tensor.placements):
+        if not placement.is_replicate():
+            placements[dimension] = Replicate()
+            tensor = tensor.redistribute(placements=placements)
+    return tensor.to_local()

@@ -1,0 +1,1 @@
+"""The model of a run: built, started, saved."""

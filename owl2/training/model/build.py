@@ -1,0 +1,221 @@
+"""The model and processor at the first step of a recipe, what of it trains, and the same model without weights."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig
+
+from owl2.checkpoints import initialize, load_language_model, load_tokenizer
+from owl2.checkpoints.initialize import text_config_from_language_model, vision_config_from_clip
+from owl2.checkpoints.small_language_model import random_language_model, train_tokenizer
+from owl2.modeling import (
+    Owl2AbstractorConfig,
+    Owl2Config,
+    Owl2ForConditionalGeneration,
+    Owl2TextConfig,
+    Owl2VisionConfig,
+)
+from owl2.processing import Owl2ImageProcessor, Owl2Processor
+from owl2.training.recipe.schema import Initialize, Recipe, SmallLanguageModel, TrainSettings
+from owl2.training.stages import select_trainable
+
+_MODALITY_ADAPTIVE = ("norm", "k", "v")
+"""Section 3.3: the parts that the paper separates."""
+
+
+class Outline(NamedTuple):
+    """A model known by its sizes alone.
+
+    Attributes:
+        config: the configuration at the first step.
+        assumed: what was not there to be read, so that the paper's sizes stand for it.
+    """
+
+    config: Owl2Config
+    assumed: list[str]
+
+    def model(self) -> Owl2ForConditionalGeneration:
+        """The model without weights (on the device "meta")."""
+        with torch.device("meta"):
+            return Owl2ForConditionalGeneration(self.config)
+
+
+def outline(recipe: Recipe) -> Outline:
+    """Reads the sizes of a recipe's model from the configurations of its checkpoints, not their weights.
+
+    A directory that does not exist stands for the paper's model of that kind (LLaMA-2-7B, CLIP ViT-L/14, mPLUG-Owl2),
+    so that a recipe can be looked at before anything is downloaded.
+
+    Raises:
+        ValueError: the parts do not fit each other, or modality_adaptive contradicts the checkpoint.
+    """
+    assumed: list[str] = []
+    if recipe.model.initialize is not None:
+        config = _new_config(recipe.model.initialize, _separate(recipe), assumed)
+    elif _exists(recipe.model.checkpoint, "mPLUG-Owl2 as in the paper", assumed):
+        config = Owl2Config.from_pretrained(recipe.model.checkpoint)
+        _check_modality_adaptive(recipe, config)
+    else:
+        config = Owl2Config(text_config={"modality_adaptive": _separate(recipe)})
+    vision, size = config.vision_config, recipe.data.image_size
+    _check_image_size(size, vision.patch_size)
+    if size != vision.image_size:
+        vision.image_size, vision.position_grid_size = size, size // vision.patch_size
+    return Outline(config, assumed)
+
+
+def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
+    """The model with its weights in float32 on the host, and its processor.
+
+    Args:
+        texts: what the tokenizer of a small random language model is made from.
+
+    Raises:
+        ValueError: a checkpoint is missing or does not fit.
+    """
+    torch.manual_seed(recipe.seed)
+    settings, size = recipe.model, recipe.data.image_size
+    if settings.initialize is not None:
+        model, processor = _initialize(settings.initialize, _separate(recipe), size, texts)
+    else:
+        assert settings.checkpoint is not None, "a recipe has a checkpoint or initialize"
+        _require_directory(settings.checkpoint, "model.checkpoint")
+        model = Owl2ForConditionalGeneration.from_pretrained(settings.checkpoint, dtype=torch.float32)
+        processor = _processor_of(recipe)
+        _check_modality_adaptive(recipe, model.config)
+    _check_image_size(size, model.config.vision_config.patch_size)
+    if size != model.config.vision_config.image_size:
+        model.set_image_size(size)
+    model.set_attn_implementation(settings.attention)
+    return model, processor
+
+
+def describe_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
+    """As `build_model`, of a recipe with a checkpoint, but without reading a weight: they are on the device "meta".
+
+    Raises:
+        ValueError: the checkpoint is missing or does not fit.
+    """
+    assert recipe.model.checkpoint is not None, "only what is stored can be described"
+    torch.manual_seed(recipe.seed)
+    _require_directory(recipe.model.checkpoint, "model.checkpoint")
+    model = outline(recipe).model()
+    if (Path(recipe.model.checkpoint) / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(recipe.model.checkpoint)
+    model.set_attn_implementation(recipe.model.attention)
+    return model, _processor_of(recipe)
+
+
+def choose_what_trains(
+    model: Owl2ForConditionalGeneration, settings: TrainSettings, quantize_for: torch.dtype | None = None
+) -> None:
+    """Freezes and unfreezes parts, and puts adapters and places for 4-bit weights into the model, in place.
+
+    Args:
+        quantize_for: precision that 4-bit weights compute in, where the recipe wants them in an empty model; `None`
+            leaves weights as they are.
+
+    Raises:
+        ImportError: PEFT or bitsandbytes is needed and not installed.
+        ValueError: a target of the adapters does not exist, or a layer cannot be kept in 4 bits.
+    """
+    select_trainable(model, settings.parts)
+    if settings.quantization is not None and quantize_for is not None:
+        from owl2.training.adapters.quantize import quantize_frozen_projections
+
+        quantize_frozen_projections(model, quantize_for)
+    if settings.lora is not None:
+        from owl2.training.adapters.lora import apply_lora
+
+        lora = settings.lora
+        apply_lora(model, lora.rank, lora.alpha, lora.dropout, lora.targets)
+
+
+def _processor_of(recipe: Recipe) -> Owl2Processor:
+    size = {"height": recipe.data.image_size, "width": recipe.data.image_size}
+    return Owl2Processor.from_pretrained(recipe.model.checkpoint, size=size)
+
+
+def _separate(recipe: Recipe) -> tuple[str, ...]:
+    """Parts of a decoder layer with a copy for vision in a new model; none is an answer too."""
+    return _MODALITY_ADAPTIVE if recipe.model.modality_adaptive is None else recipe.model.modality_adaptive
+
+
+def _initialize(
+    settings: Initialize, modality_adaptive: tuple[str, ...], size: int, texts: Iterable[str]
+) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
+    source = settings.language_model
+    if isinstance(source, SmallLanguageModel):
+        tokenizer: Any = train_tokenizer(texts, source.vocab_size)
+        language_model: Any = random_language_model(source.model_dump(), tokenizer)
+    else:
+        _require_directory(source, "model.initialize.language_model")
+        language_model, tokenizer = load_language_model(source), load_tokenizer(source)
+    if settings.vision_encoder is not None:
+        _require_directory(settings.vision_encoder, "model.initialize.vision_encoder")
+    vision: dict[str, Any] = {} if settings.vision is None else settings.vision.model_dump()
+    model = initialize(
+        language_model,
+        settings.vision_encoder,
+        vision_config={**vision, "image_size": size},
+        abstractor_config=settings.abstractor.model_dump(),
+        modality_adaptive=modality_adaptive,
+    )
+    image_processor = Owl2ImageProcessor(size={"height": size, "width": size})
+    return model, Owl2Processor(image_processor, tokenizer, num_image_tokens=model.config.tokens_per_image)
+
+
+def _new_config(settings: Initialize, modality_adaptive: tuple[str, ...], assumed: list[str]) -> Owl2Config:
+    source = settings.language_model
+    if isinstance(source, SmallLanguageModel):
+        text = _text_config(LlamaConfig(**source.model_dump()), modality_adaptive)
+    elif _exists(source, "LLaMA-2-7B", assumed):
+        path = Path(source)
+        options = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+        found = AutoConfig.from_pretrained(path.parent if options else path, **options)
+        text = _text_config(found, modality_adaptive)
+    else:
+        text = Owl2TextConfig(modality_adaptive=modality_adaptive)
+    vision = Owl2VisionConfig() if settings.vision is None else Owl2VisionConfig(**settings.vision.model_dump())
+    if settings.vision_encoder is not None and _exists(settings.vision_encoder, "CLIP ViT-L/14", assumed):
+        vision = vision_config_from_clip(AutoConfig.from_pretrained(settings.vision_encoder))
+    abstractor = Owl2AbstractorConfig(**settings.abstractor.model_dump(), hidden_size=vision.hidden_size)
+    return Owl2Config(
+        vision_config=vision,
+        abstractor_config=abstractor,
+        text_config=text,
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+
+
+def _text_config(source: Any, modality_adaptive: tuple[str, ...]) -> Owl2TextConfig:
+    with torch.device("meta"):  # which biases there are is read off the parameters
+        return text_config_from_language_model(AutoModelForCausalLM.from_config(source), modality_adaptive)
+
+
+def _check_image_size(size: int, patch: int) -> None:
+    if size % patch:
+        raise ValueError(f"data.image_size {size} is not a multiple of the vision encoder's patches of {patch} pixels")
+
+
+def _check_modality_adaptive(recipe: Recipe, config: Owl2Config) -> None:
+    wanted, found = recipe.model.modality_adaptive, config.text_config.modality_adaptive
+    if wanted is not None and set(wanted) != set(found):
+        raise ValueError(
+            f"model.modality_adaptive is {list(wanted)}, but {recipe.model.checkpoint} has {list(found)}: "
+            "start from a checkpoint that was pretrained so, or leave the key out"
+        )
+
+
+def _exists(path: str | None, kind: str, assumed: list[str]) -> bool:
+    if path is not None and Path(path).exists():
+        return True
+    assumed.append(f"{path} is not there: the sizes of {kind} are assumed")
+    return False
+
+
+def _require_directory(path: str, key: str) -> None:
+    if not Path(path).exists():
+        raise ValueError(f"{key}: there is no {path}; point it to yours with {key}=DIR")

@@ -1,0 +1,109 @@
+"""What a run begins with: the first rank reads model and processor, the others are told what they need of them."""
+
+import shutil
+from typing import NamedTuple
+
+import torch
+from transformers import GenerationConfig
+
+from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
+from owl2.modeling.parts import PARTS
+from owl2.processing import Owl2Processor
+from owl2.training.adapters.resume import continue_adapter
+from owl2.training.data.stage_data import StageSamples
+from owl2.training.distributed.broadcast_weights import Weights, empty_model, weights_of
+from owl2.training.distributed.mesh import Mesh
+from owl2.training.recipe.schema import Recipe, SmallLanguageModel, TrainSettings
+from owl2.training.run_directory import RunDirectory
+
+from .build import build_model, choose_what_trains, describe_model
+from .save import save_initial
+
+_TOKENIZER_TEXTS = 4000
+"""Samples of each source that the tokenizer of a small random language model is made from."""
+
+
+class Beginning(NamedTuple):
+    """All but the weights, on every rank the same.
+
+    Attributes:
+        random_state: of torch's generator on the host, when the model was made.
+    """
+
+    config: Owl2Config
+    generation_config: GenerationConfig
+    processor: Owl2Processor
+    random_state: torch.Tensor
+
+    def model(self, recipe: Recipe, compute_dtype: torch.dtype) -> Owl2ForConditionalGeneration:
+        """The model with what trains chosen, and no weights; see `receive_weights`."""
+        model = empty_model(self.config)
+        model.generation_config = self.generation_config
+        model.set_attn_implementation(recipe.model.attention)
+        with torch.device("meta"):  # adapters
+            choose_what_trains(model, recipe.train, quantize_for=compute_dtype)
+        torch.set_rng_state(self.random_state)
+        return model
+
+
+def begin(
+    recipe: Recipe, directory: RunDirectory, samples: StageSamples, dtype: torch.dtype, goes_on: bool, mesh: Mesh
+) -> tuple[Beginning, Weights | None]:
+    """What the run begins with, and on the first rank the weights, adapters included.
+
+    Where a checkpoint of the run holds all weights, because everything trains, none are read.
+
+    Args:
+        dtype: that a new model is kept in, in the run directory.
+        goes_on: there is a checkpoint of the run.
+
+    Raises:
+        ValueError: a checkpoint of a model is missing or does not fit, or samples have no room for text.
+    """
+    weights: Weights | None = None
+
+    def read() -> Beginning:
+        nonlocal weights
+        began = _as_it_began(recipe, directory) if goes_on else recipe
+        if goes_on and _trains_everything(recipe.train) and began.model.checkpoint is not None:
+            model, processor = describe_model(began)
+        else:
+            model, processor = build_model(began, samples.texts(_TOKENIZER_TEXTS) if _is_small(began) else ())
+            _check_room_for_text(recipe, model.config.tokens_per_image)
+            if began.model.initialize is not None and not (goes_on and directory.initial.is_dir()):
+                shutil.rmtree(directory.initial, ignore_errors=True)  # of a start that came to nothing
+                save_initial(model, processor, directory.initial, dtype)
+            choose_what_trains(model, recipe.train)
+            if recipe.model.adapter is not None and not goes_on:
+                continue_adapter(model, recipe.model.adapter)
+            weights = weights_of(model)
+        return Beginning(model.config, model.generation_config, processor, torch.get_rng_state())
+
+    return mesh.from_first_rank(read), weights
+
+
+def _as_it_began(recipe: Recipe, directory: RunDirectory) -> Recipe:
+    """The recipe with the new model as it was stored, so that what it was made from is needed no more.
+
+    Not below weights in 4 bits, which are made of float32: the stored model may be in bfloat16.
+    """
+    if not directory.initial.is_dir() or recipe.train.quantization is not None:
+        return recipe
+    stored = recipe.model.model_copy(update={"checkpoint": str(directory.initial), "initialize": None})
+    return recipe.model_copy(update={"model": stored})
+
+
+def _check_room_for_text(recipe: Recipe, rows: int) -> None:
+    if recipe.data.max_length <= rows:
+        raise ValueError(
+            f"data.max_length {recipe.data.max_length} leaves no room for text beside the {rows} rows of an image"
+        )
+
+
+def _trains_everything(settings: TrainSettings) -> bool:
+    return set(settings.parts) == set(PARTS)
+
+
+def _is_small(recipe: Recipe) -> bool:
+    initial = recipe.model.initialize
+    return initial is not None and isinstance(initial.language_model, SmallLanguageModel)

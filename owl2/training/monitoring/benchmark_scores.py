@@ -1,0 +1,167 @@
+"""Scores on benchmarks while a model trains: the tasks of `owl2 evaluate`, on the model as it is after a step.
+
+Every rank answers its share of the samples with a whole model of its own (`WholeModel`), so that ranks need not take
+equally many steps in generation, and the model in training is not touched.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from torch import distributed as dist
+
+from owl2 import __version__
+from owl2.evaluation.inference.ranks import Ranks
+from owl2.evaluation.results.scoring import score_directory, value_at
+from owl2.evaluation.runner import Prediction, Settings, plan, predict
+from owl2.evaluation.tasks import task_named
+from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.processing import Owl2Processor
+from owl2.training.distributed.mesh import Mesh
+from owl2.training.distributed.unsharded_model import WholeModel
+from owl2.training.recipe.schema import TaskSettings
+
+_LONGEST_WAIT = timedelta(days=7)
+"""For the slowest share. A rank that stalls is found by its heartbeats (`owl2.training.monitoring.watchdog`)."""
+
+
+class PlannedTask(NamedTuple):
+    """A benchmark with its samples, complete and with their files in place."""
+
+    prediction: Prediction
+    batch_size: int
+
+
+class TaskScore(NamedTuple):
+    """What a benchmark says of the model.
+
+    Attributes:
+        measure, score: the one by which the benchmark is known, under the first protocol that needs no judge.
+        summary: all measures of that protocol.
+    """
+
+    measure: str
+    score: float
+    samples: int
+    protocol: str
+    summary: Mapping[str, Any]
+
+
+def plan_tasks(tasks: Mapping[str, TaskSettings], directory: Path) -> list[PlannedTask]:
+    """Reads the samples of benchmarks, before any model is there.
+
+    Args:
+        directory: of the predictions, in one folder for each step.
+
+    Raises:
+        ValueError: files or images are missing or broken, or the answers of a split are not public.
+    """
+    versions = {"owl2": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    planned = []
+    for name, own in tasks.items():
+        settings = Settings(Path(own.data), directory, own.split, own.prompt, own.suffix, own.limit)
+        try:
+            prediction = plan(task_named(name), settings, {"versions": versions})
+        except ValueError as error:
+            raise ValueError(f"evaluate.tasks.{name}: {error}") from error
+        if all(sample.gold is None for sample in prediction.samples):
+            raise ValueError(
+                f"evaluate.tasks.{name}: the answers of the split {prediction.header['split']} are not public, so "
+                "there is no score; take another split"
+            )
+        planned.append(PlannedTask(prediction, own.batch_size))
+    return planned
+
+
+class BenchmarkScores:
+    """The benchmarks of a run.
+
+    Args:
+        model: before it is parallelized; see `WholeModel`.
+        dtype: what the run computes in.
+    """
+
+    def __init__(
+        self,
+        tasks: list[PlannedTask],
+        model: Owl2ForConditionalGeneration,
+        processor: Owl2Processor,
+        dtype: torch.dtype,
+        mesh: Mesh,
+    ) -> None:
+        self.tasks, self.processor, self.dtype = tasks, processor, dtype
+        self._whole, self._ranks = WholeModel(model), _RunRanks(mesh)
+
+    def measure(
+        self,
+        model: Owl2ForConditionalGeneration,
+        step: int,
+        on_batch: Callable[[int, str, int, int], None],
+    ) -> dict[str, TaskScore]:
+        """Answers and scores all benchmarks; every rank calls it.
+
+        Args:
+            model: the one in training.
+            on_batch: told number and title of the benchmark, and how many samples of how many this rank has answered.
+
+        Returns:
+            Scores by the name of the benchmark; none on ranks but the first.
+
+        Raises:
+            ValueError: an image cannot be read, or a prompt does not fit the context of the model.
+        """
+        found = {}
+        with self._whole.of(model, self.dtype) as whole:
+            for number, (prediction, batch_size) in enumerate(self.tasks):
+                own = self._at_step(prediction, step)
+                self._begin(own.directory)
+                tell = partial(on_batch, number, own.task.title)
+                tell(0, len(self._ranks.share(own.samples)))
+                predict(own, whole, self.processor, self._ranks, batch_size, tell)
+                if self._ranks.is_first:
+                    found[own.task.name] = _task_score(own, score_directory(own.directory))
+        return found
+
+    def _at_step(self, prediction: Prediction, step: int) -> Prediction:
+        run, name = prediction.directory.parents[1], prediction.task.name
+        model = {"name": run.name, "step": step, "dtype": str(self.dtype).removeprefix("torch.")}
+        return replace(
+            prediction,
+            header={**prediction.header, "model": model},
+            directory=prediction.directory.with_name(f"step-{step:08d}") / name,
+        )
+
+    def _begin(self, directory: Path) -> None:
+        """Removes what a run left that was stopped after this step, and went on from a checkpoint before it."""
+        if self._ranks.is_first and directory.exists():
+            shutil.rmtree(directory)
+        self._ranks.wait()
+
+
+class _RunRanks(Ranks):
+    """The ranks of a run, whose process group is there already."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__()
+        self.rank, self.size = mesh.rank, mesh.size
+        self._group = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+
+    def wait(self) -> None:
+        dist.barrier(group=self._group)
+
+
+def _task_score(prediction: Prediction, result: Mapping[str, Any]) -> TaskScore:
+    usable = prediction.task.protocols_for(prediction.header["prompt"])
+    protocol = next(name for name in usable if name in result["protocols"])
+    summary = result["protocols"][protocol]["summary"]
+    try:
+        measure, score = prediction.task.headline, value_at(summary, prediction.task.headline)
+    except KeyError:  # the headline is that of another protocol
+        measure, score = next((name, value) for name, value in summary.items() if isinstance(value, float))
+    return TaskScore(measure, float(score), result["samples"], protocol, summary)

@@ -1,0 +1,235 @@
+"""A run on several ranks is the run on one."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import tiny_config, tiny_model
+from training.rank_programs import (
+    Layout,
+    Run,
+    compiled,
+    curve,
+    four_ranks,
+    new_mesh,
+    train_with_checkpoints,
+    two_ranks,
+    waits_in_each_group,
+)
+from training.ranks import run_ranks, start_ranks
+
+from owl2.training.checkpoint.safetensors_storage import read_tensors
+from owl2.training.distributed.gradient_clipping import clip_gradients
+from owl2.training.distributed.mesh import mesh_shape, process_group
+from owl2.training.distributed.parallelize import blocks_of
+from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS
+
+ONE = Layout()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Any:
+    """The process group of one process."""
+    with process_group(60):
+        yield
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="module")
+def on_two(directory: Path, alone: None) -> list[dict[str, Any]]:
+    train_with_checkpoints(directory / "one", ONE, 2, save_at=[2])
+    return run_ranks(2, two_ranks, directory)
+
+
+def assert_same_curve(found: list[tuple[float, float]], wanted: list[tuple[float, float]], tolerance: float) -> None:
+    assert len(found) == len(wanted) and wanted[0][0] != wanted[-1][0]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["data", "data, 2 micro-batches", "tensor", "replicas"])
+def test_two_ranks_learn_what_one_learns_whatever_images_each_has(name: str, on_two: list[dict[str, Any]]) -> None:
+    wanted = curve(ONE, INSTRUCTION_TUNING_PARTS)
+    for of_rank in on_two:
+        assert_same_curve(of_rank[name], wanted, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["data, stage 1", "tensor, stage 1"])
+def test_a_frozen_language_model_on_two_ranks_too(name: str, on_two: list[dict[str, Any]]) -> None:
+    wanted = curve(ONE, PRETRAINING_PARTS)
+    for of_rank in on_two:
+        assert_same_curve(of_rank[name], wanted, 1e-5)
+
+
+def test_norms_of_query_and_key_heads_learn_from_the_heads_of_all_tensor_ranks(on_two: list[dict[str, Any]]) -> None:
+    wanted = curve(Layout(config={"qk_norm": True}), INSTRUCTION_TUNING_PARTS)
+    assert_same_curve(on_two[1]["tensor, qk norm"], wanted, 1e-5)
+
+
+def test_a_checkpoint_of_one_rank_goes_on_on_two_and_of_two_on_tensor_ranks(on_two: list[dict[str, Any]]) -> None:
+    wanted = [loss for loss, _ in curve(ONE, INSTRUCTION_TUNING_PARTS)]
+    for name in ("one to two", "two to tensor"):
+        found = [loss for loss, _ in on_two[0][name]]
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=1e-6, atol=1e-6)
+
+
+def test_a_checkpoint_of_two_ranks_holds_what_one_rank_learnt(on_two: list[dict[str, Any]], directory: Path) -> None:
+    one, two = (read_tensors(directory / name / "step-00000002") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_two_ranks_resume_bit_for_bit_random_states_included(on_two: list[dict[str, Any]]) -> None:
+    for of_rank in on_two:
+        assert of_rank["two again"] == of_rank["two"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [PRETRAINING_PARTS, INSTRUCTION_TUNING_PARTS], ids=["stage 1", "stage 2"])
+def test_four_ranks_as_shards_by_tensor_or_by_replicas_learn_what_one_learns(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    layouts = [Layout(shards=2, tensor=2), Layout(shards=2, replicas=2), Layout(shards=4)]
+    wanted = curve(ONE, parts)
+    for of_rank in run_ranks(4, four_ranks, layouts, parts, tmp_path):
+        for found in of_rank:
+            assert_same_curve(found, wanted, 1e-5)
+    resumed = train_with_checkpoints(tmp_path, ONE, 4)
+    losses = [[loss for loss, _ in each] for each in (resumed, curve(ONE, INSTRUCTION_TUNING_PARTS))]
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_activation_checkpointing_changes_no_gradient(recompute: str) -> None:
+    wanted = curve(ONE, INSTRUCTION_TUNING_PARTS, steps=2)
+    assert_same_curve(curve(Layout(recompute=recompute), INSTRUCTION_TUNING_PARTS, steps=2), wanted, 1e-6)
+
+
+def kept_bytes(recompute: str) -> int:
+    """Bytes of the activations that a forward pass keeps."""
+    run = Run(new_mesh(ONE), Layout(recompute=recompute), INSTRUCTION_TUNING_PARTS)
+    parameters = {parameter.data_ptr() for parameter in run.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in parameters:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = run.model(input_ids=torch.full((4, 64), 5), labels=torch.full((4, 64), 5), use_cache=False).loss
+    del loss
+    return sum(kept.values())
+
+
+def test_full_activation_checkpointing_keeps_less() -> None:
+    assert kept_bytes("full") < 0.7 * kept_bytes("none")
+
+
+def test_bfloat16_learns_nearly_the_same_with_float32_weights() -> None:
+    wanted = curve(ONE, INSTRUCTION_TUNING_PARTS)
+    layout = Layout(dtype=torch.bfloat16)
+    assert_same_curve(curve(layout, INSTRUCTION_TUNING_PARTS), wanted, 0.1)
+    run = Run(new_mesh(layout), layout, PRETRAINING_PARTS)
+    run.step(0)
+    assert {master.dtype for master in run.optimizer.masters} == {torch.float32}
+    assert run.model.lm_head.weight.dtype == torch.bfloat16  # frozen: kept as it is computed with
+
+
+def test_clipping_agrees_with_torch() -> None:
+    ours, theirs = tiny_model(), tiny_model()
+    generator = torch.Generator().manual_seed(0)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        one.grad = torch.randn(one.shape, generator=generator)
+        other.grad = one.grad.clone()
+    expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+    torch.testing.assert_close(clip_gradients(list(ours.parameters()), 1.0), expected)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_the_layers_of_all_three_parts_are_units_of_their_own() -> None:
+    model = tiny_model(tiny_config())
+    assert [type(block).__name__ for block in blocks_of(model)] == (
+        ["Owl2VisionLayer"] * 2 + ["Owl2AbstractorLayer"] * 2 + ["Owl2DecoderLayer"] * 2
+    )
+
+
+def test_automatic_sizes_shard_within_a_machine_and_replicate_across() -> None:
+    assert mesh_shape(16, 8, "auto", "auto", 1) == (2, 8, 1)
+    assert mesh_shape(16, 8, "auto", "auto", 2) == (2, 4, 2)
+    assert mesh_shape(8, 8, 2, "auto", 2) == (2, 2, 2)
+    assert mesh_shape(8, 8, "auto", 2, 1) == (2, 4, 1)
+    assert mesh_shape(1, 1, "auto", "auto", 1) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3, "auto", 1), (1, 1, "auto", "auto", 2), (8, 8, 2, 2, 1)])
+def test_sizes_that_do_not_multiply_to_the_ranks_are_refused(shape: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match=f"{shape[0]} ranks are not .* --nproc-per-node"):
+        mesh_shape(*shape)
+
+
+def test_heads_that_tensor_ranks_cannot_share_are_refused() -> None:
+    from owl2.training.distributed.tensor_parallel import split_over_tensor_ranks
+
+    class Ranks:
+        @staticmethod
+        def size() -> int:
+            return 2
+
+    with pytest.raises(ValueError, match="num_key_value_heads 1 is no multiple of 2"):
+        split_over_tensor_ranks(tiny_model(tiny_config(num_key_value_heads=1)), Ranks())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_compiled_layers_learn_the_same_with_a_few_graphs_for_all_shapes(
+    recompute: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[object] = []
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    aot_eager = torch._dynamo.lookup_backend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counting))
+    torch._dynamo.reset()
+    config = {"num_hidden_layers": 4}
+    wanted = curve(Layout(config=config), INSTRUCTION_TUNING_PARTS)
+    found = curve(Layout(config=config, recompute=recompute, compile=True), INSTRUCTION_TUNING_PARTS)
+    assert_same_curve(found, wanted, 1e-5)
+    assert 3 <= len(graphs) <= 16  # and not some for each layer
+    assert not torch._dynamo.utils.counters["unimplemented"] and not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+def test_a_rank_waits_for_another_no_longer_than_twice_the_stall_limit() -> None:
+    processes, pipes = start_ranks(2, waits_in_each_group, 4.0)
+    try:
+        assert pipes[0].poll(120)
+        succeeded, told = pipes[0].recv()
+        assert succeeded and len(told) == 3 and all("8000ms" in words for words in told), told
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+@pytest.mark.slow
+def test_compiled_layers_learn_the_same_sharded_over_two_ranks() -> None:
+    wanted = curve(ONE, INSTRUCTION_TUNING_PARTS, steps=3)
+    for found in run_ranks(2, compiled, Layout(shards=2, compile=True), INSTRUCTION_TUNING_PARTS, limit_s=1200):
+        assert_same_curve(found, wanted, 1e-5)
+
+
+def test_a_cache_is_refused_where_layers_are_computed_twice() -> None:
+    run = Run(new_mesh(ONE), Layout(recompute="full"), INSTRUCTION_TUNING_PARTS)
+    with pytest.raises(ValueError, match="use_cache=False"):
+        run.model(input_ids=torch.full((1, 4), 5), use_cache=True)

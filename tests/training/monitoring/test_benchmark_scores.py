@@ -1,0 +1,241 @@
+"""Benchmarks while a model trains: the scores of `owl2 evaluate`, on any ranks, and a training that notices nothing."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from training.ranks import run_ranks
+from training.tiny_recipes import COLORS, curve, metrics, run_recipe, run_recipes, write_data, write_recipes
+
+from owl2.evaluation.evaluate import evaluate
+from owl2.evaluation.prediction_files import read_predictions
+from owl2.evaluation.runner import Settings
+from owl2.training.monitoring import benchmark_scores
+
+TALKATIVE = (
+    "model.initialize.language_model.initializer_range=0.5",
+    "model.initialize.language_model.tie_word_embeddings=false",
+    "optimizer.learning_rate=1e-3",
+)
+"""A model whose answers are not all empty."""
+
+SUBSETS = ("random", "popular", "adversarial")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data of the tiny recipes, and a POPE of 12 questions."""
+    directory = tmp_path_factory.mktemp("data")
+    write_data(directory)
+    write_recipes(directory)
+    images = directory / "coco" / "val2014"
+    images.mkdir(parents=True)
+    (directory / "pope").mkdir()
+    for color in COLORS:
+        Image.new("RGB", (16, 16), color).save(images / f"{color}.png")
+    for subset in SUBSETS:
+        lines = [
+            {"question_id": n, "image": f"{color}.png", "text": f"Is it {subset}?", "label": ("yes", "no")[n % 2]}
+            for n, color in enumerate(COLORS)
+        ]
+        file = directory / "pope" / f"coco_pope_{subset}.json"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return directory
+
+
+def measured(data: Path, *overrides: str, easy_vqa: bool = False) -> tuple[str, ...]:
+    """POPE, and perhaps easy-VQA, after the second of two steps."""
+    tasks: dict[str, Any] = {"pope": {"data": str(data), "batch_size": 3}}
+    tasks |= {"easy_vqa": {"limit": 7}} if easy_vqa else {}
+    return ("evaluate.every=2", f"evaluate.tasks={json.dumps(tasks)}", "schedule.steps=2", *TALKATIVE, *overrides)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose benchmarks are measured after its last step."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    _, printed = run_recipe(data, "instruct", out, *measured(data, "logging.tensorboard=true", easy_vqa=True))
+    assert "step 2: pope f1 " in printed and "easy_vqa accuracy" in printed
+    return out
+
+
+def answers(directory: Path, task: str) -> list[Any]:
+    _, records = read_predictions(directory / task / "predictions.jsonl")
+    return [(record.id, record.prompt, record.raw) for record in records]
+
+
+@pytest.mark.parametrize("task", ["pope", "easy_vqa"])
+def test_scores_are_those_of_owl2_evaluate_on_the_model_that_the_run_leaves(
+    task: str, run: Path, data: Path, tmp_path: Path
+) -> None:
+    settings = Settings(data, tmp_path, limit=7 if task == "easy_vqa" else None)
+    (wanted,) = evaluate(str(run / "checkpoint"), [task], settings, dtype="float32", device="cpu")
+    found = run / "evaluations" / "step-00000002"
+    assert answers(found, task) == answers(tmp_path, task)
+    assert len({raw for *_, raw in answers(found, task)}) > 1  # the answers say something about the model
+    ((protocol, entry),) = wanted["protocols"].items()
+    assert json.loads((found / task / "scores.json").read_text())["protocols"][protocol] == entry
+    line = json.loads((run / "evaluations.jsonl").read_text())
+    assert line["step"] == 2 and line["tasks"][task]["summary"] == entry["summary"]
+    measure = {"pope": "f1", "easy_vqa": "accuracy"}[task]
+    assert metrics(run)[1][f"{task}_{measure}"] == entry["summary"][measure]
+    assert f"{task}_{measure}" not in metrics(run)[0]
+
+
+def test_scores_are_shown_in_tensorboard(run: Path) -> None:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulators.EventAccumulator(str(run / "tensorboard")).Reload()
+    ((step, value),) = [(event.step, event.value) for event in events.Scalars("pope_f1")]
+    assert step == 2 and value == pytest.approx(metrics(run)[1]["pope_f1"])
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("two")
+    runs = [
+        ("instruct", directory / "data", measured(data, easy_vqa=True)),
+        ("instruct", directory / "tensor", measured(data, "parallel.tensor=2", easy_vqa=True)),
+    ]
+    run_ranks(2, run_recipes, data, runs)
+    return {out.name: out for _, out, _ in runs}
+
+
+@pytest.mark.parametrize("layout", ["data", "tensor"])
+def test_two_ranks_have_the_scores_of_one(layout: str, on_two_ranks: dict[str, Path], run: Path) -> None:
+    out = on_two_ranks[layout]
+    for task in ("pope", "easy_vqa"):
+        assert answers(out / "evaluations" / "step-00000002", task) == answers(
+            run / "evaluations" / "step-00000002", task
+        )
+    scores = ("pope_f1", "easy_vqa_accuracy")
+    assert [metrics(out)[1][name] for name in scores] == [metrics(run)[1][name] for name in scores]
+
+
+@pytest.mark.slow
+def test_two_by_two_ranks_in_bfloat16_answer_as_one(data: Path, tmp_path: Path) -> None:
+    overrides = measured(
+        data, "precision=bf16", "optimizer.learning_rate=1e-9", easy_vqa=True
+    )  # sums of gradients round otherwise
+    run_recipe(data, "instruct", tmp_path / "one", *overrides)
+    run_ranks(4, run_recipes, data, [("instruct", tmp_path / "four", (*overrides, "parallel.tensor=2"))])
+    for task in ("pope", "easy_vqa"):
+        one, four = (answers(tmp_path / run / "evaluations" / "step-00000002", task) for run in ("one", "four"))
+        assert one == four
+
+
+LORA = "train={parts: [vision_encoder, abstractor, vision_half], lora: {rank: 4, alpha: 8, dropout: 0.5}}"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param((), id="in full"),
+        pytest.param((LORA, "precision=bf16"), id="lora with dropout"),
+        pytest.param(
+            ("parallel.activation_checkpointing=full", "precision=bf16"), id="computed twice", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            (
+                LORA,
+                "precision=bf16",
+                "train.parts=[vision_encoder, abstractor]",
+                "train.quantization=int4",
+                "model.initialize.language_model.hidden_size=64",
+                "model.initialize.language_model.intermediate_size=128",
+            ),
+            id="in 4 bits",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_training_goes_on_bit_for_bit_as_if_nothing_had_been_measured(
+    settings: tuple[str, ...], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if LORA in settings:
+        pytest.importorskip("peft")
+    if "train.quantization=int4" in settings:
+        pytest.importorskip("bitsandbytes")
+    predict = benchmark_scores.predict
+
+    def drawing(*arguments: Any, **options: Any) -> Any:
+        torch.rand(3), random.random()  # as a benchmark that chooses at random would
+        return predict(*arguments, **options)
+
+    monkeypatch.setattr(benchmark_scores, "predict", drawing)
+    held = f"evaluate.sources={{held: {{format: records, path: {data / 'records.jsonl'}}}}}"
+    run_recipe(data, "instruct", tmp_path / "plain", *TALKATIVE, *settings)
+    run_recipe(
+        data,
+        "instruct",
+        tmp_path / "measured",
+        *measured(data),
+        held,
+        "evaluate.every=1",
+        "schedule.steps=3",
+        *settings,
+    )
+    assert curve(tmp_path / "measured") == curve(tmp_path / "plain")
+    one, other = (
+        file.read_bytes()
+        for out in ("plain", "measured")
+        for file in (tmp_path / out / "checkpoint").glob("*model.safetensors")
+    )
+    assert one == other
+    steps = [line["step"] for line in metrics(tmp_path / "measured") if "held_out_loss" in line and "pope_f1" in line]
+    assert steps == [1, 2, 3]
+
+
+def test_adapters_answer_as_they_do_when_they_are_loaded(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    run_recipe(data, "instruct", tmp_path / "run", *measured(data, LORA))
+    from owl2.training.adapters.merge import merge_lora
+
+    merge_lora(tmp_path / "run" / "checkpoint", tmp_path / "run" / "initial", tmp_path / "merged")
+    evaluate(str(tmp_path / "merged"), ["pope"], Settings(data, tmp_path), dtype="float32", device="cpu")
+    assert answers(tmp_path / "run" / "evaluations" / "step-00000002", "pope") == answers(tmp_path, "pope")
+
+
+def test_predictions_of_a_step_that_was_undone_are_made_anew(run: Path, data: Path, tmp_path: Path) -> None:
+    stale = tmp_path / "run" / "evaluations" / "step-00000002" / "pope"
+    stale.mkdir(parents=True)
+    (stale / "predictions.jsonl").write_text('{"header": {"task": "pope", "samples": 0}}\n')
+    run_recipe(data, "instruct", tmp_path / "run", *measured(data))
+    assert answers(stale.parent, "pope") == answers(run / "evaluations" / "step-00000002", "pope")
+
+
+def test_benchmarks_whose_files_are_missing_stop_the_run_before_it_begins(data: Path, tmp_path: Path) -> None:
+    tasks = f"evaluate.tasks={{pope: {{data: {tmp_path}}}}}"
+    with pytest.raises(ValueError, match="evaluate.tasks.pope: POPE needs .*coco_pope_random.json, which is not there"):
+        run_recipe(data, "instruct", tmp_path / "run", tasks, "evaluate.every=1")
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_the_whole_model_computes_what_the_model_in_training_computes_in_4_bits() -> None:
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("peft")
+    from helpers import IMAGE, batch, sample, tiny_config, tiny_model
+
+    from owl2.training.adapters.lora import apply_lora
+    from owl2.training.adapters.quantize import quantize_frozen_projections
+    from owl2.training.distributed.unsharded_model import WholeModel
+    from owl2.training.stages import select_trainable
+
+    model = tiny_model(tiny_config(intermediate_size=128))
+    select_trainable(model, ("vision_encoder", "abstractor"))
+    quantize_frozen_projections(model, torch.float32)
+    apply_lora(model, rank=4, alpha=8)
+    whole = WholeModel(model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.01)
+    inputs = batch([sample(model.config, [3, IMAGE, 5], 1)])
+    model.train()
+    with torch.no_grad(), whole.of(model, torch.float32) as second:
+        found = second(**inputs).logits
+        assert not second.training and all(module.training for module in model.modules())
+        torch.testing.assert_close(found, model.eval()(**inputs).logits, rtol=0, atol=0)
+    assert all(parameter.is_meta for parameter in second.parameters())

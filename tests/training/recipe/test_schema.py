@@ -1,0 +1,220 @@
+"""Recipes: strict keys, inheritance, overrides, and the shipped ones beside the paper."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from training.tiny_recipes import write_recipes
+
+from owl2.training.recipe.schema import Recipe
+from owl2.training.recipe.yaml_file import differing_keys, dump_recipe, load_recipe, parse_recipe
+
+RECIPES = Path(__file__).parents[3] / "owl2" / "recipes"
+SHIPPED = sorted(file for file in RECIPES.rglob("*.yaml") if "mixtures" not in file.parts)
+
+
+def _case(file: Path) -> Any:
+    """Adapters are slow to put into an outline of 7 B parameters."""
+    slow = [pytest.mark.slow] if "lora" in file.stem and file.parent != RECIPES else []
+    return pytest.param(file, marks=slow, id=str(file.relative_to(RECIPES)))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    write_recipes(tmp_path)
+    return tmp_path
+
+
+def changed(directory: Path, **settings: Any) -> Path:
+    file = directory / "changed.yaml"
+    file.write_text(yaml.safe_dump({"base": "pretrain.yaml", **settings}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "neighbour"),
+    [
+        ({"optimizer": {"learning_rat": 1}}, "optimizer.learning_rat", "optimizer.learning_rate"),
+        ({"optimiser": {"clip": 1}}, "optimiser", "optimizer"),
+        ({"data": {"sources": {"mine": {"pth": "x"}}}}, "data.sources.mine.pth", "data.sources.mine.path"),
+        ({"train": {"compile": True}}, "train.compile", "parallel.compile"),
+        ({"model": {"initialize": {"visoin": {}}}}, "model.initialize.visoin", "model.initialize.vision"),
+        ({"evaluate": {"tasks": {"pope": {"limt": 5}}}}, "evaluate.tasks.pope.limt", "evaluate.tasks.pope.limit"),
+        ({"zzz": 1}, "zzz", None),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_nearest_neighbour_and_its_file(
+    directory: Path, settings: dict[str, Any], key: str, neighbour: str | None
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        load_recipe(changed(directory, **settings))
+    hint = "" if neighbour is None else f"; did you mean {neighbour}?"
+    assert f"changed.yaml: there is no key {key}{hint}" in str(caught.value)
+    assert neighbour is not None or "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": {"clip": -1}}, "optimizer.clip: Input should be greater than 0"),
+        ({"schedule": {"warmup_steps": 99}}, "warmup_steps 99 is more than steps 3"),
+        ({"train": {"parts": []}}, "nothing would train"),
+        ({"train": {"parts": ["eyes"]}}, "train.parts.0: Input should be 'vision_encoder', 'abstractor'"),
+        ({"train": {"parts": ["shared"], "lora": {}}}, "shared would train in full and through lora"),
+        ({"train": {"quantization": "int4"}}, "a quantized language model cannot train in full"),
+        ({"train": {"drop_path": 0.1}}, "train.drop_path: Input should be 0"),
+        ({"parallel": {"tensor": 2, "compile": True}}, "parallel.tensor=2 needs parallel.compile=false"),
+        ({"data": {"packing": {"length": 8}}}, "packing.length 8 is below max_length 64"),
+        ({"data": {"sources": {"x": {"format": "jsonl"}}}}, "a source of the format jsonl needs a path"),
+        ({"data": {"sources": {"x": {"format": "easy_vqa", "root": "y"}}}}, "root is a key of records, jsonl"),
+        ({"data": {"sources": {"x": {"format": "records", "path": "y"}}}}, "stage pretrain learns from easy_vqa"),
+        ({"stage": "instruct"}, "stage instruct learns from"),
+        ({"optimizer": {"learning_rate": float("inf")}}, "optimizer.learning_rate: Input should be a finite number"),
+        ({"limits": {"spike_factor": float("nan")}}, "limits.spike_factor: Input should be a finite number"),
+        ({"evaluate": {"every": 5}}, "needs sources of held-out samples, or tasks"),
+        ({"evaluate": {"tasks": {"easyvqa": {}}}}, "evaluate.tasks: there is no task 'easyvqa'. Did you mean easy"),
+        ({"evaluate": {"tasks": {"gqa": {"split": "tset"}}}}, "gqa has no split 'tset': choose among"),
+        ({"evaluate": {"tasks": {"pope": {"limit": 0}}}}, "evaluate.tasks.pope.limit: Input should be greater"),
+        ({"evaluate": {"tasks": {"mmvet": {}}}}, "can only be scored by a judge, which is for the end"),
+        ({"model": {"adapter": "x"}}, "adapter goes on top of the model it was trained on: give that as checkpoint"),
+        ({"model": {"checkpoint": None, "initialize": None}}, "give exactly one of checkpoint"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_in_words(directory: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        load_recipe(changed(directory, **settings))
+    assert message in str(caught.value)
+
+
+def test_overrides_count_over_the_file_and_the_file_over_its_base(directory: Path) -> None:
+    file = changed(directory, optimizer={"learning_rate": 0.5, "clip": 2.0})
+    recipe = load_recipe(file, ["optimizer.learning_rate=1e-4", "out=runs/x", "data.sources.pairs.weight=2"])
+    assert (recipe.optimizer.learning_rate, recipe.optimizer.clip, recipe.optimizer.weight_decay) == (1e-4, 2.0, 0.05)
+    assert recipe.out == "runs/x" and recipe.data.sources["pairs"].weight == 2.0
+    with pytest.raises(
+        ValueError, match="the command line: there is no key optimizer.clpi; did you mean optimizer.clip"
+    ):
+        load_recipe(file, ["optimizer.clpi=1"])
+    for wrong in ("optimizer.clip", "=3", "a..b=1"):
+        with pytest.raises(ValueError, match="is no override: write section.key=value"):
+            load_recipe(file, [wrong])
+
+
+def test_a_file_replaces_the_sources_of_its_base(directory: Path) -> None:
+    file = changed(directory, data={"sources": {"mine": {"format": "parquet", "path": "x"}}})
+    assert list(load_recipe(file).data.sources) == ["mine"]
+    assert list(load_recipe(file, ["data.sources.more={format: easy_vqa}"]).data.sources) == ["mine", "more"]
+
+
+def test_a_file_replaces_the_tasks_of_its_base(directory: Path) -> None:
+    (directory / "base.yaml").write_text("base: pretrain.yaml\nevaluate: {every: 5, tasks: {pope: {limit: 3}}}\n")
+    (directory / "own.yaml").write_text("base: base.yaml\nevaluate: {tasks: {easy_vqa: {}}}\n")
+    evaluate = load_recipe(directory / "own.yaml", ["evaluate.tasks.easy_vqa.limit=7"]).evaluate
+    assert evaluate.every == 5 and list(evaluate.tasks) == ["easy_vqa"] and evaluate.tasks["easy_vqa"].limit == 7
+
+
+def test_of_checkpoint_and_initialize_the_one_given_last_counts(directory: Path) -> None:
+    from_checkpoint = load_recipe(directory / "pretrain.yaml", ["model.checkpoint=DIR"]).model
+    assert from_checkpoint.checkpoint == "DIR" and from_checkpoint.initialize is None
+    file = changed(directory, model={"checkpoint": "DIR"})
+    again = load_recipe(file, ["model.initialize={language_model: LLM}"]).model
+    assert again.checkpoint is None and again.initialize is not None and again.initialize.language_model == "LLM"
+
+
+def test_a_recipe_based_on_itself_and_files_that_are_no_recipes_are_refused(directory: Path) -> None:
+    (directory / "one.yaml").write_text("base: two.yaml\n")
+    (directory / "two.yaml").write_text("base: one.yaml\n")
+    with pytest.raises(ValueError, match="based on itself: .*one.yaml -> .*two.yaml -> .*one.yaml"):
+        load_recipe(directory / "one.yaml")
+    for text, message in (
+        ("- 1", "holds no sections"),
+        ("a: [", "is not YAML"),
+        ("seed: 1\nseed: 2", "bad.yaml is not YAML: line 1: the key 'seed' is there twice"),
+        ("base: 3", "base must be the path"),
+    ):
+        (directory / "bad.yaml").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_recipe(directory / "bad.yaml")
+    with pytest.raises(ValueError, match="there is no recipe .*absent.yaml"):
+        load_recipe(directory / "absent.yaml")
+
+
+def test_the_resolved_recipe_is_the_same_recipe_when_it_is_read_again(directory: Path) -> None:
+    recipe = load_recipe(directory / "instruct.yaml", ["out=here"])
+    again = parse_recipe(yaml.safe_load(dump_recipe(recipe)), "again")
+    assert again == recipe and differing_keys(recipe, again) == []
+    other = load_recipe(directory / "instruct.yaml", ["seed=4"])
+    assert differing_keys(recipe, other) == ["seed: 0, 4", "out: 'here', None"]
+
+
+class TestShippedRecipes:
+    @pytest.mark.parametrize("file", [_case(file) for file in SHIPPED])
+    def test_each_can_be_looked_at_before_anything_is_downloaded(self, file: Path) -> None:
+        from owl2.training.model.build import choose_what_trains, outline
+        from owl2.training.model.parameter_table import trainable_table
+
+        recipe = load_recipe(file)
+        if recipe.train.lora is not None:
+            pytest.importorskip("peft")
+        model = outline(recipe).model()
+        choose_what_trains(model, recipe.train)
+        rows = {row.part: row for row in trainable_table(model, recipe.optimizer)}
+        trained = {part for part, row in rows.items() if row.trained}
+        assert trained == {part for part in recipe.train.parts if part in rows} | (
+            {"lora"} if recipe.train.lora else set()
+        )
+        if "small" not in file.parts:
+            wanted = 8_197_859_328  # of the published model, at 448 px
+            wanted -= 1_074_003_968 if recipe.model.modality_adaptive == () else 0
+            wanted -= (1024 - 256) * 1024 if recipe.data.image_size == 224 else 0  # learned positions
+            assert sum(row.parameters for row in rows.values() if row.part != "lora") == wanted
+
+    def test_pretrain_is_table_9(self) -> None:
+        recipe = load_recipe(RECIPES / "pretrain.yaml")
+        assert table_9(recipe) == (1e-4, 1e-6, 0.05, 42_500, 1_000, 8_192, 224, 256)
+        assert recipe.train.parts == ("vision_encoder", "abstractor", "vision_half")
+        assert recipe.data.augment and len(recipe.data.sources) == 5
+
+    def test_instruct_is_table_9(self) -> None:
+        recipe = load_recipe(RECIPES / "instruct.yaml")
+        assert table_9(recipe) == (2e-5, 1e-7, 0.0, 4_800, 250, 256, 448, 2_048)
+        assert set(recipe.train.parts) == {
+            "vision_encoder", "abstractor", "vision_half", "text_half", "shared", "embeddings"
+        }  # fmt: skip
+
+    def test_single_gpu_recipes_learn_the_same(self) -> None:
+        for name in ("pretrain", "instruct"):
+            one, other = load_recipe(RECIPES / f"{name}.yaml"), load_recipe(RECIPES / f"{name}_single_gpu.yaml")
+            different = {line.split(":")[0] for line in differing_keys(one, other)}
+            assert different <= {"batch.micro_size", "parallel.activation_checkpointing", "out"}
+
+    def test_table_6_has_three_settings_of_the_vision_encoder(self) -> None:
+        base = load_recipe(RECIPES / "instruct.yaml")
+        settings = {}
+        for name in ("frozen", "trained", "layerwise"):
+            recipe = load_recipe(RECIPES / "ablations" / f"table6_{name}_vision.yaml")
+            different = {line.split(":")[0] for line in differing_keys(base, recipe)}
+            assert different <= {"train.parts", "optimizer.vision_layer_decay", "out"}
+            settings[name] = ("vision_encoder" in recipe.train.parts, recipe.optimizer.vision_layer_decay)
+        assert settings == {"frozen": (False, 0.9), "trained": (True, 1.0), "layerwise": (True, 0.9)}
+
+    @pytest.mark.parametrize("module", ["with", "without"])
+    @pytest.mark.parametrize("method", ["full", "frozen", "lora"])
+    def test_table_1_has_three_tuning_methods_with_and_without_the_module(self, method: str, module: str) -> None:
+        recipe = load_recipe(RECIPES / "ablations" / f"table1_{method}_{module}_mam.yaml")
+        assert recipe.model.modality_adaptive == (("norm", "k", "v") if module == "with" else ())
+        assert (recipe.train.lora is not None) == (method == "lora")
+        assert ("shared" in recipe.train.parts) == (method == "full")
+        assert ("vision_half" in recipe.train.parts) == (module == "with")
+
+
+def table_9(recipe: Recipe) -> tuple[float, ...]:
+    """What differs between the stages; the rest is the same for both and checked here."""
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    assert (optimizer.betas, optimizer.eps, optimizer.clip) == ((0.9, 0.98), 1e-6, 1.0)
+    assert (schedule.kind, recipe.precision, recipe.train.drop_path) == ("cosine", "bf16", 0)
+    assert optimizer.vision_layer_decay == 0.9  # section 4.1
+    rates = (optimizer.learning_rate, optimizer.minimum_rate, optimizer.weight_decay)
+    data = (recipe.batch.global_size, recipe.data.image_size, recipe.data.max_length)
+    return (*rates, schedule.steps, schedule.warmup_steps, *data)
