@@ -80,7 +80,7 @@ def make_samples(kind: str, count: int, image: Path) -> list[Sample]:
         shots = tuple(f"{words(60, 100 + i)}?\nA. a\nB. b\nC. c\nD. d\nAnswer: A\n\n" for i in range(5))
         letters = tuple(f" {letter}" for letter in "ABCD")
         return [
-            Sample(str(i), f"{words(60, i)}?\nAnswer:", "", choices=letters, shots=shots, is_framed=False)
+            Sample(str(i), f"{words(60, i)}?\nAnswer:", "", choices=letters, shots=shots, uses_chat_template=False)
             for i in range(count)
         ]
     options = tuple(f"{words(6, 50 + i)}" for i in range(4))

@@ -22,7 +22,7 @@ from owl2.data.sources import easy_vqa
 from owl2.data.sources.mixture_sizes import TABLE_8
 from owl2.environment import processor_name
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
-from owl2.training.data.loader import Grouping, micro_batches_of
+from owl2.training.data.loader import BatchingConfig, micro_batches_of
 from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import load_recipe
 
@@ -229,14 +229,14 @@ def step_efficiency(recipe: Recipe, lengths: Sequence[int], ranks: int, steps: i
     """Of one rank's share of some steps."""
     packing = recipe.data.packing
     row_length = packing.length or recipe.data.max_length
-    grouping = Grouping(recipe.batch.micro_size, row_length, packing.buffer, recipe.parallel.compile)
+    batching = BatchingConfig(recipe.batch.micro_batch_size, row_length, packing.buffer, recipe.parallel.compile)
     generator, tokens, positions = random.Random(seed), 0, 0
     for _ in range(steps):
-        share = generator.choices(lengths, k=recipe.batch.global_size // ranks)
-        for start in range(0, len(share), grouping.buffer):
-            piece = share[start : start + grouping.buffer]
+        share = generator.choices(lengths, k=recipe.batch.global_batch_size // ranks)
+        for start in range(0, len(share), batching.buffer):
+            piece = share[start : start + batching.buffer]
             tokens += sum(piece)
-            made = micro_batches_of([sample_of(length) for length in piece], grouping, pad_token_id=0)
+            made = micro_batches_of([sample_of(length) for length in piece], batching, pad_token_id=0)
             positions += sum(batch["input_ids"].numel() for batch in made)
     return tokens / positions
 

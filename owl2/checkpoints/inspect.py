@@ -22,8 +22,8 @@ Layout = Literal["owl2", "official"]
 MODALITY_OF_PART = {
     "vision_encoder": "vision",
     "abstractor": "vision",
-    "vision_half": "vision",
-    "text_half": "text",
+    "decoder_vision": "vision",
+    "decoder_text": "text",
     "embeddings": "text",
     "shared": "both",
 }

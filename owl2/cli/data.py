@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from owl2.data.mixture.check import SourceCheck
     from owl2.data.mixture.report import Yield
     from owl2.data.preview import Run
-    from owl2.data.problems import LeftOut
+    from owl2.data.problems import Rejected
     from owl2.data.records import Conversation
     from owl2.data.stats import SourceStats
     from owl2.processing import Owl2Processor
@@ -150,7 +150,7 @@ def stats(
             typer.echo()
         _print_stats(name, found)
     for name, found in sources.items():
-        _print_left_out(name, found.left_out)
+        _print_left_out(name, found.rejected)
     if out is not None:
         from owl2.data.stats_plots import draw_stats
 
@@ -185,7 +185,7 @@ def mix(
     if missing:
         typer.echo(f"\nSources of Table 8 that are not in the recipe: {', '.join(missing)}")
     for each in mixture.sources:
-        _print_left_out(each.name, mixture.records(each.name).left_out)
+        _print_left_out(each.name, mixture.records(each.name).rejected)
     for each in mixture.sources:
         for conversation in examples(mixture, each.name, EXAMPLES):
             _print_example(each.name, conversation)
@@ -227,14 +227,14 @@ def _print_source_checks(checks: "list[SourceCheck]") -> None:
     names = ("records", "left out", *(kind.split()[0] for kind in OF_FILES), "other")
     typer.echo(f"{'source':<{width}}" + "".join(f"{name:>12}" for name in names))
     for each in checks:
-        summary, by_rule = each.summary, each.left_out.records
+        summary, by_rule = each.summary, each.rejected.records
         of_files = [summary.kinds[kind] for kind in OF_FILES]
         other = summary.kinds.total() - sum(of_files)
-        counts = (summary.records + by_rule, summary.left_out + by_rule, *of_files, other)
+        counts = (summary.records + by_rule, summary.rejected + by_rule, *of_files, other)
         state = "  cannot be read" if each.error is not None else ""
         typer.echo(f"{printable(each.name):<{width}}" + "".join(f"{count:>12,}" for count in counts) + state)
     for each in checks:
-        _print_left_out(each.name, each.left_out)
+        _print_left_out(each.name, each.rejected)
     typer.echo(f"\n{len(checks):,} sources, {sum(each.is_faulty for each in checks):,} with problems")
 
 
@@ -262,15 +262,15 @@ def _print_yields(rows: "list[Yield]") -> None:
         )
 
 
-def _print_left_out(name: str, left_out: "LeftOut") -> None:
-    if not left_out.records:
+def _print_left_out(name: str, rejected: "Rejected") -> None:
+    if not rejected.records:
         return
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.kinds.items())
-    typer.echo(f"\n{name}: records left out: {left_out.records:,} ({kinds})")
-    for text in left_out.named[:NAMED]:
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in rejected.kinds.items())
+    typer.echo(f"\n{name}: records left out: {rejected.records:,} ({kinds})")
+    for text in rejected.named[:NAMED]:
         typer.echo(f"  {printable(' '.join(text.split()))}")
-    if left_out.records > NAMED:
-        typer.echo(f"  ... and {left_out.records - NAMED:,} more: `owl2 data check` lists those of a file")
+    if rejected.records > NAMED:
+        typer.echo(f"  ... and {rejected.records - NAMED:,} more: `owl2 data check` lists those of a file")
 
 
 def _print_example(source: str, conversation: "Conversation") -> None:

@@ -16,8 +16,8 @@ SHOWN_KEYS = 8
 PART_NAMES = {
     "vision_encoder": "vision encoder",
     "abstractor": "visual abstractor",
-    "vision_half": "decoder, vision half",
-    "text_half": "decoder, text half",
+    "decoder_vision": "decoder, vision half",
+    "decoder_text": "decoder, text half",
     "shared": "decoder, shared",
     "embeddings": "embeddings and head",
 }

@@ -54,21 +54,21 @@ class Summary:
     Attributes:
         records: read so far.
         faulty: records with problems.
-        left_out: those of them that a mixture leaves out; the others are skipped when they are drawn.
+        rejected: those of them that a mixture leaves out; the others are skipped when they are drawn.
         kinds: number of problems of each kind.
         unopened: web addresses, whose images and videos were not opened.
     """
 
     records: int = 0
     faulty: int = 0
-    left_out: int = 0
+    rejected: int = 0
     kinds: Counter[ProblemKind] = field(default_factory=Counter)
     unopened: int = 0
 
     def add(self, other: "Summary") -> None:
         self.records += other.records
         self.faulty += other.faulty
-        self.left_out += other.left_out
+        self.rejected += other.rejected
         self.kinds += other.kinds
         self.unopened += other.unopened
 
@@ -128,7 +128,7 @@ class RecordCheck:
         for index in numbers:
             conversation, problems = self.records.examine(index)
             if conversation is None:
-                summary.left_out += 1
+                summary.rejected += 1
             elif not problems:
                 problems = self._problems_inside(conversation, summary)
             summary.faulty += bool(problems)

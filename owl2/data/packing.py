@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from owl2.processing.collation import IGNORED_LABEL, joined_pixels, pad_sequence, padding_values
+from owl2.processing.collation import IGNORE_INDEX, joined_pixels, pad_sequence, padding_values
 
 Encoded = dict[str, Any]
 
@@ -157,8 +157,8 @@ class BestFitPacker:
         return [arrival for arrivals in reversed(chosen) for arrival in arrivals]
 
 
-def rows_of(lengths: Sequence[int], row_length: int, micro_size: int) -> list[list[int]]:
-    """Rows of all samples of a list, the longest row first, for batches of `micro_size` rows.
+def rows_of(lengths: Sequence[int], row_length: int, micro_batch_size: int) -> list[list[int]]:
+    """Rows of all samples of a list, the longest row first, for batches of `micro_batch_size` rows.
 
     Rows are as few and as full as can be. Those of the last batch share evenly what is left for them, so that padding
     them to the longest adds little.
@@ -173,7 +173,7 @@ def rows_of(lengths: Sequence[int], row_length: int, micro_size: int) -> list[li
         ValueError: a sample is empty or longer than a row.
     """
     rows = _full_rows(lengths, row_length)
-    last = (len(rows) - 1) // micro_size * micro_size
+    last = (len(rows) - 1) // micro_batch_size * micro_batch_size
     left = [number for row in rows[last:] for number in row]
     even = _even_rows([lengths[number] for number in left], row_length, len(rows) - last)
     return rows[:last] + [[left[index] for index in row] for row in even]
@@ -218,7 +218,7 @@ def pack_encoded(samples: Sequence[Encoded]) -> Encoded:
         if missing:
             raise ValueError(f"sample {index} has no {', '.join(missing)}: give what encode_conversation returns")
         row["input_ids"] += sample["input_ids"]
-        row["labels"] += [IGNORED_LABEL, *sample["labels"][1:]]
+        row["labels"] += [IGNORE_INDEX, *sample["labels"][1:]]
         row["mm_token_type_ids"] += sample["mm_token_type_ids"]
         row["position_ids"] += range(len(sample["input_ids"]))
     return row | joined_pixels(samples)

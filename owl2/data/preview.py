@@ -7,7 +7,7 @@ from PIL import Image
 
 from owl2.checkpoints.small_language_model import SMALLEST_VOCABULARY, train_tokenizer
 from owl2.processing import Owl2ImageProcessor, Owl2Processor, load_image, load_video
-from owl2.processing.collation import IGNORED_LABEL
+from owl2.processing.collation import IGNORE_INDEX
 from owl2.processing.tokenization import TEXT
 
 from .records import Conversation
@@ -88,7 +88,7 @@ def _file(source: Any) -> str:
 def _runs(sample: dict[str, Any], visuals: list[tuple[str, int]], processor: Owl2Processor) -> Iterator[Run]:
     """The tokens of a sample, each of them in one run. Texts are the pieces of one decoding, so that spaces stay."""
     ids, modalities = sample["input_ids"], sample["mm_token_type_ids"]
-    supervised = [label != IGNORED_LABEL for label in sample["labels"]]
+    supervised = [label != IGNORE_INDEX for label in sample["labels"]]
     remaining, start = iter(visuals), 0
     while start < len(ids):
         if modalities[start] != TEXT:

@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 
 @dataclass
-class LeftOut:
+class Rejected:
     """Records of a source that are not in order.
 
     Attributes:
@@ -58,7 +58,7 @@ class LeftOut:
             self.named.append(f"{where}: " + "; ".join(f"{problem.kind}: {problem.text}" for problem in problems))
 
     def to_json(self) -> dict[str, Any]:
-        return {"left_out": asdict(self)}
+        return {"rejected": asdict(self)}
 
 
 def shown(value: Any) -> str:

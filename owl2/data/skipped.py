@@ -26,7 +26,7 @@ class Fault(StrEnum):
     UNREADABLE = "record unreadable"
 
 
-class BrokenPair(ValueError):
+class InvalidSample(ValueError):
     """A pair that cannot be trained on. It is skipped and counted; see `skipped.py`."""
 
     def __init__(self, fault: Fault, text: str) -> None:
@@ -34,7 +34,7 @@ class BrokenPair(ValueError):
         self.fault = fault
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BrokenPair, (self.fault, str(self))
+        return InvalidSample, (self.fault, str(self))
 
 
 class Skip(NamedTuple):

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from owl2.data.mixture.cached_records import records_in_order
+from owl2.data.mixture.cached_records import valid_records
 from owl2.processing import Owl2Processor
-from owl2.processing.collation import IGNORED_LABEL
+from owl2.processing.collation import IGNORE_INDEX
 
 from .check import encode_unopened
 from .formats import Problem, ProblemKind, RecordFile
 from .mixture import Mixture, load_mixture_recipe
-from .problems import LeftOut
+from .problems import Rejected
 from .records import Conversation
 from .skipped import NO_LIMIT
 
@@ -31,11 +31,11 @@ class SourceStats:
 
     Attributes:
         values: by name, one value a record.
-        left_out: records that are not in order, or cannot be encoded.
+        rejected: records that are not in order, or cannot be encoded.
     """
 
     values: dict[str, "array[int]"] = field(default_factory=dict)
-    left_out: LeftOut = field(default_factory=LeftOut)
+    rejected: Rejected = field(default_factory=Rejected)
 
     @property
     def records(self) -> int:
@@ -75,12 +75,10 @@ def gather_stats(
             recipe, which has its own.
     """
     if not is_recipe(path):
-        left_out = LeftOut()
+        rejected = Rejected()
         records = RecordFile(path, root)
-        numbered = (
-            (f"{path}, line {records.line(number)}", each) for number, each in records_in_order(records, left_out)
-        )
-        return {path.name: _count(numbered, processor, left_out, path.name)}
+        numbered = ((f"{path}, line {records.line(number)}", each) for number, each in valid_records(records, rejected))
+        return {path.name: _count(numbered, processor, rejected, path.name)}
     if root is not None:
         raise ValueError(f"{path} is a recipe, which names the folders of its images itself: leave --root away")
     mixture = Mixture(load_mixture_recipe(path), skip_limit=NO_LIMIT)
@@ -90,7 +88,7 @@ def gather_stats(
         records_of_source = mixture.records(source.name)
         used = (records_of_source[number] for number in sampler.records(source.name))
         named = ((f"record {each.id}", each) for each in used)
-        found[source.name] = _count(named, processor, records_of_source.left_out, source.name)
+        found[source.name] = _count(named, processor, records_of_source.rejected, source.name)
     return found
 
 
@@ -108,20 +106,20 @@ def together(sources: Mapping[str, SourceStats]) -> SourceStats:
 
 
 def _count(
-    conversations: Iterable[tuple[str, Conversation]], processor: Owl2Processor | None, left_out: LeftOut, name: str
+    conversations: Iterable[tuple[str, Conversation]], processor: Owl2Processor | None, rejected: Rejected, name: str
 ) -> SourceStats:
     names = COUNTED if processor is None else COUNTED + COUNTED_WITH_A_MODEL
-    stats = SourceStats({each: array("q") for each in names}, left_out)
+    stats = SourceStats({each: array("q") for each in names}, rejected)
     for where, conversation in conversations:
         try:
             counts = [*_counts(conversation), *_token_counts(conversation, processor)]
         except ValueError as error:
-            left_out.add(where, [Problem(ProblemKind.NOT_ENCODED, str(error))])
+            rejected.add(where, [Problem(ProblemKind.NOT_ENCODED, str(error))])
             continue
         for values, count in zip(stats.values.values(), counts, strict=True):
             values.append(count)
     if not stats.records:
-        raise ValueError(f"none of the {left_out.records} records of {name} is in order; first {left_out.named[0]}")
+        raise ValueError(f"none of the {rejected.records} records of {name} is in order; first {rejected.named[0]}")
     return stats
 
 
@@ -142,7 +140,7 @@ def _token_counts(conversation: Conversation, processor: Owl2Processor | None) -
     if processor is not None:
         sample = encode_unopened(conversation, processor)
         yield len(sample["input_ids"])
-        yield sum(label != IGNORED_LABEL for label in sample["labels"])
+        yield sum(label != IGNORE_INDEX for label in sample["labels"])
 
 
 def _summary(values: np.ndarray) -> Summary:

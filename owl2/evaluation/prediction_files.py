@@ -15,19 +15,19 @@ from typing import Any
 
 from owl2.files import file_sha256
 
-from .task import Ranking, Record, Sample, Scores
+from .task import Prediction, Ranking, Sample, Scores
 
 PREDICTIONS = "predictions.jsonl"
 
 
-def line_of(record: Record, parsed: Any = None, score: float | None = None) -> str:
+def line_of(record: Prediction, parsed: Any = None, score: float | None = None) -> str:
     """A record as a line of JSON."""
     raw = record.raw if isinstance(record.raw, str) else asdict(record.raw)
     values = {"id": record.id, "prompt": record.prompt, "raw": raw, "parsed": parsed, "gold": record.gold}
     return json.dumps({**values, "score": score, "details": record.details}, ensure_ascii=False) + "\n"
 
 
-def read_predictions(path: Path) -> tuple[dict[str, Any], list[Record]]:
+def read_predictions(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
     """Header and records of a file of predictions.
 
     Raises:
@@ -54,7 +54,7 @@ def read_header(path: Path) -> dict[str, Any]:
         return _header(file.readline(), path)
 
 
-def read_partial(path: Path) -> tuple[dict[str, Any], list[Record]]:
+def read_partial(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
     """As `read_predictions` of a file that is being written: a last line that was cut off is left out."""
     contents = path.read_text(encoding="utf-8", errors="replace")
     complete = contents.split("\n")[:-1]  # not splitlines: a text may hold U+2028, U+0085 and their like
@@ -64,7 +64,7 @@ def read_partial(path: Path) -> tuple[dict[str, Any], list[Record]]:
     return header, [_record(line, f"{path}:{number}") for number, line in enumerate(complete[1:], start=2)]
 
 
-def write_predictions(path: Path, header: dict[str, Any], records: Sequence[Record], scores: Scores | None) -> None:
+def write_predictions(path: Path, header: dict[str, Any], records: Sequence[Prediction], scores: Scores | None) -> None:
     """Writes a file of predictions, whole or not at all."""
     parsed: Iterable[Any] = scores.parsed if scores else [None] * len(records)
     values: Iterable[float | None] = scores.scores if scores else [None] * len(records)
@@ -86,7 +86,7 @@ def ids_hash(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
-def predictions_hash(records: Iterable[Record]) -> str:
+def predictions_hash(records: Iterable[Prediction]) -> str:
     """SHA-256 of all that scores are made of."""
     digest = hashlib.sha256()
     for record in records:
@@ -103,12 +103,12 @@ class Found:
         is_complete: exactly the samples of the header, in their order.
     """
 
-    records: list[Record]
+    records: list[Prediction]
     duplicated: int
     is_complete: bool
 
 
-def check_complete(header: dict[str, Any], records: Sequence[Record], allow_partial: bool) -> Found:
+def check_complete(header: dict[str, Any], records: Sequence[Prediction], allow_partial: bool) -> Found:
     """The records to score.
 
     Raises:
@@ -116,7 +116,7 @@ def check_complete(header: dict[str, Any], records: Sequence[Record], allow_part
     """
     if not records:
         raise ValueError(f"the file of predictions of {header['task']} has none: nothing to score")
-    first: dict[str, Record] = {}
+    first: dict[str, Prediction] = {}
     for record in records:
         first.setdefault(record.id, record)
     duplicated = [name for name, count in Counter(record.id for record in records).items() if count > 1]
@@ -143,7 +143,7 @@ def _header(line: str, path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}:1: not the header of a file of predictions: {line[:80]!r}") from error
 
 
-def _record(line: str, where: str) -> Record:
+def _record(line: str, where: str) -> Prediction:
     try:
         values = json.loads(line)
         raw = values["raw"]
@@ -151,7 +151,7 @@ def _record(line: str, where: str) -> Record:
             raw = _ranking(**raw)
         elif not isinstance(raw, str):
             raise TypeError("raw is neither a text nor a ranking")
-        return Record(str(values["id"]), str(values["prompt"]), raw, values["gold"], dict(values["details"]))
+        return Prediction(str(values["id"]), str(values["prompt"]), raw, values["gold"], dict(values["details"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where}: not a prediction ({error}): {line[:80]!r}") from error
 
@@ -167,9 +167,9 @@ def _ranking(
     return Ranking(tuple(choices), tuple(log_probabilities), tuple(tokens), context_log_probability, context_tokens)
 
 
-def record_of(sample: Sample, prompt: str, raw: str | Ranking) -> Record:
+def record_of(sample: Sample, prompt: str, raw: str | Ranking) -> Prediction:
     """The record of a sample."""
-    return Record(sample.id, prompt, raw, sample.gold, sample.details)
+    return Prediction(sample.id, prompt, raw, sample.gold, sample.details)
 
 
 def file_hashes(files: Iterable[Path], root: Path) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ from .prediction_files import (
     read_predictions,
     write_predictions,
 )
-from .task import Record, Sample, Task
+from .task import Prediction, Sample, Task
 
 FRAMES = ("chat", "bare")
 """Whether prompts stand in the chat frame `USER: ... ASSISTANT:` or the model continues their text."""
@@ -52,7 +52,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class TaskPlan:
     """What is to be predicted: the samples, complete and with their files in place, and the header of the result."""
 
     task: Task
@@ -61,7 +61,7 @@ class Prediction:
     directory: Path
 
 
-def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> Prediction:
+def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> TaskPlan:
     """Loads the samples and checks the files they need, before any model is.
 
     Args:
@@ -77,7 +77,7 @@ def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> Pr
     files = task.files(settings.data, split)
     suffix = task.suffix if settings.suffix is None else settings.suffix
     whole = _load(task, settings.data, split, prompt, files)
-    frame = "chat" if any(sample.is_framed for sample in whole) else "bare"
+    frame = "chat" if any(sample.uses_chat_template for sample in whole) else "bare"
     samples = whole[: settings.limit]
     if settings.frame == "bare":
         samples = [_bare(sample, suffix) for sample in samples]
@@ -100,7 +100,7 @@ def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> Pr
         "data": list(file_hashes(files, settings.data)),
         **setting_of_model,
     }
-    return Prediction(task, samples, json.loads(json.dumps(header)), settings.out / task.name)
+    return TaskPlan(task, samples, json.loads(json.dumps(header)), settings.out / task.name)
 
 
 def _check_frame(settings: Settings) -> None:
@@ -112,22 +112,23 @@ def _check_frame(settings: Settings) -> None:
 
 def _load(task: Task, data: Path, split: str, prompt: str, files: Sequence[Path]) -> list[Sample]:
     if lacking := [file for file in files if not file.is_file()]:
-        raise ValueError(f"{task.title} needs {lacking[0]}, which is not there. {task.fetch}")
+        raise ValueError(f"{task.title} needs {lacking[0]}, which is not there. {task.download_hint}")
     samples = task.load(data, split, prompt)
     check_ids(task, samples)
     missing, total = missing_media(samples)
     if missing:
         raise ValueError(
-            f"{task.title}: {len(missing)} of {total} images or videos are missing, first {missing[0]}. {task.fetch}"
+            f"{task.title}: {len(missing)} of {total} images or videos are missing, first {missing[0]}. "
+            f"{task.download_hint}"
         )
     return samples
 
 
 def _bare(sample: Sample, suffix: str) -> Sample:
     """The sample without the chat frame. What parts a ranked choice from the frame then parts it from the prompt."""
-    if not sample.is_framed:
+    if not sample.uses_chat_template:
         return sample
-    return replace(sample, is_framed=False, prompt=sample.prompt + (suffix if sample.choices else ""))
+    return replace(sample, uses_chat_template=False, prompt=sample.prompt + (suffix if sample.choices else ""))
 
 
 def check_ids(task: Task, samples: Sequence[Sample]) -> None:
@@ -158,13 +159,13 @@ def _paths(sample: Sample) -> Iterator[Path]:
 
 
 def predict(
-    prediction: Prediction,
+    prediction: TaskPlan,
     model: Owl2ForConditionalGeneration,
     processor: Owl2Processor,
     ranks: Ranks,
     batch_size: int = 8,
     on_batch: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, Any], list[Record]] | None:
+) -> tuple[dict[str, Any], list[Prediction]] | None:
     """Predicts what is not predicted yet, and writes the whole file when all is.
 
     A run that was killed goes on where it stopped, on any number of ranks.
@@ -213,7 +214,7 @@ def predict(
     return prediction.header, ordered
 
 
-def _predicted(predictor: Predictor, samples: Sequence[Sample], batch_size: int) -> Iterator[list[Record]]:
+def _predicted(predictor: Predictor, samples: Sequence[Sample], batch_size: int) -> Iterator[list[Prediction]]:
     """Records of one batch after the other. Images of the next samples are read while the model works."""
     pictures = max((each.clip.num_frames if each.clip else len(each.images) for each in samples), default=1)
     window = batch_size * max(1, _GROUPED // max(1, pictures))  # twice as many samples wait in memory
@@ -240,7 +241,7 @@ def _length(entry: Prepared) -> int:
     return len(entry.tokens["input_ids"])
 
 
-def known_records(prediction: Prediction) -> dict[str, Record]:
+def known_records(prediction: TaskPlan) -> dict[str, Prediction]:
     """What is predicted already, by id.
 
     Raises:
@@ -256,7 +257,7 @@ def known_records(prediction: Prediction) -> dict[str, Record]:
     return known
 
 
-def _check_same(header: dict[str, Any], prediction: Prediction) -> None:
+def _check_same(header: dict[str, Any], prediction: TaskPlan) -> None:
     wanted = prediction.header
     ignored = {"versions", "samples", "limit", "ids_sha256"}  # more or fewer samples of the same setting fit together
     differing = [name for name in wanted if name not in ignored and header and header.get(name) != wanted[name]]
@@ -271,7 +272,7 @@ def _check_same(header: dict[str, Any], prediction: Prediction) -> None:
         )
 
 
-def _append(path: Path, header: dict[str, Any], records: Sequence[Record]) -> None:
+def _append(path: Path, header: dict[str, Any], records: Sequence[Prediction]) -> None:
     if path.is_file():
         with path.open("r+b") as file:  # a line that was cut off must not swallow the next
             contents = file.read()

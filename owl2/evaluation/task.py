@@ -60,7 +60,7 @@ class Sample:
         gold: what is right, as the scorer needs it; JSON.
         images: paths or bytes of images.
         choices: continuations of the prompt to rank by likelihood; none if an answer is generated.
-        is_framed: in the chat frame `USER: ... ASSISTANT:`; otherwise the model continues the bare text.
+        uses_chat_template: in the chat frame `USER: ... ASSISTANT:`; otherwise the model continues the bare text.
         preamble, shots: what stands in front of the prompt: text, or turns of the conversation. Shots are left out
             from the last on where a prompt does not fit the context (specification, 13.1).
         whole_sequence: the ranking needs the likelihood of the prompt as well.
@@ -73,7 +73,7 @@ class Sample:
     images: tuple[Path | bytes, ...] = ()
     clip: Clip | None = None
     choices: tuple[str, ...] = ()
-    is_framed: bool = True
+    uses_chat_template: bool = True
     preamble: str = ""
     shots: tuple[str | Turn, ...] = ()
     whole_sequence: bool = False
@@ -103,7 +103,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Record:
+class Prediction:
     """A sample with what the model said, as it is saved: all that a scorer gets.
 
     Attributes:
@@ -172,8 +172,8 @@ class JudgedScoring:
     runs: int
     protocols: tuple[str, ...]
     prompts: tuple[str, ...]
-    items: Callable[[Sequence[Record], str, Mapping[str, str]], list[JudgeItem[Any]]]
-    score: Callable[[Sequence[Record], Sequence[Mapping[str, Any]], str], Scores]
+    items: Callable[[Sequence[Prediction], str, Mapping[str, str]], list[JudgeItem[Any]]]
+    score: Callable[[Sequence[Prediction], Sequence[Mapping[str, Any]], str], Scores]
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ class Task:
         load: samples of a split with a prompt, from the root of the data.
         counts: number of samples of each split, where the specification gives it.
         score: under a protocol that needs no judge.
-        headline: the key of the summary by which the benchmark is known.
-        fetch: what to fetch and from whom, in a line.
+        primary_metric: the key of the summary by which the benchmark is known.
+        download_hint: what to fetch and from whom, in a line.
         decoding: of a prompt, by name; the entry "" is that of all others.
         prompts_of: those that a split can be asked with, the default first, by split; all, where it is not named.
         protocols_of: those that can score a prompt's answers, by prompt; all, where it is not named.
@@ -198,10 +198,10 @@ class Task:
         submission: writes the official form into a directory, and says which file it wrote.
         submitted_splits: those that a server takes predictions of; all, if it is empty.
         on_request: protocols that are computed only if they are named: they need a program from elsewhere.
-        published: our measures by (table, measure) of `published`: keys of the summary, dots for nesting;
+        paper_results: our measures by (table, measure) of `published`: keys of the summary, dots for nesting;
             `PROTOCOL:KEY` if it is not the default protocol's.
-        unfair: by split or prompt, why its scores must not be compared with the published ones. That a prompt or a
-            protocol is not the default goes without saying.
+        not_comparable: by split or prompt, why its scores must not be compared with the published ones. That a prompt
+            or a protocol is not the default goes without saying.
     """
 
     name: str
@@ -211,9 +211,9 @@ class Task:
     protocols: tuple[str, ...]
     files: Callable[[Path, str], list[Path]]
     load: Callable[[Path, str, str], list[Sample]]
-    score: Callable[[Sequence[Record], str], Scores]
-    headline: str
-    fetch: str
+    score: Callable[[Sequence[Prediction], str], Scores]
+    primary_metric: str
+    download_hint: str
     decoding: Mapping[str, Decoding]
     prompts_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     protocols_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -221,11 +221,11 @@ class Task:
     aspect: str | None = None
     suffix: str = " "
     judged: JudgedScoring | None = None
-    submission: Callable[[Sequence[Record], Path], Path] | None = None
+    submission: Callable[[Sequence[Prediction], Path], Path] | None = None
     submitted_splits: tuple[str, ...] = ()
     on_request: tuple[str, ...] = ()
-    published: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    unfair: Mapping[str, str] = field(default_factory=dict)
+    paper_results: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    not_comparable: Mapping[str, str] = field(default_factory=dict)
 
     def decoding_of(self, prompt: str) -> Decoding:
         """The decoding of a prompt."""

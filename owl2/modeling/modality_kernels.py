@@ -44,7 +44,7 @@ class _RMSNorm(torch.autograd.Function):
         states = hidden_states.float()
         scale = torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + eps)  # [B, S, 1]
         normalized = (states * scale).to(hidden_states.dtype)
-        return _of_each_row(weight, vision_weight, indicator, normalized) * normalized, scale
+        return _row_weights(weight, vision_weight, indicator, normalized) * normalized, scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -58,7 +58,7 @@ class _RMSNorm(torch.autograd.Function):
         normalized = hidden_states.float() * scale
         for_states = for_text = for_vision = None
         if ctx.needs_input_grad[0]:
-            inner = (gradient * _of_each_row(weight, vision_weight, indicator, gradient)).float()
+            inner = (gradient * _row_weights(weight, vision_weight, indicator, gradient)).float()
             inner = inner - normalized * (inner * normalized).mean(-1, keepdim=True)
             for_states = (inner * scale).to(hidden_states.dtype)
         if any(ctx.needs_input_grad[1:3]):
@@ -70,7 +70,7 @@ class _RMSNorm(torch.autograd.Function):
         return for_states, for_text, for_vision, None, None
 
 
-def _of_each_row(
+def _row_weights(
     weight: torch.Tensor, vision_weight: torch.Tensor | None, indicator: torch.Tensor | None, rows: torch.Tensor
 ) -> torch.Tensor:
     """The weight of each row of [B, S, D]: in that shape, or [D] where it is the same for all."""

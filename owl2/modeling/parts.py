@@ -8,9 +8,9 @@ from .configuration import Owl2TextConfig
 _PARTS = {
     "vision_encoder": r"^model\.vision_tower\.",
     "abstractor": r"^model\.abstractor\.",
-    "vision_half": r"^model\.language_model\..*vision_",
+    "decoder_vision": r"^model\.language_model\..*vision_",
     "embeddings": r"^model\.language_model\.embed_tokens\.|^lm_head\.",
-    "text_half": r"^model\.language_model\.layers\.",  # the separate parts' text copies; see part_of
+    "decoder_text": r"^model\.language_model\.layers\.",  # the separate parts' text copies; see part_of
     "shared": r"^model\.language_model\.",
 }
 
@@ -25,7 +25,7 @@ def part_of(name: str, modality_adaptive: Iterable[str]) -> str:
     for part, pattern in _PARTS.items():
         if not re.match(pattern, plain):
             continue
-        if part != "text_half" or _is_separate(plain, modality_adaptive):
+        if part != "decoder_text" or _is_separate(plain, modality_adaptive):
             return part
     raise ValueError(f"The parameter {name} belongs to none of {', '.join(PARTS)}.")
 
@@ -38,7 +38,9 @@ def _is_separate(name: str, modality_adaptive: Iterable[str]) -> bool:
 
 def is_language_model(name: str) -> bool:
     """Whether a parameter came with the language model: all of the decoder and head but the vision copies."""
-    return not re.match(rf"{_PARTS['vision_encoder']}|{_PARTS['abstractor']}|{_PARTS['vision_half']}", plain_name(name))
+    return not re.match(
+        rf"{_PARTS['vision_encoder']}|{_PARTS['abstractor']}|{_PARTS['decoder_vision']}", plain_name(name)
+    )
 
 
 def plain_name(name: str) -> str:
@@ -64,5 +66,5 @@ def projection_sizes(config: Owl2TextConfig) -> dict[str, tuple[int, int]]:
 def part_of_projection(config: Owl2TextConfig, name: str) -> str:
     """Part of `owl2.modeling.parts.PARTS` that a decoder's projection belongs to."""
     if name.startswith("vision_"):
-        return "vision_half"
-    return "text_half" if f"vision_{name}" in projection_sizes(config) else "shared"
+        return "decoder_vision"
+    return "decoder_text" if f"vision_{name}" in projection_sizes(config) else "shared"

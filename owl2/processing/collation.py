@@ -9,12 +9,12 @@ import torch
 
 from .tokenization import TEXT, TokenSequence
 
-IGNORED_LABEL = -100
+IGNORE_INDEX = -100
 
 
 def padding_values(pad_token_id: int) -> dict[str, int]:
     """What fills each entry of a sample where there is no token."""
-    return {"input_ids": pad_token_id, "attention_mask": 0, "mm_token_type_ids": TEXT, "labels": IGNORED_LABEL}
+    return {"input_ids": pad_token_id, "attention_mask": 0, "mm_token_type_ids": TEXT, "labels": IGNORE_INDEX}
 
 
 def encoded_sample(sequence: TokenSequence, is_learnt: Sequence[bool], pixels: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -33,12 +33,12 @@ def encoded_sample(sequence: TokenSequence, is_learnt: Sequence[bool], pixels: S
         ValueError: no token is a target.
     """
     labels = [
-        token if learnt and modality == TEXT else IGNORED_LABEL
+        token if learnt and modality == TEXT else IGNORE_INDEX
         for token, modality, learnt in zip(
             sequence.input_ids, sequence.mm_token_type_ids, is_learnt[: len(sequence)], strict=True
         )
     ]
-    if all(label == IGNORED_LABEL for label in labels):
+    if all(label == IGNORE_INDEX for label in labels):
         raise ValueError(f"none of {len(labels)} tokens is to be learnt: an answer of the assistant is missing or cut")
     sample: dict[str, Any] = {
         "input_ids": sequence.input_ids,

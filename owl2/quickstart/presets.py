@@ -61,12 +61,12 @@ NANO = Preset(
         "initializer_range": 0.06,
         "tie_word_embeddings": True,
     },
-    text=StageSettings(steps=860, batch_size=32, learning_rate=2e-3, minimum_rate=1e-4),
+    text=StageSettings(steps=860, batch_size=32, learning_rate=2e-3, min_learning_rate=1e-4),
     vision=_VISION,
     abstractor=_ABSTRACTOR,
-    pretraining=StageSettings(steps=400, batch_size=64, learning_rate=1e-3, minimum_rate=1e-4),
+    pretraining=StageSettings(steps=400, batch_size=64, learning_rate=1e-3, min_learning_rate=1e-4),
     instruction_tuning=StageSettings(
-        steps=530, batch_size=32, learning_rate=1e-3, minimum_rate=2e-5, language_rate=0.4
+        steps=530, batch_size=32, learning_rate=1e-3, min_learning_rate=2e-5, language_lr_scale=0.4
     ),
     questions_per_conversation=6,
     text_share=0.15,
@@ -79,9 +79,9 @@ SMOL = Preset(
     vision={**_VISION, "patch_size": 4},  # four times the patches cost little beside this language model
     abstractor=_ABSTRACTOR,
     # Behind 30 frozen layers AdamW needs three times as long to tell shapes apart.
-    pretraining=StageSettings(steps=400, batch_size=16, learning_rate=1e-3, minimum_rate=1e-4, muon_share=4.0),
+    pretraining=StageSettings(steps=400, batch_size=16, learning_rate=1e-3, min_learning_rate=1e-4, muon_share=4.0),
     instruction_tuning=StageSettings(
-        steps=250, batch_size=12, learning_rate=8e-4, minimum_rate=2e-5, language_rate=0.3
+        steps=250, batch_size=12, learning_rate=8e-4, min_learning_rate=2e-5, language_lr_scale=0.3
     ),
     questions_per_conversation=6,
     text_share=0.1,

@@ -15,7 +15,7 @@ from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 from owl2.training.checkpoint.manager import DamagedCheckpoint, complete_steps, describe_damage, directory_of
 from owl2.training.checkpoint.safetensors_storage import damaged_files, read_index, read_tensors
-from owl2.training.model.build import choose_what_trains
+from owl2.training.model.build import apply_trainable
 from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import load_recipe
 
@@ -54,7 +54,7 @@ def export(
     if recipe.train.lora is not None and layout == "official":
         raise ValueError("The official layout has no adapters: export to ours, owl2 merge-lora, then save_official.")
     model, processor = _initial(run, recipe, dtype)
-    choose_what_trains(model, recipe.train)
+    apply_trainable(model, recipe.train)
     load_trained(model, directory_of(run.checkpoints, step))
     if recipe.train.lora is not None:
         from owl2.training.adapters.lora import save_adapter

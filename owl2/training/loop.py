@@ -25,8 +25,8 @@ class StageSettings(NamedTuple):
 
     Attributes:
         steps, batch_size: optimizer steps of so many samples.
-        learning_rate, minimum_rate, warmup_steps: cosine schedule.
-        vision_layer_decay, language_rate: shares of the rate for some parts; see `MasterWeightAdamW`.
+        learning_rate, min_learning_rate, warmup_steps: cosine schedule.
+        vision_layer_decay, language_lr_scale: shares of the rate for some parts; see `MasterWeightAdamW`.
         muon_share: rate of the vision matrices as a multiple of the rate, by Muon; 0 leaves them to AdamW.
         mirror: augment images by horizontal flips.
     """
@@ -34,11 +34,11 @@ class StageSettings(NamedTuple):
     steps: int
     batch_size: int
     learning_rate: float
-    minimum_rate: float = 0.0
+    min_learning_rate: float = 0.0
     warmup_steps: int = 20
     weight_decay: float = 0.05
     vision_layer_decay: float = 1.0
-    language_rate: float = 1.0
+    language_lr_scale: float = 1.0
     muon_share: float = 0.0
     mirror: bool = True
     seed: int = 0
@@ -89,7 +89,7 @@ def train_stage(
             loss = loss_of(model, batch)
             loss.backward()
             rate = cosine_rate(
-                step, settings.steps, settings.warmup_steps, settings.learning_rate, settings.minimum_rate
+                step, settings.steps, settings.warmup_steps, settings.learning_rate, settings.min_learning_rate
             )
             norm = optimizer.step(rate)
             value = loss.item()
@@ -130,7 +130,7 @@ def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _optimizer(model: nn.Module, settings: StageSettings) -> MasterWeightAdamW:
-    rates = {"vision_layer_decay": settings.vision_layer_decay, "language_rate": settings.language_rate}
+    rates = {"vision_layer_decay": settings.vision_layer_decay, "language_lr_scale": settings.language_lr_scale}
     if settings.muon_share:
         return MuonAdamW(model, settings.weight_decay, settings.muon_share, **rates)
     return MasterWeightAdamW(model, settings.weight_decay, **rates)

@@ -22,7 +22,7 @@ class MasterWeightAdamW:
 
     Args:
         vision_layer_decay: the rate of a vision layer is this many times that of the layer above it (section 4.1).
-        language_rate: rate of the language model's own weights, as a share of that of the vision parts.
+        language_lr_scale: rate of the language model's own weights, as a share of that of the vision parts.
         max_norm: gradients are clipped to this norm.
         betas, eps: of the running means.
 
@@ -36,7 +36,7 @@ class MasterWeightAdamW:
         model: nn.Module,
         weight_decay: float,
         vision_layer_decay: float = 1.0,
-        language_rate: float = 1.0,
+        language_lr_scale: float = 1.0,
         max_norm: float = 1.0,
         betas: tuple[float, float] = BETAS,
         eps: float = EPSILON,
@@ -56,7 +56,7 @@ class MasterWeightAdamW:
             self.weights.append(parameter)
             self.masters.append(master)
             decay = weight_decay if decays(name, parameter.ndim) else 0.0
-            scale = rate_scale(name, layers, vision_layer_decay, language_rate)
+            scale = rate_scale(name, layers, vision_layer_decay, language_lr_scale)
             mesh = getattr(parameter, "device_mesh", None)  # one fused update takes no mixture of meshes
             groups.setdefault((scale, decay, mesh), []).append(master)
         self.adamw = torch.optim.AdamW(
@@ -150,13 +150,13 @@ def decays(name: str, ndim: int) -> bool:
     return ndim >= 2 and not re.search(r"embed_tokens|position_embedding|learnable_queries", name)
 
 
-def rate_scale(name: str, vision_layers: int, vision_layer_decay: float, language_rate: float) -> float:
+def rate_scale(name: str, vision_layers: int, vision_layer_decay: float, language_lr_scale: float) -> float:
     """Rate of a parameter as a share of the peak.
 
     Of the vision encoder, the last layer has 1 and each one below `vision_layer_decay` times that (section 4.1).
     """
     if is_language_model(name):
-        return language_rate
+        return language_lr_scale
     if "vision_tower." not in name or vision_layer_decay == 1.0:
         return 1.0
     layer = re.search(r"vision_tower\.layers\.(\d+)\.", name)

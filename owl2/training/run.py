@@ -16,29 +16,29 @@ from owl2.modeling import Owl2Config
 from owl2.processing import Owl2Processor
 from owl2.training.adapters.resume import check_continuation
 from owl2.training.checkpoint.manager import Checkpoints, complete_steps
-from owl2.training.checkpoint.rng_state import random_state, set_random_state
+from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
 from owl2.training.cost.estimate import MACHINE_SIZE, recipe_cost, trained_of
 from owl2.training.cost.flops import Sample, sample_flops
 from owl2.training.cost.gpu_specs import gpu_of_device
 from owl2.training.cost.tables import cost_tables
-from owl2.training.data.loader import BatchStream, Counts, Grouping
-from owl2.training.data.stage_data import StageSamples, open_samples
-from owl2.training.distributed.broadcast_weights import receive_weights
+from owl2.training.data.loader import BatchingConfig, Counts, StageDataLoader
+from owl2.training.data.stage_data import StageData, open_stage_data
+from owl2.training.distributed.broadcast_weights import broadcast_weights
 from owl2.training.distributed.mesh import Mesh, build_mesh, process_group
 from owl2.training.distributed.parallelize import parallelize
-from owl2.training.model.build import choose_what_trains, outline
-from owl2.training.model.initial import begin
+from owl2.training.model.build import apply_trainable, meta_config
+from owl2.training.model.initial import load_initial_state
 from owl2.training.model.parameter_table import as_json, as_rich, trainable_table
-from owl2.training.model.save import leave_model
+from owl2.training.model.save import save_final_model
 from owl2.training.monitoring.benchmark_scores import BenchmarkScores, plan_tasks
-from owl2.training.monitoring.metrics_logger import Reporter
-from owl2.training.monitoring.validation_loss import HeldOut
+from owl2.training.monitoring.metrics_logger import MetricsLogger
+from owl2.training.monitoring.validation_loss import ValidationSet
 from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import dump_recipe
 
 from .optimizer import MasterWeightAdamW, fastest_training_dtype
 from .run_directory import RunDirectory
-from .step import Normalization, agree
+from .step import Normalization, reduce_counts
 from .trainer import Run, Trainer
 
 
@@ -59,7 +59,7 @@ def train(recipe: Recipe, console: Console) -> bool:
         settings = recipe.parallel
         sizes = (settings.data_shards, settings.replicas, settings.tensor)
         mesh = build_mesh(device, *sizes, settings.stall_timeout_s)
-        found = mesh.from_first_rank(lambda: _first_look(recipe, directory, mesh.device, held))
+        found = mesh.broadcast_from_rank0(lambda: _first_look(recipe, directory, mesh.device, held))
         if found.is_finished:
             if mesh.rank == 0:
                 console.print(
@@ -69,7 +69,7 @@ def train(recipe: Recipe, console: Console) -> bool:
         recipe = recipe.model_copy(update={"precision": found.precision})
         run, processor = _prepare(recipe, directory, mesh, console, found.goes_on)
         schedule, logging = recipe.schedule, recipe.logging
-        with Reporter(
+        with MetricsLogger(
             directory, console, schedule.steps, logging.every, logging.tensorboard, mesh.rank == 0
         ) as reporter:
             trainer = Trainer(run, reporter)
@@ -80,7 +80,7 @@ def train(recipe: Recipe, console: Console) -> bool:
             if not trainer.train():
                 reporter.say(f"stopped after step {trainer.step}; the same command goes on")
                 return False
-        leave_model(run.model, processor, recipe, directory.model, mesh)
+        save_final_model(run.model, processor, recipe, directory.model, mesh)
         if mesh.rank == 0:
             console.print(f"finished: {directory.model} is the model", highlight=False)
     return True
@@ -95,8 +95,8 @@ def show(recipe: Recipe, console: Console) -> None:
         ValueError: the parts of the model do not fit each other.
     """
     console.print(dump_recipe(recipe), markup=False, highlight=False)
-    model = outline(recipe).model()
-    choose_what_trains(model, recipe.train)
+    model = meta_config(recipe).model()
+    apply_trainable(model, recipe.train)
     adapter = recipe.model.adapter
     if adapter is not None and Path(adapter).exists():
         check_continuation(model, adapter)
@@ -134,10 +134,10 @@ def _first_look(recipe: Recipe, directory: RunDirectory, device: torch.device, h
 def _prepare(
     recipe: Recipe, directory: RunDirectory, mesh: Mesh, console: Console, goes_on: bool
 ) -> tuple[Run, Owl2Processor]:
-    samples = open_samples(recipe, recipe.data.sources, directory.path)
+    samples = open_stage_data(recipe, recipe.data.sources, directory.path)
     tasks = plan_tasks(recipe.evaluate.tasks, directory.predictions) if recipe.evaluate.every else []
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    beginning, weights = begin(recipe, directory, samples, dtype, goes_on, mesh)
+    beginning, weights = load_initial_state(recipe, directory, samples, dtype, goes_on, mesh)
     model = beginning.model(recipe, dtype)
     table = trainable_table(model, recipe.optimizer)
     if mesh.rank == 0:
@@ -147,13 +147,13 @@ def _prepare(
     benchmarks = BenchmarkScores(tasks, model, beginning.processor, dtype, mesh) if tasks else None
     parallel, settings = recipe.parallel, recipe.optimizer
     parallelize(model, mesh, dtype, parallel.activation_checkpointing, parallel.compile)
-    receive_weights(model, weights, mesh, frozen_only=goes_on)
+    broadcast_weights(model, weights, mesh, frozen_only=goes_on)
     optimizer = MasterWeightAdamW(
         model,
         settings.weight_decay,
         settings.vision_layer_decay,
-        settings.language_rate,
-        settings.clip,
+        settings.language_lr_scale,
+        settings.max_grad_norm,
         settings.betas,
         settings.eps,
     )
@@ -177,18 +177,18 @@ def _prepare(
     return run, processor
 
 
-def _grouping(recipe: Recipe) -> Grouping:
+def _batching(recipe: Recipe) -> BatchingConfig:
     data = recipe.data
     row_length = (data.packing.length or data.max_length) if data.packing.enabled else None
-    return Grouping(recipe.batch.micro_size, row_length, data.packing.buffer, recipe.parallel.compile)
+    return BatchingConfig(recipe.batch.micro_batch_size, row_length, data.packing.buffer, recipe.parallel.compile)
 
 
-def _stream(recipe: Recipe, samples: StageSamples, processor: Owl2Processor, mesh: Mesh) -> BatchStream:
-    return BatchStream(
+def _stream(recipe: Recipe, samples: StageData, processor: Owl2Processor, mesh: Mesh) -> StageDataLoader:
+    return StageDataLoader(
         samples,
         processor,
-        _grouping(recipe),
-        recipe.batch.global_size,
+        _batching(recipe),
+        recipe.batch.global_batch_size,
         SkipCounter(SkipLimit(recipe.data.bad_share)),
         mesh.data_rank,
         mesh.data_size,
@@ -196,20 +196,20 @@ def _stream(recipe: Recipe, samples: StageSamples, processor: Owl2Processor, mes
     )
 
 
-def _held_out(recipe: Recipe, directory: RunDirectory, processor: Owl2Processor, mesh: Mesh) -> HeldOut | None:
+def _held_out(recipe: Recipe, directory: RunDirectory, processor: Owl2Processor, mesh: Mesh) -> ValidationSet | None:
     settings = recipe.evaluate
     if not settings.every or not settings.sources:
         return None
     plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augment": False})})
-    before = random_state()
-    samples = open_samples(plain, settings.sources, directory.path)
+    before = rng_state()
+    samples = open_stage_data(plain, settings.sources, directory.path)
     count = min(settings.samples, sum(size for _, size, _ in samples.describe()))
     counter = SkipCounter(SkipLimit(recipe.data.bad_share))
-    stream = BatchStream(samples, processor, _grouping(recipe), count, counter, mesh.data_rank, mesh.data_size)
+    stream = StageDataLoader(samples, processor, _batching(recipe), count, counter, mesh.data_rank, mesh.data_size)
     batch = next(stream.batches(1))
-    set_random_state(before)  # a run draws the same numbers whether it is evaluated or not
-    counts = agree(batch, False, mesh).counts
-    return HeldOut(batch.micro_batches, counts.supervised, counts.samples)
+    set_rng_state(before)  # a run draws the same numbers whether it is evaluated or not
+    counts = reduce_counts(batch, False, mesh).counts
+    return ValidationSet(batch.micro_batches, counts.supervised, counts.samples)
 
 
 def _step_flops(config: Owl2Config, recipe: Recipe, counts: Counts) -> float:
@@ -226,12 +226,14 @@ def _peak_flops(mesh: Mesh) -> float | None:
     return None if gpu is None else gpu.flops * mesh.size
 
 
-def _introduce(recipe: Recipe, samples: StageSamples, mesh: Mesh, console: Console) -> None:
+def _introduce(recipe: Recipe, samples: StageData, mesh: Mesh, console: Console) -> None:
     """Says what the run is about."""
-    table = Table(title=f"{recipe.stage}: {recipe.schedule.steps:,} steps of {recipe.batch.global_size:,} samples")
+    table = Table(
+        title=f"{recipe.stage}: {recipe.schedule.steps:,} steps of {recipe.batch.global_batch_size:,} samples"
+    )
     for heading in ("source", "samples", "share", "epochs"):
         table.add_column(heading, justify="left" if heading == "source" else "right")
-    drawn = recipe.schedule.steps * recipe.batch.global_size
+    drawn = recipe.schedule.steps * recipe.batch.global_batch_size
     for name, size, share in samples.describe():
         table.add_row(name, f"{size:,}", f"{share:.1%}", f"{drawn * share / size:.2f}")
     console.print(table)

@@ -9,7 +9,16 @@ from typing import Any
 from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import differing_keys, dump_recipe, parse_recipe, read_yaml
 
-_FREE_KEYS = ("out", "parallel.", "checkpoint.", "logging.", "evaluate.", "limits.", "batch.micro_size", "data.workers")
+_FREE_KEYS = (
+    "out",
+    "parallel.",
+    "checkpoint.",
+    "logging.",
+    "evaluate.",
+    "limits.",
+    "batch.micro_batch_size",
+    "data.workers",
+)
 """Keys that may change when a run goes on: they do not decide what is learnt. (Dots end a section.)"""
 
 _PACKAGES = ("owl2", "torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "peft")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.modeling.parts import PARTS, part_of
 
-PRETRAINING_PARTS = ("vision_encoder", "abstractor", "vision_half")
+PRETRAINING_PARTS = ("vision_encoder", "abstractor", "decoder_vision")
 """Stage 1: the language model is frozen, the vision half of the modality-adaptive module is not."""
 
 INSTRUCTION_TUNING_PARTS = PARTS

@@ -17,7 +17,7 @@ from owl2.training.distributed.mesh import Mesh
 from owl2.training.distributed.parallelize import synchronize_gradients
 
 
-class Agreed(NamedTuple):
+class GlobalCounts(NamedTuple):
     """What the ranks tell each other before a step.
 
     Attributes:
@@ -38,19 +38,19 @@ class Normalization(NamedTuple):
     std: tuple[float, ...]
 
 
-def agree(batch: RankBatch, stop: bool, mesh: Mesh) -> Agreed:
+def reduce_counts(batch: RankBatch, stop: bool, mesh: Mesh) -> GlobalCounts:
     """Counts over all data ranks, from the shares of each."""
     counts = mesh.sum_over_data(torch.tensor(batch.counts))
     most = torch.tensor([len(batch.micro_batches), int(stop)])
     dist.all_reduce(most, dist.ReduceOp.MAX, group=mesh.host_group)
-    return Agreed(Counts(*counts.tolist()), int(most[0]), bool(most[1]))
+    return GlobalCounts(Counts(*counts.tolist()), int(most[0]), bool(most[1]))
 
 
 def accumulate_gradients(
     model: Owl2ForConditionalGeneration,
     micro_batches: Iterable[Batch],
     count: int,
-    filler: Batch,
+    empty_batch: Batch,
     supervised: int,
     mesh: Mesh,
     normalization: Normalization,
@@ -58,7 +58,7 @@ def accumulate_gradients(
     """Forward and backward passes of this rank's share.
 
     Args:
-        micro_batches: this rank's; `filler` takes the place of those it lacks to `count`.
+        micro_batches: this rank's; `empty_batch` takes the place of those it lacks to `count`.
         supervised: supervised tokens of the global batch.
 
     Returns:
@@ -67,7 +67,7 @@ def accumulate_gradients(
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     given = iter(micro_batches)
     for index in range(count):
-        batch = on_device(next(given, filler), mesh.device, normalization)
+        batch = on_device(next(given, empty_batch), mesh.device, normalization)
         synchronize_gradients(model, index == count - 1, mesh.device)
         loss = summed_loss(model, batch) / max(1, supervised)
         loss.backward()

@@ -9,21 +9,21 @@ import torch
 
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.training.checkpoint.manager import Checkpoints
-from owl2.training.checkpoint.rng_state import random_state, set_random_state
-from owl2.training.data.loader import BatchStream, Counts, RankBatch, empty_micro_batch
+from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
+from owl2.training.data.loader import Counts, RankBatch, StageDataLoader, empty_micro_batch
 from owl2.training.distributed.gradient_clipping import clip_gradients
 from owl2.training.distributed.mesh import Mesh
 from owl2.training.monitoring.benchmark_scores import BenchmarkScores
-from owl2.training.monitoring.loss_spikes import StepGuard
-from owl2.training.monitoring.metrics_logger import Evaluation, Reporter, StepReport
+from owl2.training.monitoring.loss_spikes import LossSpikeGuard
+from owl2.training.monitoring.metrics_logger import Evaluation, MetricsLogger, StepReport
 from owl2.training.monitoring.process_memory import memory_keeper, resident_bytes
-from owl2.training.monitoring.validation_loss import HeldOut, held_out_loss
-from owl2.training.monitoring.watchdog import StallWatch
+from owl2.training.monitoring.validation_loss import ValidationSet, validation_loss
+from owl2.training.monitoring.watchdog import Watchdog
 from owl2.training.recipe.schema import Recipe
 
 from .optimizer import MasterWeightAdamW, cosine_rate
 from .run_directory import RunDirectory
-from .step import Agreed, Normalization, accumulate_gradients, agree
+from .step import GlobalCounts, Normalization, accumulate_gradients, reduce_counts
 from .stop_signal import stop_signal
 
 _MOST_SAMPLES = 10**9
@@ -45,9 +45,9 @@ class Run(NamedTuple):
     mesh: Mesh
     model: Owl2ForConditionalGeneration
     optimizer: MasterWeightAdamW
-    stream: BatchStream
+    stream: StageDataLoader
     checkpoints: Checkpoints
-    held_out: HeldOut | None
+    held_out: ValidationSet | None
     normalization: Normalization
     pad_token_id: int
     step_flops: Callable[[Counts], float]
@@ -62,10 +62,10 @@ class Trainer:
         step: optimizer steps that were done, those included that were skipped.
     """
 
-    def __init__(self, run: Run, reporter: Reporter) -> None:
+    def __init__(self, run: Run, reporter: MetricsLogger) -> None:
         self.run, self.reporter = run, reporter
         limits = run.recipe.limits
-        self.guard = StepGuard(limits.spike_factor, limits.skipped_in_a_row, limits.skipped_in_all)
+        self.guard = LossSpikeGuard(limits.spike_factor, limits.skipped_in_a_row, limits.skipped_in_all)
         self.step = self.samples = self.tokens = 0
         self._data_state = run.stream.state_dict()
         self._saved_step: int | None = None
@@ -93,7 +93,7 @@ class Trainer:
             run.directory.cut_metrics(saved.shared["metrics"])
         if saved.rank is not None:
             run.stream.counter.load_state_dict(saved.rank["skipped"])
-            set_random_state(saved.rank["random"])
+            set_rng_state(saved.rank["random"])
         self.reporter.begin_at(self.step)
         return True
 
@@ -112,13 +112,13 @@ class Trainer:
         keep_memory = memory_keeper() if run.mesh.device.type == "cpu" else lambda: None
         run.model.train()
         batches = run.stream.batches(steps - self.step)
-        with stop_signal() as stopped, StallWatch(recipe.parallel.stall_timeout_s) as watch:
+        with stop_signal() as stopped, Watchdog(recipe.parallel.stall_timeout_s) as watch:
             while self.step < steps:
                 began = time.perf_counter()
                 watch.progress(self.step + 1, "data")
                 batch = next(batches)
                 waited = time.perf_counter() - began
-                agreed = agree(batch, stopped(), run.mesh)
+                agreed = reduce_counts(batch, stopped(), run.mesh)
                 if agreed.stop:
                     self._save_and_wait(watch)
                     return False
@@ -130,21 +130,21 @@ class Trainer:
             self._save_and_wait(watch)
         return True
 
-    def _take_step(self, batch: RankBatch, agreed: Agreed, began: float, waited: float) -> StepReport:
+    def _take_step(self, batch: RankBatch, agreed: GlobalCounts, began: float, waited: float) -> StepReport:
         run, recipe = self.run, self.run.recipe
-        filler = empty_micro_batch(run.pad_token_id, run.stream.grouping.few_shapes)
+        empty_batch = empty_micro_batch(run.pad_token_id, run.stream.batching.few_shapes)
         loss = accumulate_gradients(
             run.model,
             batch.micro_batches,
             agreed.micro_batches,
-            filler,
+            empty_batch,
             agreed.counts.supervised,
             run.mesh,
             run.normalization,
         )
         settings, schedule = recipe.optimizer, recipe.schedule
         rate = cosine_rate(
-            self.step, schedule.steps, schedule.warmup_steps, settings.learning_rate, settings.minimum_rate
+            self.step, schedule.steps, schedule.warmup_steps, settings.learning_rate, settings.min_learning_rate
         )
         norm = run.optimizer.clip(clip_gradients).item()
         skipped = self.guard.reason_to_skip(self.step + 1, loss, norm)
@@ -181,29 +181,29 @@ class Trainer:
             checkpoint_seconds=stood_still,
         )
 
-    def _evaluate(self, watch: StallWatch) -> dict[str, float]:
+    def _evaluate(self, watch: Watchdog) -> dict[str, float]:
         """Scores, if they are due after this step. Training goes on as if nothing had been measured."""
         run, every = self.run, self.run.recipe.evaluate.every
         if not every or self.step % every != 0:
             return {}
         watch.progress(self.step, "evaluation")
-        before = random_state()
+        before = rng_state()
         held_out, tasks = None, {}
         if run.held_out is not None:
-            held_out = held_out_loss(run.model, run.held_out, run.pad_token_id, run.mesh, run.normalization)
+            held_out = validation_loss(run.model, run.held_out, run.pad_token_id, run.mesh, run.normalization)
         if run.benchmarks is not None:
             tasks = run.benchmarks.measure(run.model, self.step, partial(self._measuring, watch))
-        set_random_state(before)
+        set_rng_state(before)
         _memory(run.mesh.device)  # the next step reports its own peak
         found = Evaluation(held_out, tasks)
         self.reporter.evaluation(self.step, found)
         return found.scores()
 
-    def _measuring(self, watch: StallWatch, number: int, task: str, done: int, share: int) -> None:
+    def _measuring(self, watch: Watchdog, number: int, task: str, done: int, share: int) -> None:
         watch.progress(self.step, "evaluation", (number + 1) * _MOST_SAMPLES + done - share)
         self.reporter.evaluating(task, done, share)
 
-    def _save_if_due(self, watch: StallWatch) -> None:
+    def _save_if_due(self, watch: Watchdog) -> None:
         recipe = self.run.recipe
         if self.step % recipe.checkpoint.every == 0 and self.step < recipe.schedule.steps:
             watch.progress(self.step, "checkpoint")
@@ -218,12 +218,12 @@ class Trainer:
             "tokens": self.tokens,
             "metrics": run.directory.metric_sizes(),
         }
-        own: dict[str, Any] = {"random": random_state(), "skipped": run.stream.counter.state_dict()}
+        own: dict[str, Any] = {"random": rng_state(), "skipped": run.stream.counter.state_dict()}
         run.checkpoints.save(self.step, run.optimizer.named_state(), shared, own)
         self._saved_step = self.step
         self._checkpoint_seconds = time.perf_counter() - began
 
-    def _save_and_wait(self, watch: StallWatch) -> None:
+    def _save_and_wait(self, watch: Watchdog) -> None:
         watch.progress(self.step, "checkpoint")
         if self._saved_step != self.step:
             self._save()

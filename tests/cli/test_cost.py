@@ -25,10 +25,10 @@ def big(tmp_path: Path) -> Path:
             "image_size": 448,
             "max_length": 2048,
         },
-        "train": {"parts": ["vision_encoder", "abstractor", "vision_half", "text_half", "shared", "embeddings"]},
+        "train": {"parts": ["vision_encoder", "abstractor", "decoder_vision", "decoder_text", "shared", "embeddings"]},
         "optimizer": {"learning_rate": 2e-5},
         "schedule": {"steps": 4800, "warmup_steps": 250},
-        "batch": {"global_size": 256, "micro_size": 4},
+        "batch": {"global_batch_size": 256, "micro_batch_size": 4},
     }
     path = tmp_path / "big.yaml"
     path.write_text(yaml.safe_dump(recipe))
@@ -73,7 +73,9 @@ def test_what_does_not_fit_is_said_with_what_to_change(owl2, big: Path) -> None:
 
 
 def test_more_gpus_take_less_memory_each_and_less_time(owl2, big: Path) -> None:
-    two, eight = (cost(owl2, big, "batch.micro_size=1", "--gpus", gpus, code=code) for gpus, code in ((2, 2), (8, 0)))
+    two, eight = (
+        cost(owl2, big, "batch.micro_batch_size=1", "--gpus", gpus, code=code) for gpus, code in ((2, 2), (8, 0))
+    )
     assert eight["memory_bytes"] < two["memory_bytes"] / 2
     assert eight["hours"] == pytest.approx(two["hours"] / 4)
 
@@ -89,7 +91,7 @@ def test_wrong_numbers_are_refused(refused, big: Path) -> None:
     assert "nan tokens" in refused("cost", big, "--text-tokens", "nan")
     assert "inf images" in refused("cost", big, "--images", "inf")
     assert "40 images take more than data.max_length 2048" in refused("cost", big, "--images", 40)
-    assert "there is no key batch.micro_sise; did you mean batch.micro_size?" in refused(
+    assert "there is no key batch.micro_sise; did you mean batch.micro_batch_size?" in refused(
         "cost", big, "batch.micro_sise=1"
     )
 
@@ -97,7 +99,7 @@ def test_wrong_numbers_are_refused(refused, big: Path) -> None:
 def test_shorter_samples_cost_less_in_proportion_but_the_micro_batch_stays() -> None:
     recipe = load_recipe(RECIPES / "instruct.yaml")
     long, short = recipe_cost(recipe, 8), recipe_cost(recipe, 8, text_tokens=300)
-    assert short.micro_batch.tokens == long.micro_batch.tokens == 2048 * recipe.batch.micro_size
+    assert short.micro_batch.tokens == long.micro_batch.tokens == 2048 * recipe.batch.micro_batch_size
     assert 0.15 < short.hours / long.hours < 0.25
 
 

@@ -41,7 +41,7 @@ def test_the_parameters_add_up_to_what_the_file_holds(owl2, official):
     assert parameters["total"] == sum(parameters.values()) - parameters["total"]
     assert parameters["total"] == sum(report["parameters_by_modality"].values())
     assert parameters["vision_encoder"] == vision
-    assert [parameters["text_half"], parameters["vision_half"]] == halves
+    assert [parameters["decoder_text"], parameters["decoder_vision"]] == halves
     assert (report["keys"], report["keys_used"], report["tables_checked"]) == (len(stored), len(stored), len(tables))
 
 
@@ -176,5 +176,8 @@ def test_the_published_7b_is_inspected_by_its_headers_alone(owl2, tmp_path):
 
     report = info(owl2, tmp_path)
     assert report["fits"] and report["parameters"]["total"] == 8_197_859_328
-    assert (report["parameters"]["vision_encoder"], report["parameters"]["vision_half"]) == (303_966_208, 1_074_003_968)
+    assert (report["parameters"]["vision_encoder"], report["parameters"]["decoder_vision"]) == (
+        303_966_208,
+        1_074_003_968,
+    )
     assert report["stored_as"] == {"float16": len(shapes)}

@@ -25,9 +25,9 @@ def train(*arguments: object) -> Result:
 
 def test_a_dry_run_shows_the_recipe_what_trains_and_the_cost_and_writes_nothing(directory: Path) -> None:
     before = {file.name for file in directory.iterdir()}
-    result = train(directory / "pretrain.yaml", f"out={directory / 'run'}", "optimizer.clip=0.5", "--dry-run")
+    result = train(directory / "pretrain.yaml", f"out={directory / 'run'}", "optimizer.max_grad_norm=0.5", "--dry-run")
     assert result.exit_code == 0, result.output
-    for shown in ("clip: 0.5", "vision encoder", "frozen", "GFLOP a sample", "GiB of one GPU", "GPU hours"):
+    for shown in ("max_grad_norm: 0.5", "vision encoder", "frozen", "GFLOP a sample", "GiB of one GPU", "GPU hours"):
         assert shown in result.output, shown
     assert {file.name for file in directory.iterdir()} == before
 
@@ -73,7 +73,7 @@ def test_lora_leaves_an_adapter_folder_that_goes_on_top_of_its_base(directory: P
     first = train(directory / "pretrain.yaml", f"out={directory / 'first'}", "schedule.steps=1")
     assert first.exit_code == 0, first.output
     base, run = directory / "first" / "checkpoint", directory / "run"
-    settings = ["train.parts=[abstractor, vision_half]", "train.lora={rank: 2, alpha: 4}", "schedule.steps=2"]
+    settings = ["train.parts=[abstractor, decoder_vision]", "train.lora={rank: 2, alpha: 4}", "schedule.steps=2"]
     result = train(directory / "instruct.yaml", f"out={run}", f"model.checkpoint={base}", *settings)
     assert result.exit_code == 0, result.output
     assert "lora" in result.output
@@ -90,7 +90,7 @@ def test_lora_leaves_an_adapter_folder_that_goes_on_top_of_its_base(directory: P
 
 
 def test_a_run_whose_loss_explodes_ends_in_one_line_with_advice(directory: Path) -> None:
-    settings = ["optimizer.learning_rate=1e30", "optimizer.clip=1e30", "limits.skipped_in_a_row=0"]
+    settings = ["optimizer.learning_rate=1e30", "optimizer.max_grad_norm=1e30", "limits.skipped_in_a_row=0"]
     result = train(directory / "pretrain.yaml", f"out={directory / 'run'}", *settings)
     assert result.exit_code == 2 and "Lower optimizer.learning_rate" in result.stderr
     assert "Traceback" not in result.output
@@ -101,13 +101,16 @@ def test_a_run_whose_loss_explodes_ends_in_one_line_with_advice(directory: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["optimizer.clpi=1"], "there is no key optimizer.clpi; did you mean optimizer.clip?"),
-        (["clip"], "'clip' is no override"),
+        (
+            ["optimizer.max_gard_norm=1"],
+            "there is no key optimizer.max_gard_norm; did you mean optimizer.max_grad_norm?",
+        ),
+        (["max_grad_norm"], "'max_grad_norm' is no override"),
         (["data.sources.pairs.path=absent.jsonl"], "absent.jsonl"),
         (["model.checkpoint=absent"], "there is no absent; point it to yours with model.checkpoint=DIR"),
         (["out=null"], "no run directory: give out=DIR"),
         (["data.max_length=4"], "leaves no room for text"),
-        (["batch.global_size=0"], "batch.global_size"),
+        (["batch.global_batch_size=0"], "batch.global_batch_size"),
         (["parallel.data_shards=3"], "1 ranks are not"),
     ],
 )

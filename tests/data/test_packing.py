@@ -109,20 +109,20 @@ def fewest_rows(lengths: list[int], row_length: int) -> int:
 @pytest.mark.parametrize("mixture", ["captions", "instructions"])
 def test_a_list_is_packed_in_as_few_rows_as_its_tokens_need_and_the_last_batch_evenly(mixture: str, seed: int) -> None:
     lengths = [length for length in lengths_of(mixture, 200, seed) if length < 1000]
-    for micro_size in (1, 4, 100):
-        rows = rows_of(lengths, 2048, micro_size)
+    for micro_batch_size in (1, 4, 100):
+        rows = rows_of(lengths, 2048, micro_batch_size)
         assert sorted(itertools.chain(*rows)) == list(range(len(lengths)))
         assert len(rows) == fewest_rows(lengths, 2048)
         sums = [sum(lengths[number] for number in row) for row in rows]
         assert max(sums) <= 2048 and sums == sorted(sums, reverse=True)
-        last = sums[(len(sums) - 1) // micro_size * micro_size :]
+        last = sums[(len(sums) - 1) // micro_batch_size * micro_batch_size :]
         assert sum(last) / (len(last) * last[0]) > 0.95
     assert rows_of([], 10, 4) == []
 
 
 def test_a_sample_that_fills_a_row_leaves_the_others_their_row() -> None:
-    assert rows_of([4, 10, 3, 3], 10, micro_size=2) == [[1], [0, 2, 3]]
-    assert rows_of([5, 4, 6, 3], 10, micro_size=2) == [[2, 3], [0, 1]]
+    assert rows_of([4, 10, 3, 3], 10, micro_batch_size=2) == [[1], [0, 2, 3]]
+    assert rows_of([5, 4, 6, 3], 10, micro_batch_size=2) == [[2, 3], [0, 1]]
 
 
 def test_an_endless_stream_is_packed_and_no_sample_waits_for_more_rows_than_the_buffer_holds() -> None:

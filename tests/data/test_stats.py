@@ -51,8 +51,8 @@ def test_every_record_in_order_is_counted_once_and_the_others_are_named(records)
         "question characters": [5, 9, 1],
         "answer characters": [5, 4, 10],
     }
-    assert stats.records == 3 and stats.left_out.records == 1
-    assert stats.left_out.named[0].startswith(f"{records}, line 2: malformed record")
+    assert stats.records == 3 and stats.rejected.records == 1
+    assert stats.rejected.named[0].startswith(f"{records}, line 2: malformed record")
 
 
 def test_tokens_are_those_of_training(records, processor):
@@ -90,7 +90,7 @@ def test_a_mixture_is_counted_by_source_and_together(records, tmp_path):
     recipe.write_text("cache: c\nsources: {{one: {}, other: {}}}".format(*texts))
     found = gather_stats(recipe)
     assert {name: stats.records for name, stats in found.items()} == {"one": 3, "other": 7}
-    assert sorted(found["one"].values["turns"]) == [1, 1, 2] and found["one"].left_out.records == 1
+    assert sorted(found["one"].values["turns"]) == [1, 1, 2] and found["one"].rejected.records == 1
     assert together(found).records == 10 and sum(together(found).values["turns"]) == 11
 
 

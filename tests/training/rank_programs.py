@@ -18,15 +18,15 @@ from training.tiny_recipes import recipe_of, run_recipe
 from owl2.modeling import Owl2Config
 from owl2.training.checkpoint import safetensors_storage as checkpoint_storage
 from owl2.training.checkpoint.manager import Checkpoints
-from owl2.training.checkpoint.rng_state import random_state, set_random_state
-from owl2.training.data.stage_data import open_samples
-from owl2.training.distributed.broadcast_weights import empty_model, receive_weights, weights_of, whole_tensor
+from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
+from owl2.training.data.stage_data import open_stage_data
+from owl2.training.distributed.broadcast_weights import broadcast_weights, empty_model, gather_tensor, weights_of
 from owl2.training.distributed.gradient_clipping import clip_gradients
 from owl2.training.distributed.mesh import Mesh, build_mesh, process_group
 from owl2.training.distributed.parallelize import parallelize, synchronize_gradients
-from owl2.training.model import initial as beginning
+from owl2.training.model import initial
 from owl2.training.model.build import build_model
-from owl2.training.monitoring.watchdog import StallWatch
+from owl2.training.monitoring.watchdog import Watchdog
 from owl2.training.optimizer import MasterWeightAdamW
 from owl2.training.run_directory import RunDirectory
 from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS, select_trainable
@@ -70,7 +70,7 @@ class Run:
         self.model.set_attn_implementation("sdpa")
         select_trainable(self.model, parts)
         parallelize(self.model, mesh, layout.dtype, layout.recompute, layout.compile)
-        receive_weights(self.model, weights, mesh)
+        broadcast_weights(self.model, weights, mesh)
         self.optimizer = MasterWeightAdamW(self.model, weight_decay=0.05)
 
     def step(self, step: int) -> tuple[float, float]:
@@ -118,12 +118,12 @@ def train_with_checkpoints(directory: Path, layout: Layout, until: int, save_at:
         run.optimizer.restored()
         first, done = saved.step, [tuple(each) for each in saved.shared["curve"]]
         if saved.rank is not None:
-            set_random_state(saved.rank)
+            set_rng_state(saved.rank)
     for step in range(first, until):
         loss, norm = run.step(step)
         done.append((loss, norm + torch.rand(()).item()))
         if step + 1 in save_at:
-            checkpoints.save(step + 1, run.optimizer.named_state(), {"curve": done}, random_state())
+            checkpoints.save(step + 1, run.optimizer.named_state(), {"curve": done}, rng_state())
     checkpoints.wait()
     return done
 
@@ -180,16 +180,16 @@ def begin_on_each_rank(data: Path, stage: str, out: Path, overrides: list[str]) 
         read.append(arguments)
         return build_model(*arguments)
 
-    beginning.build_model = counting
+    initial.build_model = counting
     with process_group(60) as device:
         mesh = build_mesh(device)
-        samples = open_samples(recipe, recipe.data.sources, out)
+        samples = open_stage_data(recipe, recipe.data.sources, out)
         with HostMemory() as memory:
-            told, weights = beginning.begin(recipe, directory, samples, torch.float32, False, mesh)
+            told, weights = initial.load_initial_state(recipe, directory, samples, torch.float32, False, mesh)
             model = told.model(recipe, torch.float32)
             sizes = [parameter.numel() * 4 for parameter in model.parameters()]
             parallelize(model, mesh)
-            receive_weights(model, weights, mesh)
+            broadcast_weights(model, weights, mesh)
         kept = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
         return {
             "read": len(read),
@@ -208,7 +208,7 @@ def received_weights(layout: Layout) -> dict[str, Any]:
         wanted = weights_of(tiny_model(run.config))
         warned: list[logging.LogRecord] = []
         logging.getLogger("torch.distributed.tensor._redistribute").addFilter(warned.append)
-        found = {name: whole_tensor(parameter) for name, parameter in run.model.named_parameters()}
+        found = {name: gather_tensor(parameter) for name, parameter in run.model.named_parameters()}
         assert found.keys() == wanted.keys()
         core = run.model.base_model.language_model
         return {
@@ -254,7 +254,7 @@ def stall(rank_that_stops: int, how: str) -> None:
     """A rank that sleeps before its data come, or is stopped by a signal; the others wait for it."""
     with process_group(600):
         mesh = new_mesh(Layout(shards=2))
-        with StallWatch(limit_s=4.0) as watch:
+        with Watchdog(limit_s=4.0) as watch:
             for step in range(3):
                 watch.progress(step, "data")
                 if step == 2 and mesh.rank == rank_that_stops:

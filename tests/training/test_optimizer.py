@@ -45,7 +45,7 @@ def test_updates_too_small_for_bfloat16_are_not_lost() -> None:
 def test_only_matrices_decay_and_the_parts_have_their_rates() -> None:
     model = tiny_model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = MasterWeightAdamW(model, weight_decay=0.5, vision_layer_decay=0.5, language_rate=0.1)
+    optimizer = MasterWeightAdamW(model, weight_decay=0.5, vision_layer_decay=0.5, language_lr_scale=0.1)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step(0.1)
@@ -77,7 +77,7 @@ def test_stage_one_trains_vision_encoder_abstractor_and_the_vision_half_only() -
     model = tiny_model(tiny_config())
     counts = select_trainable(model, PRETRAINING_PARTS)
     assert sum(counts.values()) == sum(parameter.numel() for parameter in model.parameters())
-    assert counts["vision_half"] == counts["text_half"] > 0
+    assert counts["decoder_vision"] == counts["decoder_text"] > 0
     for name, parameter in model.named_parameters():
         visual = any(word in name for word in ("vision_tower", "abstractor", ".vision_"))
         assert parameter.requires_grad == visual == (not is_language_model(name))

@@ -16,9 +16,9 @@ from training.tiny_recipes import curve, metrics, recipe_of, run_recipe, run_rec
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from owl2.training.checkpoint.manager import Checkpoints
-from owl2.training.monitoring.metrics_logger import Reporter
+from owl2.training.monitoring.metrics_logger import MetricsLogger
 
-STEP = ("batch.micro_size=4",)
+STEP = ("batch.micro_batch_size=4",)
 """Of the 32 samples of a step: 8 micro-batches on one rank, and 4 on each of two."""
 
 
@@ -37,7 +37,7 @@ def on_two_ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     runs = [
         ("pretrain", directory / "pretrain", STEP),
         ("instruct", directory / "instruct", STEP),
-        ("instruct", directory / "packed", ("batch.micro_size=1", "data.packing.enabled=true")),
+        ("instruct", directory / "packed", ("batch.micro_batch_size=1", "data.packing.enabled=true")),
         ("instruct", directory / "resumed", ("schedule.steps=3",)),
     ]
     stop_after(data, directory / "resumed", 2)
@@ -47,15 +47,15 @@ def on_two_ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 def stop_after(data: Path, out: Path, step: int, *overrides: str) -> None:
     """Runs stage 2 until a signal asks it to stop after a step."""
-    report = Reporter.step
+    report = MetricsLogger.step
 
-    def reporting(self: Reporter, found: Any) -> None:
+    def reporting(self: MetricsLogger, found: Any) -> None:
         report(self, found)
         if found.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Reporter, "step", reporting)
+        patch.setattr(MetricsLogger, "step", reporting)
         finished, printed = run_recipe(data, "instruct", out, *overrides)
     assert not finished and f"stopped after step {step}" in printed
 
@@ -88,7 +88,7 @@ def test_packing_does_not_change_what_a_step_learns(
     stage: str, data: Path, whole: dict[str, Path], tmp_path: Path
 ) -> None:
     length = "data.packing.length=128"
-    run_recipe(data, stage, tmp_path / "run", "data.packing.enabled=true", length, "batch.micro_size=2")
+    run_recipe(data, stage, tmp_path / "run", "data.packing.enabled=true", length, "batch.micro_batch_size=2")
     assert_same(tmp_path / "run", whole[stage])
     assert metrics(tmp_path / "run")[0]["packing_efficiency"] > metrics(whole[stage])[0]["packing_efficiency"]
 
@@ -120,7 +120,7 @@ def test_the_seconds_that_training_stands_still_for_a_checkpoint_are_told_with_t
         save(*arguments)
 
     monkeypatch.setattr(Checkpoints, "save", slow)
-    small = ("schedule.steps=5", "checkpoint.every=2", "logging.every=5", "batch.global_size=4")
+    small = ("schedule.steps=5", "checkpoint.every=2", "logging.every=5", "batch.global_batch_size=4")
     run_recipe(data, "instruct", tmp_path / "run", *small)
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [3, 5]  # a line of its own, though only each fifth step has one
@@ -198,7 +198,7 @@ def test_frozen_parts_stay_as_they_were_and_the_table_says_what_trains(whole: di
         name for name in before if ".vision_" in name and "language_model" in name
     }
     rows = {row["part"]: row for row in json.loads((out / "trainable.json").read_text())}
-    assert rows["shared"]["trained"] == 0 < rows["vision_half"]["trained"] == rows["vision_half"]["parameters"]
+    assert rows["shared"]["trained"] == 0 < rows["decoder_vision"]["trained"] == rows["decoder_vision"]["parameters"]
     assert sum(row["trained"] for row in rows.values()) == sum(before[name].numel() for name in changed)
     assert rows["vision_encoder"]["lowest_rate"] == pytest.approx(1e-2 * 0.9**2)
 
@@ -228,9 +228,9 @@ def test_a_damaged_recipe_of_a_run_is_named(data: Path, tmp_path: Path) -> None:
 def test_another_recipe_in_the_same_directory_is_refused_with_the_keys_that_differ(
     data: Path, whole: dict[str, Path]
 ) -> None:
-    with pytest.raises(ValueError, match=r"another recipe.*optimizer.clip: 1.0, 2.0; seed: 0, 1"):
-        run_recipe(data, "pretrain", whole["pretrain"], "optimizer.clip=2", "seed=1")
-    finished, _ = run_recipe(data, "pretrain", whole["pretrain"], "batch.micro_size=8", "logging.every=5")
+    with pytest.raises(ValueError, match=r"another recipe.*optimizer.max_grad_norm: 1.0, 2.0; seed: 0, 1"):
+        run_recipe(data, "pretrain", whole["pretrain"], "optimizer.max_grad_norm=2", "seed=1")
+    finished, _ = run_recipe(data, "pretrain", whole["pretrain"], "batch.micro_batch_size=8", "logging.every=5")
     assert finished  # these do not decide what is learnt
 
 
@@ -245,10 +245,10 @@ def test_held_out_loss_is_the_loss_of_the_samples_alone(data: Path, tmp_path: Pa
 
 def loss_of_twelve(data: Path, out: Path) -> float:
     """Mean loss over the tokens of the held-out samples, one by one, with the model that the run left."""
-    from owl2.training.data.stage_data import open_samples
+    from owl2.training.data.stage_data import open_stage_data
 
     recipe = recipe_of(data, "instruct", out)
-    samples = open_samples(recipe, {"held": next(iter(recipe.data.sources.values()))}, out)
+    samples = open_stage_data(recipe, {"held": next(iter(recipe.data.sources.values()))}, out)
     model = AutoModelForImageTextToText.from_pretrained(out / "checkpoint")
     processor = AutoProcessor.from_pretrained(out / "checkpoint")
     total, count = 0.0, 0

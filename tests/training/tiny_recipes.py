@@ -78,10 +78,10 @@ def write_recipes(directory: Path) -> None:
             "augment": True,
             "workers": 0,
         },
-        "train": {"parts": ["vision_encoder", "abstractor", "vision_half"]},
+        "train": {"parts": ["vision_encoder", "abstractor", "decoder_vision"]},
         "optimizer": {"learning_rate": 1e-2, "weight_decay": 0.05},
         "schedule": {"steps": 3, "warmup_steps": 1},
-        "batch": {"global_size": 32, "micro_size": 32},
+        "batch": {"global_batch_size": 32, "micro_batch_size": 32},
         "precision": "fp32",
         "parallel": {"stall_timeout_s": 120},
         "checkpoint": {"every": 100, "asynchronous": False},
@@ -95,7 +95,7 @@ def write_recipes(directory: Path) -> None:
             "augment": False,
             "cache": str(directory / "cache"),
         },
-        "train": {"parts": ["vision_encoder", "abstractor", "vision_half", "text_half", "shared", "embeddings"]},
+        "train": {"parts": ["vision_encoder", "abstractor", "decoder_vision", "decoder_text", "shared", "embeddings"]},
     }
     (directory / "pretrain.yaml").write_text(yaml.safe_dump(pretrain))
     (directory / "instruct.yaml").write_text(yaml.safe_dump(instruct))

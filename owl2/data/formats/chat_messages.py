@@ -8,12 +8,12 @@ from typing import Any
 
 from owl2.data.problems import ProblemKind, shown
 
-from .record_builder import MEDIA, Draft, Part, parts_of_text, placeholder_in
+from .record_builder import MEDIA, Part, RecordBuilder, parts_of_text, placeholder_in
 
 _SOURCES = ("path", "url", "base64")  # and the kind itself, as transformers has it
 
 
-def read_chat_messages(record: dict[str, Any], draft: Draft) -> None:
+def read_chat_messages(record: dict[str, Any], draft: RecordBuilder) -> None:
     """Fills a draft from a record of chat messages."""
     messages = record["messages"]
     if not isinstance(messages, list) or not messages:
@@ -37,7 +37,7 @@ def read_chat_messages(record: dict[str, Any], draft: Draft) -> None:
             draft.media[kind] = carried[kind]
 
 
-def _read_parts(parts: list[Any], number: int, draft: Draft, carried: dict[str, list[str]]) -> list[Part]:
+def _read_parts(parts: list[Any], number: int, draft: RecordBuilder, carried: dict[str, list[str]]) -> list[Part]:
     """The parts of a content, with what they carry taken out of them."""
     read: list[Part] = []
     for part in parts:

@@ -8,12 +8,12 @@ from typing import Any
 
 from owl2.data.problems import ProblemKind, shown
 
-from .record_builder import Draft, Part, parts_of_text
+from .record_builder import Part, RecordBuilder, parts_of_text
 
 ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 
 
-def read_llava(record: dict[str, Any], draft: Draft) -> None:
+def read_llava(record: dict[str, Any], draft: RecordBuilder) -> None:
     """Fills a draft from a LLaVA record."""
     turns = record["conversations"]
     if not isinstance(turns, list) or not turns:

@@ -18,7 +18,7 @@ _PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
 
 
 @dataclass
-class Draft:
+class RecordBuilder:
     """What a reader of a format fills in.
 
     Attributes:

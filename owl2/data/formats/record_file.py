@@ -14,8 +14,8 @@ from owl2.processing.image_loading import check_local_path
 
 from .chat_messages import read_chat_messages
 from .llava import read_llava
-from .record_builder import Draft
-from .record_offsets import Spans, first_byte, spans_of_lines, spans_of_list
+from .record_builder import RecordBuilder
+from .record_offsets import RecordOffsets, first_byte, spans_of_lines, spans_of_list
 
 
 class RecordFile:
@@ -40,7 +40,7 @@ class RecordFile:
         path: str | os.PathLike,
         root: str | os.PathLike | None = None,
         allow_urls: bool = False,
-        spans: Spans | None = None,
+        spans: RecordOffsets | None = None,
     ) -> None:
         self.path = Path(check_local_path(path, "file of records"))
         self.root = MediaRoot(self.path.parent if root is None else root, allow_urls)
@@ -94,7 +94,7 @@ class RecordFile:
             if self.is_list and end == len(self._buffer):
                 record = Problem(record.kind, f"{record.text}; the rest of the file was not read")
             return None, [record]
-        draft = Draft(str(record.get("id", index)))
+        draft = RecordBuilder(str(record.get("id", index)))
         if ("conversations" in record) == ("messages" in record):
             text = f"a record has either 'conversations' or 'messages', this one has {shown(list(record))}"
             return None, [Problem(ProblemKind.MALFORMED, text)]

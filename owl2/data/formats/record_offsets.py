@@ -21,7 +21,7 @@ _UP_TO_BRACE = re.compile(rb'(?:[^"{}]++|"(?:[^"\\\r\n]++|\\.)*+")*+[{}]')
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class Spans(NamedTuple):
+class RecordOffsets(NamedTuple):
     """First byte, byte after the last, and line number (from 1) of each record."""
 
     starts: np.ndarray
@@ -34,7 +34,7 @@ def first_byte(buffer: mmap.mmap) -> int:
     return len(_BYTE_ORDER_MARK) if buffer[: len(_BYTE_ORDER_MARK)] == _BYTE_ORDER_MARK else 0
 
 
-def spans_of_lines(buffer: mmap.mmap, first: int) -> Spans:
+def spans_of_lines(buffer: mmap.mmap, first: int) -> RecordOffsets:
     """Records of JSON lines from byte `first` on: every line that is not blank."""
     breaks = _line_breaks(buffer)
     starts = np.concatenate(([first], breaks + 1))
@@ -45,10 +45,10 @@ def spans_of_lines(buffer: mmap.mmap, first: int) -> Spans:
         if not buffer[starts[index] : ends[index]].strip()
     ]
     lines = np.arange(1, len(starts) + 1)
-    return Spans(*(np.delete(values, blank) for values in (starts, ends, lines)))
+    return RecordOffsets(*(np.delete(values, blank) for values in (starts, ends, lines)))
 
 
-def spans_of_list(buffer: mmap.mmap, first: int) -> Spans:
+def spans_of_list(buffer: mmap.mmap, first: int) -> RecordOffsets:
     """Records of a JSON list whose bracket opens at or after byte `first`: its objects.
 
     What stands between them and is not a single comma, and the rest of a list that is cut short, are spans too: they
@@ -78,7 +78,7 @@ def spans_of_list(buffer: mmap.mmap, first: int) -> Spans:
         starts.append(_first_that_is_not_blank(buffer, end_of_last))
         ends.append(len(buffer))
     lines = np.searchsorted(_line_breaks(buffer), starts) + 1
-    return Spans(np.array(starts, np.int64), np.array(ends, np.int64), lines)
+    return RecordOffsets(np.array(starts, np.int64), np.array(ends, np.int64), lines)
 
 
 def _line_breaks(buffer: mmap.mmap) -> np.ndarray:

@@ -31,13 +31,13 @@ import numpy as np
 import owl2.data.formats
 import owl2.data.sources
 from owl2.data.formats import RecordFile
-from owl2.data.formats.record_offsets import Spans
-from owl2.data.problems import LeftOut
+from owl2.data.formats.record_offsets import RecordOffsets
+from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
 from owl2.files import file_sha256
 
 from .batches import RecordSize
-from .cached_records import records_in_order, size_of
+from .cached_records import size_of, valid_records
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ EXAMINED_AGAIN = 100
 
 
 def conversations_entry(
-    root: Path, name: str, arguments: dict[str, Any], read: Callable[[LeftOut], Iterable[Conversation]]
+    root: Path, name: str, arguments: dict[str, Any], read: Callable[[Rejected], Iterable[Conversation]]
 ) -> Path:
     """The entry of a source read from annotation files, made if it is not there.
 
@@ -63,15 +63,15 @@ def conversations_entry(
     """
 
     def build(entry: Path) -> dict[str, Any]:
-        offsets, sizes, left_out = array("q", [0]), array("i"), LeftOut()
+        offsets, sizes, rejected = array("q", [0]), array("i"), Rejected()
         with (entry / "records.jsonl").open("wb") as file:
-            for conversation in read(left_out):
+            for conversation in read(rejected):
                 line = json.dumps([conversation.id, conversation.messages, conversation.images], ensure_ascii=False)
                 offsets.append(offsets[-1] + file.write(line.encode() + b"\n"))
                 sizes.extend(size_of(conversation))
         np.save(entry / "offsets.npy", np.frombuffer(offsets, np.int64))
         _save_sizes(entry, sizes, name)
-        return left_out.to_json()
+        return rejected.to_json()
 
     return _entry(root, name, arguments, build)
 
@@ -87,16 +87,16 @@ def record_file_entry(root: Path, name: str, file: Path, images: Path | None) ->
 
     def build(entry: Path) -> dict[str, Any]:
         records = RecordFile(file, images)
-        numbers, sizes, left_out = array("q"), array("i"), LeftOut()
-        for number, conversation in records_in_order(records, left_out):
+        numbers, sizes, rejected = array("q"), array("i"), Rejected()
+        for number, conversation in valid_records(records, rejected):
             numbers.append(number)
             sizes.extend(size_of(conversation))
         if not numbers:
-            raise ValueError(f"none of the {len(records)} records of {name} is in order; first {left_out.named[0]}")
+            raise ValueError(f"none of the {len(records)} records of {name} is in order; first {rejected.named[0]}")
         np.save(entry / "spans.npy", np.stack(records.spans))
         np.save(entry / "numbers.npy", np.frombuffer(numbers, np.int64))
         _save_sizes(entry, sizes, name)
-        return left_out.to_json()
+        return rejected.to_json()
 
     def is_current(entry: Path) -> bool:
         spans, in_order = np.load(entry / "spans.npy", mmap_mode="r"), np.load(entry / "numbers.npy", mmap_mode="r")
@@ -104,9 +104,9 @@ def record_file_entry(root: Path, name: str, file: Path, images: Path | None) ->
             return True
         is_left_out = np.ones(spans.shape[1], bool)
         is_left_out[in_order] = False
-        left_out = np.flatnonzero(is_left_out)
-        some = left_out[:: -(-len(left_out) // EXAMINED_AGAIN)].tolist()
-        records = RecordFile(file, images, spans=Spans(*spans))
+        rejected = np.flatnonzero(is_left_out)
+        some = rejected[:: -(-len(rejected) // EXAMINED_AGAIN)].tolist()
+        records = RecordFile(file, images, spans=RecordOffsets(*spans))
         return all(records.examine(number)[0] is None for number in some)
 
     return _entry(root, name, {"format": "records", "file": file, "images": images}, build, is_current)

@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 
 from owl2.data.formats import RecordFile
-from owl2.data.formats.record_offsets import Spans
-from owl2.data.problems import LeftOut
+from owl2.data.formats.record_offsets import RecordOffsets
+from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
 from owl2.files import map_file
 
 from .batches import RecordSize
 
 
-def records_in_order(records: RecordFile, left_out: LeftOut) -> Iterator[tuple[int, Conversation]]:
-    """Number and conversation of each record that is in order; the others are added to `left_out`."""
+def valid_records(records: RecordFile, rejected: Rejected) -> Iterator[tuple[int, Conversation]]:
+    """Number and conversation of each record that is in order; the others are added to `rejected`."""
     for number in range(len(records)):
         conversation, problems = records.examine(number)
         if conversation is None:
-            left_out.add(f"{records.path}, line {records.line(number)}", problems)
+            rejected.add(f"{records.path}, line {records.line(number)}", problems)
         else:
             yield number, conversation
 
@@ -34,7 +34,7 @@ class StoredConversations:
     """Conversations of an entry that `conversations_entry` made."""
 
     def __init__(self, entry: Path) -> None:
-        self.entry, self.left_out = entry, _left_out_of(entry)
+        self.entry, self.rejected = entry, _left_out_of(entry)
         self._offsets = np.load(entry / "offsets.npy", mmap_mode="r")
         self._sizes = np.load(entry / "sizes.npy", mmap_mode="r")
         self._buffer = map_file(entry / "records.jsonl")
@@ -61,8 +61,8 @@ class StoredRecordFile:
         self._arguments = entry, file, images
         self._numbers = np.load(entry / "numbers.npy", mmap_mode="r")
         self._sizes = np.load(entry / "sizes.npy", mmap_mode="r")
-        self._records = RecordFile(file, images, spans=Spans(*np.load(entry / "spans.npy", mmap_mode="r")))
-        self.left_out = _left_out_of(entry)
+        self._records = RecordFile(file, images, spans=RecordOffsets(*np.load(entry / "spans.npy", mmap_mode="r")))
+        self.rejected = _left_out_of(entry)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -80,8 +80,8 @@ class StoredRecordFile:
 class FirstRecords:
     """The first records of a source, held in memory."""
 
-    def __init__(self, conversations: Sequence[Conversation], left_out: LeftOut) -> None:
-        self.conversations, self.left_out = conversations, left_out
+    def __init__(self, conversations: Sequence[Conversation], rejected: Rejected) -> None:
+        self.conversations, self.rejected = conversations, rejected
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -93,8 +93,8 @@ class FirstRecords:
         return size_of(self.conversations[number])
 
 
-def _left_out_of(entry: Path) -> LeftOut:
-    return LeftOut(**json.loads((entry / "about.json").read_text())["left_out"])
+def _left_out_of(entry: Path) -> Rejected:
+    return Rejected(**json.loads((entry / "about.json").read_text())["rejected"])
 
 
 def size_of(conversation: Conversation) -> RecordSize:

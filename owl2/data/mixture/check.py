@@ -10,7 +10,7 @@ from dataclasses import replace
 from owl2.data.check import Examined, Finding, Part, RecordCheck, Summary
 from owl2.data.formats import Problem, ProblemKind, RecordFile
 from owl2.data.media import problem_of_file
-from owl2.data.problems import LeftOut
+from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
 from owl2.processing import Owl2Processor
 
@@ -31,7 +31,7 @@ class SourceCheck:
 
     Attributes:
         error: why the source cannot be read at all, such as a broken record of an official source.
-        left_out: records that an official source has and leaves out by its own rule. They are no problems.
+        rejected: records that an official source has and leaves out by its own rule. They are no problems.
         summary: what was checked so far.
     """
 
@@ -43,7 +43,7 @@ class SourceCheck:
         processor: Owl2Processor | None = None,
         max_length: int | None = None,
     ) -> None:
-        self.name, self.summary, self.left_out = name, Summary(), LeftOut()
+        self.name, self.summary, self.rejected = name, Summary(), Rejected()
         self.error: str | None = None
         self._check: RecordCheck | None = None
         try:
@@ -78,7 +78,7 @@ class SourceCheck:
         if source.format == RECORDS:
             return RecordFile(source.arguments["file"], source.arguments.get("images"))
         records = Mixture(recipe).records(source.name)
-        self.left_out = records.left_out
+        self.rejected = records.rejected
         return OfficialRecords(source.name, records)
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from owl2.data.formats import RecordFile
-from owl2.data.problems import LeftOut
+from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
-from owl2.data.skipped import BrokenPair, Fault, SkipLimit
+from owl2.data.skipped import Fault, InvalidSample, SkipLimit
 
 from .batches import RecordSize
 from .cache import conversations_entry, record_file_entry
-from .cached_records import FirstRecords, StoredConversations, StoredRecordFile, records_in_order
+from .cached_records import FirstRecords, StoredConversations, StoredRecordFile, valid_records
 from .recipe import RECORDS, MixtureRecipe, SourceRecipe, counts_left_out, depends_on_epoch, reader
 from .sampler import Draw, MixtureSampler, Source
 
@@ -23,10 +23,10 @@ class Records(Protocol):
     """Records of a source in one epoch.
 
     Attributes:
-        left_out: those that are not in order and not among them.
+        rejected: those that are not in order and not among them.
     """
 
-    left_out: LeftOut
+    rejected: Rejected
 
     def __len__(self) -> int: ...
 
@@ -62,13 +62,13 @@ class Mixture:
         """The record of a draw.
 
         Raises:
-            BrokenPair: it is no longer in order, such as a record of a file whose image was removed; a run skips it.
+            InvalidSample: it is no longer in order, such as a record of a file whose image was removed; a run skips it.
         """
         records = self.records(draw.source, draw.epoch)
         try:
             return records[draw.record]
         except ValueError as error:
-            raise BrokenPair(Fault.UNREADABLE, str(error)) from error
+            raise InvalidSample(Fault.UNREADABLE, str(error)) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Mixture, (self.recipe, self.limit, self.skip_limit)
@@ -123,14 +123,14 @@ class Mixture:
     def _record_file(self, source: SourceRecipe) -> StoredRecordFile:
         file, images = source.arguments["file"], source.arguments.get("images")
         records = StoredRecordFile(record_file_entry(self.recipe.cache, source.name, file, images), file, images)
-        broken = records.left_out
+        broken = records.rejected
         tried = len(records) + broken.records
         if refusal := self.skip_limit.refusal(source.name, "records", tried, broken.records, broken.kinds):
             raise ValueError(f"{refusal}. The first: {broken.named[0]}. `owl2 data check {file}` lists all")
         return records
 
-    def _read(self, source: SourceRecipe, epoch: int, left_out: LeftOut) -> Iterable[Conversation]:
-        counted = {"left_out": left_out} if counts_left_out(source.format) else {}
+    def _read(self, source: SourceRecipe, epoch: int, rejected: Rejected) -> Iterable[Conversation]:
+        counted = {"rejected": rejected} if counts_left_out(source.format) else {}
         return reader(source.format)(**self._arguments(source, epoch), **counted)
 
     def _arguments(self, source: SourceRecipe, epoch: int) -> dict[str, Any]:
@@ -138,17 +138,17 @@ class Mixture:
         return {**source.arguments, **chosen}
 
     def _first(self, source: SourceRecipe, epoch: int, limit: int) -> FirstRecords:
-        left_out = LeftOut()
+        rejected = Rejected()
         conversations: Iterable[Conversation]
         if source.format == RECORDS:
             file = RecordFile(source.arguments["file"], source.arguments.get("images"))
-            conversations = (conversation for _, conversation in records_in_order(file, left_out))
+            conversations = (conversation for _, conversation in valid_records(file, rejected))
         else:
-            conversations = self._read(source, epoch, left_out)
+            conversations = self._read(source, epoch, rejected)
         first = list(islice(conversations, limit))
         if not first:
             raise ValueError(f"the source {source.name} has no records that are in order")
-        return FirstRecords(first, left_out)
+        return FirstRecords(first, rejected)
 
     def _check_paths(self) -> None:
         paths = [

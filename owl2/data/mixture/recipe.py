@@ -36,7 +36,7 @@ ALL = "all"  # as a size
 
 _KEYS = ("cache", "root", "seed", "sources")
 _SOURCE_KEYS = ("format", "size", "weight")
-_NOT_THE_USERS = ("seed", "epoch", "left_out")  # arguments of a reader
+_NOT_THE_USERS = ("seed", "epoch", "rejected")  # arguments of a reader
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def depends_on_epoch(format_: str) -> bool:
 
 def counts_left_out(format_: str) -> bool:
     """Whether a source has records that nobody can learn from, which its reader counts."""
-    return "left_out" in inspect.signature(reader(format_)).parameters
+    return "rejected" in inspect.signature(reader(format_)).parameters
 
 
 def _source(name: str, value: Any, root: Path, where: str) -> SourceRecipe:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2.data.formats.record_offsets import first_byte, spans_of_lines
-from owl2.data.skipped import BrokenPair, Fault
+from owl2.data.skipped import Fault, InvalidSample
 from owl2.files import map_file
 from owl2.processing.image_loading import check_local_path
 
@@ -66,9 +66,9 @@ class PairLines:
         try:
             record = json.loads(octets.decode())
         except UnicodeDecodeError as error:
-            raise BrokenPair(Fault.INVALID_CAPTION, f"{where}: not UTF-8 at byte {error.start}") from error
+            raise InvalidSample(Fault.INVALID_CAPTION, f"{where}: not UTF-8 at byte {error.start}") from error
         except (ValueError, RecursionError) as error:
-            raise BrokenPair(Fault.UNREADABLE, f"{where}: not valid JSON: {error}") from error
+            raise InvalidSample(Fault.UNREADABLE, f"{where}: not valid JSON: {error}") from error
         if not isinstance(record, dict):
-            raise BrokenPair(Fault.UNREADABLE, f"{where}: a record is an object, this one is {record!r:.60}")
+            raise InvalidSample(Fault.UNREADABLE, f"{where}: a record is an object, this one is {record!r:.60}")
         return record

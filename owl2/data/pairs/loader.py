@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from owl2.data.augmentation import Crop, names_a_side, random_crop
 from owl2.data.decoding import Decoded, crop_and_resize, decode_image, width_and_height
-from owl2.data.skipped import BrokenPair, Fault, Skip, SkipCounter, SkipLimit
+from owl2.data.skipped import Fault, InvalidSample, Skip, SkipCounter, SkipLimit
 
-from .sampler import Blend, Draw, SourceOrder
+from .sampler import Draw, SourceOrder, WeightedSampler
 from .source import PairSource, StoredPair
 
 _SUBSTITUTES = 1000  # broken ones in a row before giving up, whatever the limit
@@ -84,7 +84,7 @@ class PairSamples(Dataset[Drawn]):
         for attempt in range(_SUBSTITUTES):
             try:
                 return Drawn(self._sample(self.sources[draw.source].read(*place), draw), draw.source, skips)
-            except BrokenPair as error:
+            except InvalidSample as error:
                 skips.append(Skip(draw.source, error.fault, str(error)))
             place = order.substitute(draw.epoch, draw.position, attempt)
         raise ValueError(f"{_SUBSTITUTES} pairs of {draw.source!r} in a row are broken; the last: {skips[-1].text}")
@@ -101,7 +101,7 @@ class PairSamples(Dataset[Drawn]):
         try:
             return self.encode(pair.caption)
         except ValueError as error:
-            raise BrokenPair(Fault.NOT_ENCODED, f"{pair.source}, {pair.id}: {error}") from error
+            raise InvalidSample(Fault.NOT_ENCODED, f"{pair.source}, {pair.id}: {error}") from error
 
     def _crop(self, image: Decoded, pair: StoredPair, draw: Draw) -> Crop:
         width, height = width_and_height(image)
@@ -116,14 +116,14 @@ def open_image(pair: StoredPair) -> Decoded:
     """The image of a pair, upright and RGB.
 
     Raises:
-        BrokenPair: it is damaged or oversized.
+        InvalidSample: it is damaged or oversized.
     """
     try:
         return decode_image(pair.image)
     except ValueError as error:
         bomb = isinstance(error.__cause__, Image.DecompressionBombError) or "decompression bomb" in str(error)
         fault = Fault.OVERSIZED_IMAGE if bomb else Fault.DAMAGED_IMAGE
-        raise BrokenPair(fault, f"{pair.source}, {pair.id}: {error}") from error
+        raise InvalidSample(fault, f"{pair.source}, {pair.id}: {error}") from error
 
 
 class PairLoader:
@@ -160,7 +160,7 @@ class PairLoader:
             raise ValueError(f"batch_size={batch_size}, rank={rank}, world_size={world_size}: need B >= 1, 0 <= r < n")
         self.samples, self.batch_size, self.num_workers = samples, batch_size, num_workers
         self.rank, self.world_size, self.collate = rank, world_size, collate
-        self._blend = Blend(
+        self._blend = WeightedSampler(
             {name: order.size for name, order in samples.orders.items()}, samples.settings.seed, weights
         )
         self.counter = SkipCounter(limit or SkipLimit())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from owl2.data.skipped import BrokenPair, Fault
+from owl2.data.skipped import Fault, InvalidSample
 
 from .record_files import image_root, named_image
 from .source import LARGEST_PAIR, StoredPair, caption_text
@@ -63,7 +63,7 @@ class PairParquet:
         try:
             caption, image = captions[index].as_py(), images[index].as_py()
         except UnicodeDecodeError as error:
-            raise BrokenPair(Fault.INVALID_CAPTION, f"{where}: not UTF-8: {error}") from error
+            raise InvalidSample(Fault.INVALID_CAPTION, f"{where}: not UTF-8: {error}") from error
         caption = caption_text(caption, where)
         identity = f"{self.files[number].name}/{row_group}/{index}"
         return StoredPair(identity, self._image(image, where), caption, self.name)
@@ -74,9 +74,9 @@ class PairParquet:
         if not isinstance(image, bytes):
             return named_image(self.root, image, where)
         if not image:
-            raise BrokenPair(Fault.MISSING_IMAGE, f"{where}: the image has 0 bytes")
+            raise InvalidSample(Fault.MISSING_IMAGE, f"{where}: the image has 0 bytes")
         if len(image) > LARGEST_PAIR:
-            raise BrokenPair(Fault.OVERSIZED_IMAGE, f"{where}: {len(image)} bytes, more than {LARGEST_PAIR}")
+            raise InvalidSample(Fault.OVERSIZED_IMAGE, f"{where}: {len(image)} bytes, more than {LARGEST_PAIR}")
         return image
 
     def _row_group(self, group: int, where: str) -> tuple[Any, Any]:
@@ -88,7 +88,7 @@ class PairParquet:
                 with parquet.ParquetFile(self.files[number]) as file:
                     table = file.read_row_group(row_group, columns=list(self.columns))
             except (pyarrow.ArrowException, OSError) as error:
-                raise BrokenPair(Fault.UNREADABLE, f"{where}: {error}") from error
+                raise InvalidSample(Fault.UNREADABLE, f"{where}: {error}") from error
             self._kept[group] = table
             while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > _KEPT:
                 self._kept.popitem(last=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from owl2.data.skipped import BrokenPair, Fault
+from owl2.data.skipped import Fault, InvalidSample
 
 from .coco import CocoCaptions
 from .jsonl import PairLines
@@ -83,12 +83,12 @@ class PairCheck:
         self.read = 0
         self.faults: Counter[Fault] = Counter()
 
-    def __iter__(self) -> Iterator[BrokenPair]:
+    def __iter__(self) -> Iterator[InvalidSample]:
         """Each broken pair."""
         for position in range(self.most):
             try:
                 open_image(self.source.read(*self.order.place(0, position)))
                 self.read += 1
-            except BrokenPair as error:
+            except InvalidSample as error:
                 self.faults[error.fault] += 1
                 yield error

@@ -8,7 +8,7 @@ import numpy as np
 
 from owl2.data.media import MediaRoot
 from owl2.data.problems import Problem, ProblemKind
-from owl2.data.skipped import BrokenPair, Fault
+from owl2.data.skipped import Fault, InvalidSample
 
 BLOCK = 1 << 14  # records of a group, where any record can be read at once
 
@@ -41,16 +41,16 @@ def named_image(root: MediaRoot, value: Any, where: str) -> str:
     """The file or data URL that a record names as its image.
 
     Raises:
-        BrokenPair: it is missing, outside of the root, an address, or no name.
+        InvalidSample: it is missing, outside of the root, an address, or no name.
     """
     if not isinstance(value, str) or not value:
-        raise BrokenPair(Fault.MISSING_IMAGE, f"{where}: the image is {value!r:.60}, not a path")
+        raise InvalidSample(Fault.MISSING_IMAGE, f"{where}: the image is {value!r:.60}, not a path")
     try:
         found = root.resolve(value, "image")
     except (UnicodeError, OSError) as error:
-        raise BrokenPair(Fault.REFUSED, f"{where}: the image {value!r:.100}: {error}") from error
+        raise InvalidSample(Fault.REFUSED, f"{where}: the image {value!r:.100}: {error}") from error
     if isinstance(found, Problem):
-        raise BrokenPair(_FAULTS.get(found.kind, Fault.DAMAGED_IMAGE), f"{where}: {found.text}")
+        raise InvalidSample(_FAULTS.get(found.kind, Fault.DAMAGED_IMAGE), f"{where}: {found.text}")
     return found
 
 

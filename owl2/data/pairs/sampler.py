@@ -102,7 +102,7 @@ class Draw(NamedTuple):
     position: int
 
 
-class Blend:
+class WeightedSampler:
     """Endless draws from weighted sources.
 
     Args:

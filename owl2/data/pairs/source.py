@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from owl2.data.skipped import BrokenPair, Fault
+from owl2.data.skipped import Fault, InvalidSample
 
 LARGEST_PAIR = 1 << 28  # bytes; what is larger is damage or an attack, not an image and its caption
 
@@ -40,7 +40,7 @@ class PairSource(Protocol):
         """Pair `index` of a group.
 
         Raises:
-            BrokenPair: there is no such pair after all, or it lacks its image or a caption.
+            InvalidSample: there is no such pair after all, or it lacks its image or a caption.
         """
         ...
 
@@ -53,18 +53,18 @@ def caption_text(value: Any, where: str) -> str:
         where: what the error begins with.
 
     Raises:
-        BrokenPair: it is empty, or no valid text.
+        InvalidSample: it is empty, or no valid text.
     """
     if value is None:
-        raise BrokenPair(Fault.MISSING_CAPTION, f"{where}: there is no caption")
+        raise InvalidSample(Fault.MISSING_CAPTION, f"{where}: there is no caption")
     try:
         text = value.decode("utf-8-sig") if isinstance(value, bytes) else value
         if not isinstance(text, str):
-            raise BrokenPair(Fault.INVALID_CAPTION, f"{where}: the caption is {value!r:.60}, not a text")
+            raise InvalidSample(Fault.INVALID_CAPTION, f"{where}: the caption is {value!r:.60}, not a text")
         text.encode()  # half a character, as JSON's \ud83d alone, is no text
     except UnicodeError as error:
-        raise BrokenPair(Fault.INVALID_CAPTION, f"{where}: the caption is not UTF-8: {error}") from error
+        raise InvalidSample(Fault.INVALID_CAPTION, f"{where}: the caption is not UTF-8: {error}") from error
     collapsed = " ".join(text.split())
     if all(unicodedata.category(character).startswith(("C", "Z")) for character in collapsed):
-        raise BrokenPair(Fault.EMPTY_CAPTION, f"{where}: the caption is empty")
+        raise InvalidSample(Fault.EMPTY_CAPTION, f"{where}: the caption is empty")
     return collapsed

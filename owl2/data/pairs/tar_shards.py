@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from owl2.data.skipped import BrokenPair, Fault
+from owl2.data.skipped import Fault, InvalidSample
 
 from .source import LARGEST_PAIR, StoredPair, caption_text
 from .storage import open_folder
@@ -69,18 +69,20 @@ class TarShards:
         where = f"{self.folder.location}/{shard}, pair {index}"
         start, end = self._offsets(group)[index : index + 2].tolist()
         if not 0 < end - start <= LARGEST_PAIR:
-            raise BrokenPair(Fault.OVERSIZED_IMAGE, f"{where}: {end - start} bytes, more than {LARGEST_PAIR}")
+            raise InvalidSample(Fault.OVERSIZED_IMAGE, f"{where}: {end - start} bytes, more than {LARGEST_PAIR}")
         try:
             octets = self.folder.read(shard, start, end - start)
         except OSError as error:
-            raise BrokenPair(Fault.UNREADABLE, f"{where}: {error}") from error
+            raise InvalidSample(Fault.UNREADABLE, f"{where}: {error}") from error
         if len(octets) < end - start:
-            raise BrokenPair(Fault.UNREADABLE, f"{where}: the shard ends {end - start - len(octets)} bytes too early")
+            raise InvalidSample(
+                Fault.UNREADABLE, f"{where}: the shard ends {end - start - len(octets)} bytes too early"
+            )
         key, members = members_of(octets, where)
         caption = caption_text(self._caption(members, where), where)
         images = [members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members]
         if not images:
-            raise BrokenPair(Fault.MISSING_IMAGE, f"{where}: no image among {sorted(members)}")
+            raise InvalidSample(Fault.MISSING_IMAGE, f"{where}: no image among {sorted(members)}")
         return StoredPair(f"{shard}/{key}", images[0], caption, self.name)
 
     def _read_offsets(self, group: int) -> np.ndarray:
@@ -94,7 +96,7 @@ class TarShards:
         try:
             fields = json.loads(members["json"])
         except (ValueError, RecursionError) as error:
-            raise BrokenPair(Fault.INVALID_CAPTION, f"{where}: .json: {error}") from error
+            raise InvalidSample(Fault.INVALID_CAPTION, f"{where}: .json: {error}") from error
         return fields.get(self.caption_field or "caption") if isinstance(fields, dict) else None
 
 
@@ -106,7 +108,7 @@ def members_of(octets: bytes, where: str) -> tuple[str, dict[str, bytes]]:
         where: what errors begin with.
 
     Raises:
-        BrokenPair: a header is damaged, a suffix comes twice, a member is a link or no file, or the key is refused.
+        InvalidSample: a header is damaged, a suffix comes twice, a member is a link or no file, or the key is refused.
     """
     members: dict[str, bytes] = {}
     pair_key = ""
@@ -119,18 +121,22 @@ def members_of(octets: bytes, where: str) -> tuple[str, dict[str, bytes]]:
                 pair_key = named[0]
                 suffix = named[1].lower()
                 if not member.isreg():
-                    raise BrokenPair(Fault.REFUSED, f"{where}: {member.name!r:.200} is not a file but a link or device")
+                    raise InvalidSample(
+                        Fault.REFUSED, f"{where}: {member.name!r:.200} is not a file but a link or device"
+                    )
                 if suffix in members:
-                    raise BrokenPair(Fault.DUPLICATE_KEY, f"{where}: {member.name!r:.200} comes twice")
+                    raise InvalidSample(Fault.DUPLICATE_KEY, f"{where}: {member.name!r:.200} comes twice")
                 if member.size > len(octets):  # a sparse file may claim any number of zeros
-                    raise BrokenPair(Fault.OVERSIZED_IMAGE, f"{where}: {member.name!r:.200} claims {member.size} bytes")
+                    raise InvalidSample(
+                        Fault.OVERSIZED_IMAGE, f"{where}: {member.name!r:.200} claims {member.size} bytes"
+                    )
                 content = tar.extractfile(member)
                 assert content is not None, "a regular file has contents"
                 members[suffix] = content.read()
-    except BrokenPair:
+    except InvalidSample:
         raise
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        raise BrokenPair(Fault.UNREADABLE, f"{where}: {error}") from error
+        raise InvalidSample(Fault.UNREADABLE, f"{where}: {error}") from error
     if PurePosixPath(pair_key).is_absolute() or ".." in pair_key.replace("\\", "/").split("/"):
-        raise BrokenPair(Fault.REFUSED, f"{where}: the key {pair_key!r:.200} is absolute or climbs with '..'")
+        raise InvalidSample(Fault.REFUSED, f"{where}: the key {pair_key!r:.200} is absolute or climbs with '..'")
     return pair_key, members

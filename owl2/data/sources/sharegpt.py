@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from owl2.data.annotations import AnyPath, rows
-from owl2.data.problems import LeftOut, Problem, ProblemKind
+from owl2.data.problems import Problem, ProblemKind, Rejected
 from owl2.data.records import Conversation
 
 from .chat import Turn, fault, messages, turns_of
@@ -25,12 +25,12 @@ _KINDS = {
 }
 
 
-def conversations(annotations: AnyPath, left_out: LeftOut | None = None) -> Iterator[Conversation]:
+def conversations(annotations: AnyPath, rejected: Rejected | None = None) -> Iterator[Conversation]:
     """One record a usable conversation, the same in every epoch.
 
     Args:
         annotations: a list, each with `id` and `conversations`.
-        left_out: counts and names what is left out.
+        rejected: counts and names what is left out.
 
     Raises:
         ValueError: a broken record, by file and number.
@@ -43,8 +43,8 @@ def conversations(annotations: AnyPath, left_out: LeftOut | None = None) -> Iter
             yield Conversation(f"sharegpt-{row.text('id')}", messages(turns))
         else:
             reasons[problem] += 1
-            if left_out is not None:
-                left_out.add(row.where, [Problem(_KINDS[problem], problem)])
+            if rejected is not None:
+                rejected.add(row.where, [Problem(_KINDS[problem], problem)])
     if reasons:
         logger.warning("%s: left out %d conversations: %s", annotations, reasons.total(), dict(reasons))
 

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from owl2.data.annotations import AnyPath, Row, image_path, rows
-from owl2.data.problems import LeftOut, Problem, ProblemKind
+from owl2.data.problems import Problem, ProblemKind, Rejected
 from owl2.data.records import Conversation
 
 from .regions import Region, SizedImage, normalized_box, region_conversation
@@ -26,7 +26,7 @@ def conversations(
     images: AnyPath,
     seed: int = 0,
     epoch: int = 0,
-    left_out: LeftOut | None = None,
+    rejected: Rejected | None = None,
 ) -> Iterator[Conversation]:
     """One record an image that has a usable region.
 
@@ -36,7 +36,7 @@ def conversations(
         image_data: `image_data.json`: a list, each with `image_id`, `width`, `height`, and `url`, whose last two parts
             (`VG_100K_2/1.jpg`) are the file.
         images: the folder that holds `VG_100K` and `VG_100K_2`.
-        left_out: counts and names images without a usable region.
+        rejected: counts and names images without a usable region.
 
     Raises:
         ValueError: a broken record, by file and number; regions of an image that `image_data` lacks.
@@ -50,8 +50,8 @@ def conversations(
         usable = _usable(row, known[number], reasons)
         if usable:
             yield region_conversation(f"visual_genome-{number}", known[number].file, usable, seed, epoch)
-        elif left_out is not None:
-            left_out.add(row.where, [Problem(ProblemKind.NO_REGION, f"image {number} has no region to ask about")])
+        elif rejected is not None:
+            rejected.add(row.where, [Problem(ProblemKind.NO_REGION, f"image {number} has no region to ask about")])
     if reasons:
         logger.warning("%s: left out %d regions: %s", regions, reasons.total(), dict(reasons))
 

@@ -9,7 +9,7 @@ import torch
 
 from owl2.data.records import turns
 from owl2.evaluation.prediction_files import record_of
-from owl2.evaluation.task import Clip, Decoding, Record, Sample, Task, Turn
+from owl2.evaluation.task import Clip, Decoding, Prediction, Sample, Task, Turn
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor, load_image, load_video
 
@@ -81,7 +81,7 @@ class Predictor:
             f"model holds {self.context}"
         )
 
-    def predict(self, batch: Sequence[Prepared]) -> list[Record]:
+    def predict(self, batch: Sequence[Prepared]) -> list[Prediction]:
         """Records of a batch, whose samples are either all ranked or all answered."""
         ranked = [entry.choices for entry in batch if entry.choices is not None]
         if ranked:
@@ -94,7 +94,7 @@ class Predictor:
     def _text(self, sample: Sample, num_images: int, shots: int) -> str:
         """The prompt with the first `shots` of the shots; images stand first, in the chat frame in the first turn."""
         shown = sample.shots[:shots]
-        if not sample.is_framed:
+        if not sample.uses_chat_template:
             texts = [shot if isinstance(shot, str) else f"{shot.question}{shot.answer}\n" for shot in shown]
             return self.processor.image_token * num_images + sample.preamble + "".join(texts) + sample.prompt
         before = sample.preamble + "".join(shot for shot in shown if isinstance(shot, str))

@@ -21,7 +21,7 @@ class Comparison:
 
     Attributes:
         frame: "chat" or "bare"; None of predictions from elsewhere.
-        published: None where the source prints nothing.
+        paper_results: None where the source prints nothing.
         reasons: why the two must not be compared; empty if they may.
     """
 
@@ -78,7 +78,7 @@ def compare(results: Sequence[dict[str, Any]]) -> list[Comparison]:
     found: list[Comparison] = []
     for result in results:
         task = task_named(result["task"])
-        for (table, measure), key in task.published.items():
+        for (table, measure), key in task.paper_results.items():
             found += _compare(task, result, tables[table], measure, key)
     return found
 
@@ -148,11 +148,11 @@ def _reasons(task: Task, result: dict[str, Any], protocol: str, named: str) -> I
     expected = result["samples_expected"]
     if expected is not None and result["samples_of_split"] != expected:
         yield f"the split has {result['samples_of_split']} samples here, {expected} officially"
-    if result["split"] in task.unfair:
-        yield task.unfair[result["split"]]
+    if result["split"] in task.not_comparable:
+        yield task.not_comparable[result["split"]]
     expected_prompt, expected_protocol = _expected(task, result["split"], named)
-    if result["prompt"] in task.unfair:
-        yield task.unfair[result["prompt"]]
+    if result["prompt"] in task.not_comparable:
+        yield task.not_comparable[result["prompt"]]
     elif result["prompt"] != expected_prompt:
         yield f"prompt {result['prompt']}"
     if protocol != expected_protocol:
@@ -222,11 +222,11 @@ def _overview(results: Sequence[dict[str, Any]]) -> str:
         counted = f"{result['samples']} of {result['samples_of_split']}" + (" (partial)" if result["partial"] else "")
         model = (result.get("model") or {}).get("name", "-")
         for protocol, entry in result["protocols"].items():
-            value = entry["summary"].get(result["headline"])
+            value = entry["summary"].get(result["primary_metric"])
             shown = f"{value:.4f}" if isinstance(value, int | float) else "-"
             lines.append(
                 f"| {result['title']} | {model} | {result['split']} | {result['prompt']} "
-                f"| {result.get('frame') or '-'} | {counted} | {protocol} | {result['headline']} | {shown} |"
+                f"| {result.get('frame') or '-'} | {counted} | {protocol} | {result['primary_metric']} | {shown} |"
             )
     return "\n".join(lines)
 

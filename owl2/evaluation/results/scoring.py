@@ -19,7 +19,7 @@ from owl2.evaluation.prediction_files import (
     read_predictions,
     write_predictions,
 )
-from owl2.evaluation.task import JudgedScoring, Record, Scores, Task
+from owl2.evaluation.task import JudgedScoring, Prediction, Scores, Task
 from owl2.evaluation.tasks import task_named
 
 SCORES = "scores.json"
@@ -193,7 +193,7 @@ def write_submission(directory: Path, out: Path) -> Path:
 
 
 def _scores(
-    task: Task, records: Sequence[Record], protocol: str, judge: JudgeSettings | None, allow_partial: bool
+    task: Task, records: Sequence[Prediction], protocol: str, judge: JudgeSettings | None, allow_partial: bool
 ) -> tuple[Scores, dict[str, Any]]:
     judged = task.judged
     if judged is None or protocol not in judged.protocols:
@@ -231,7 +231,7 @@ def _add_results(
     result = {
         "task": task.name,
         "title": task.title,
-        "headline": task.headline,
+        "primary_metric": task.primary_metric,
         "default_protocol": task.protocols_for(header["prompt"])[0],
         **{name: header.get(name) for name in _OF_HEADER},
         "samples": len(found.records),

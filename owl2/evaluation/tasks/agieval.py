@@ -9,7 +9,7 @@ from typing import Any
 from owl2.data.annotations import Row, line_rows
 from owl2.evaluation.metrics import agieval_answer, math_equivalent
 from owl2.evaluation.metrics.agieval import AGIEVAL_DATASETS
-from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.task import Decoding, Prediction, Sample, Scores, Task
 from owl2.evaluation.tasks.shared.common import means_by
 from owl2.evaluation.tasks.shared.ranking import likeliest_sequence
 
@@ -115,7 +115,7 @@ def _opencompass(name: str, dataset: str, passage: str, question: str, options: 
         prompt=text,
         gold=gold,
         choices=choices,
-        is_framed=not choices,
+        uses_chat_template=not choices,
         details={"dataset": dataset},
     )
 
@@ -135,7 +135,7 @@ def _official(name: str, dataset: str, passage: str, question: str, options: lis
     return Sample(id=name, prompt=text, gold=gold, details={"dataset": dataset})
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     judge = _opencompass_result if protocol == "opencompass2023" else _official_result
     found = [judge(record) for record in records]
     correct = [float(is_right) for _, is_right in found]
@@ -144,7 +144,7 @@ def _score(records: Sequence[Record], protocol: str) -> Scores:
     return Scores([answer for answer, _ in found], correct, summary)
 
 
-def _opencompass_result(record: Record) -> tuple[Any, bool]:
+def _opencompass_result(record: Prediction) -> tuple[Any, bool]:
     """A set with several right letters counts if they are named together, in their order."""
     gold = "".join(record.gold)
     if record.details["dataset"] in _RANKED:
@@ -157,7 +157,7 @@ def _opencompass_result(record: Record) -> tuple[Any, bool]:
     return letters, letters == gold
 
 
-def _official_result(record: Record) -> tuple[Any, bool]:
+def _official_result(record: Prediction) -> tuple[Any, bool]:
     kind = AGIEVAL_DATASETS[record.details["dataset"]]
     if kind == "cloze":
         return _cloze(record)
@@ -167,7 +167,7 @@ def _official_result(record: Record) -> tuple[Any, bool]:
     return answer, answer == "".join(record.gold)
 
 
-def _cloze(record: Record) -> tuple[Any, bool]:
+def _cloze(record: Prediction) -> tuple[Any, bool]:
     answer = agieval_answer(record.answer, record.details["dataset"])
     assert not isinstance(answer, list)
     return answer, math_equivalent(answer, "".join(record.gold))
@@ -183,9 +183,9 @@ TASK = Task(
     files=lambda root, split: [_file(root, name) for name in NAMES],
     load=_load,
     score=_score,
-    headline="accuracy",
-    fetch="Put the folder data/v1 of ruixiangcui/AGIEval into agieval/data/v1/.",
+    primary_metric="accuracy",
+    download_hint="Put the folder data/v1 of ruixiangcui/AGIEval into agieval/data/v1/.",
     decoding={"": Decoding(max_new_tokens=1024)},
     counts={"test": 8269},
-    published={("paper_table_3", "agieval"): "accuracy", ("readme", "agieval"): "accuracy"},
+    paper_results={("paper_table_3", "agieval"): "accuracy", ("readme", "agieval"): "accuracy"},
 )

@@ -6,8 +6,8 @@ from statistics import fmean
 
 from owl2.data.annotations import rows
 from owl2.evaluation.metrics import bbh_answer
-from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
-from owl2.evaluation.tasks.shared.common import means_by, naming
+from owl2.evaluation.task import Decoding, Prediction, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import means_by, naming_file_errors
 
 FREE_TASKS = (
     "multistep_arithmetic_two",
@@ -79,7 +79,7 @@ def _exemplars(path: Path) -> str:
     Raises:
         ValueError: the file has no rule, or nothing below it.
     """
-    with naming(path):
+    with naming_file_errors(path):
         text = path.read_text(encoding="utf-8")
     _, rule, below = text.partition(_RULE)
     if not rule or not below.strip():
@@ -99,7 +99,7 @@ def _prompt(question: str, exemplars: str, prompt: str) -> str:
     return f"{description}\n\nQ: {question}\nA:"
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     found = [_parsed(record.answer, record.gold, record.details["task"], protocol) for record in records]
     correct = [float(answer == gold) for answer, gold in found]
     per_task = means_by([record.details["task"] for record in records], correct)
@@ -126,15 +126,15 @@ TASK = Task(
     files=_files,
     load=_load,
     score=_score,
-    headline="accuracy",
-    fetch="Put the folders bbh and cot-prompts of suzgunmirac/BIG-Bench-Hard into bbh/.",
+    primary_metric="accuracy",
+    download_hint="Put the folders bbh and cot-prompts of suzgunmirac/BIG-Bench-Hard into bbh/.",
     decoding={
         "": Decoding(max_new_tokens=512, stop=("Q:",)),
         "oc_0shot": Decoding(max_new_tokens=512),
     },
     counts={"test": 6511},
-    published={("paper_table_3", "bbh"): "accuracy", ("readme", "bbh"): "accuracy"},
-    unfair={
+    paper_results={("paper_table_3", "bbh"): "accuracy", ("readme", "bbh"): "accuracy"},
+    not_comparable={
         "oc_cot3": "the paper says 0-shot, this prompt shows three worked examples, with which the paper's number of "
         "LLaMA-2 was made",
         "oc_0shot": "0-shot as the paper says, but OpenCompass has this prompt only since after the paper",

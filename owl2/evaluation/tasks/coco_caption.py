@@ -45,11 +45,11 @@ TASK = Task(
     files=_files,
     load=_load,
     score=score_captions,
-    headline="CIDEr",
-    fetch="Put dataset_coco.json of Karpathy's caption_datasets.zip into coco/, and COCO's val2014 images into "
+    primary_metric="CIDEr",
+    download_hint="Put dataset_coco.json of Karpathy's caption_datasets.zip into coco/, and COCO's val2014 images into "
     "coco/val2014/.",
     decoding={"": DECODING},
     counts={"karpathy-test": 5000},
-    published={("paper_table_1", "coco"): "CIDEr", ("readme", "coco"): "CIDEr"},
-    unfair={"one_sentence": "the paper's prompt is not published: this is that of its Flickr30K"},
+    paper_results={("paper_table_1", "coco"): "CIDEr", ("readme", "coco"): "CIDEr"},
+    not_comparable={"one_sentence": "the paper's prompt is not published: this is that of its Flickr30K"},
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 from owl2.data.sources.easy_vqa import COLORS, SHAPES, load_questions
-from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.task import Decoding, Prediction, Sample, Scores, Task
 from owl2.evaluation.tasks.shared.common import means_by
 
 
@@ -14,7 +14,7 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
     return [Sample(item.id, item.question, item.answer, images=(Path(item.image),)) for item in questions]
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     correct = [float(record.answer.lower() == record.gold) for record in records]
     by_kind = means_by([_kind(record.gold) for record in records], correct)
     return Scores([record.answer for record in records], correct, {"accuracy": fmean(correct), "by_kind": by_kind})
@@ -33,8 +33,8 @@ TASK = Task(
     files=lambda root, split: [],
     load=_load,
     score=_score,
-    headline="accuracy",
-    fetch="pip install 'owl2[quickstart]'",
+    primary_metric="accuracy",
+    download_hint="pip install 'owl2[quickstart]'",
     decoding={"": Decoding(max_new_tokens=8)},
     counts={"test": 9673, "train": 38575},
     suffix="",  # as the models of the quickstart were trained

@@ -41,10 +41,10 @@ TASK = Task(
     files=_files,
     load=_load,
     score=score_captions,
-    headline="CIDEr",
-    fetch="Put dataset_flickr30k.json of Karpathy's caption_datasets.zip into flickr30k/, and the images, which the "
-    "authors of Flickr30K give out on request, into flickr30k/flickr30k-images/.",
+    primary_metric="CIDEr",
+    download_hint="Put dataset_flickr30k.json of Karpathy's caption_datasets.zip into flickr30k/, and the images, "
+    "which the authors of Flickr30K give out on request, into flickr30k/flickr30k-images/.",
     decoding={"": DECODING},
     counts={"karpathy-test": 1000},
-    published={("paper_table_1", "flickr30k"): "CIDEr", ("readme", "flickr30k"): "CIDEr"},
+    paper_results={("paper_table_1", "flickr30k"): "CIDEr", ("readme", "flickr30k"): "CIDEr"},
 )

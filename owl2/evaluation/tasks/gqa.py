@@ -9,9 +9,9 @@ from typing import Any
 from owl2.data.annotations import Row, image_path, keyed_rows
 from owl2.evaluation.metrics import gqa_match
 from owl2.evaluation.metrics.gqa import gqa_answer
-from owl2.evaluation.task import Record, Sample, Scores, Task
+from owl2.evaluation.task import Prediction, Sample, Scores, Task
 from owl2.evaluation.tasks.shared.common import means_by
-from owl2.evaluation.tasks.shared.vqa import DECODING, asked
+from owl2.evaluation.tasks.shared.vqa import DECODING, with_instruction
 
 _STRUCTURAL = ("query", "verify", "logical", "choose", "compare")
 _SEMANTIC = ("obj", "attr", "cat", "rel", "global")
@@ -31,7 +31,7 @@ def _sample(root: Path, name: str, row: Row, prompt: str) -> Sample:
     image, question = row.text("imageId"), row.text("question")
     return Sample(
         id=name,
-        prompt=asked(question, prompt),
+        prompt=with_instruction(question, prompt),
         gold=row.text("answer"),
         images=(Path(image_path(root / "gqa" / "images", f"{image}.jpg", row)),),
         details={
@@ -67,7 +67,7 @@ def _steps(row: Row) -> int:
     return sum(not any(part in step for part in _NO_STEPS) for step in steps)
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     parsed = [gqa_answer(record.answer, protocol) for record in records]
     correct = [float(gqa_match(record.answer, record.gold, protocol)) for record in records]
     kinds = ["open" if record.details["structural"] == "query" else "binary" for record in records]
@@ -78,7 +78,7 @@ def _score(records: Sequence[Record], protocol: str) -> Scores:
     return Scores(parsed, correct, summary)
 
 
-def _distribution(records: Sequence[Record], parsed: Sequence[str]) -> float | None:
+def _distribution(records: Sequence[Prediction], parsed: Sequence[str]) -> float | None:
     """Chi-square between given and right answers, by global group, weighted by its questions; over 100. 0 is best."""
     right: dict[str, Counter[str]] = defaultdict(Counter)
     given: dict[str, Counter[str]] = defaultdict(Counter)
@@ -104,13 +104,13 @@ TASK = Task(
     files=_files,
     load=_load,
     score=_score,
-    headline="accuracy",
-    fetch="Put testdev_balanced_questions.json of cs.stanford.edu/people/dorarad/gqa into gqa/, and the images of the "
-    "same page into gqa/images/.",
+    primary_metric="accuracy",
+    download_hint="Put testdev_balanced_questions.json of cs.stanford.edu/people/dorarad/gqa into gqa/, and the "
+    "images of the same page into gqa/images/.",
     decoding={"": DECODING},
     counts={"testdev-balanced": 12578},
-    published={("paper_table_1", "gqa"): "accuracy", ("readme", "gqa"): "accuracy"},
-    unfair={
+    paper_results={("paper_table_1", "gqa"): "accuracy", ("readme", "gqa"): "accuracy"},
+    not_comparable={
         "testdev-balanced": "the paper says test-balanced, this is testdev-balanced",
         "space": "the paper's prompt is not published: this is that of its other VQA benchmarks",
     },

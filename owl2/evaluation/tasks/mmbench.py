@@ -8,7 +8,7 @@ from typing import Any
 from owl2.evaluation.judge.benchmark_items import mmbench_item
 from owl2.evaluation.judge.judge import JudgeItem
 from owl2.evaluation.metrics import mmbench_choice, mmbench_circular
-from owl2.evaluation.task import Decoding, JudgedScoring, Record, Sample, Scores, Task
+from owl2.evaluation.task import Decoding, JudgedScoring, Prediction, Sample, Scores, Task
 from owl2.evaluation.tasks.shared.common import means_by
 from owl2.evaluation.tasks.shared.judged_runs import summary_over_runs
 from owl2.evaluation.tasks.shared.mmbench_table import BenchRow, read_table, write_submission
@@ -90,11 +90,11 @@ def _prompt(name: str, row: BenchRow) -> str:
     return f"{hint}{row.question}\n{options}\n\n{OWL2_ANSWER_WITH_LETTER}  \n"
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     return _circular(records, [record.answer for record in records], protocol)
 
 
-def _circular(records: Sequence[Record], predictions: Sequence[str], protocol: str) -> Scores:
+def _circular(records: Sequence[Prediction], predictions: Sequence[str], protocol: str) -> Scores:
     """CircularEval of predictions, which a judge's letters may have replaced."""
     parsed = [
         mmbench_choice(text, record.details["options"], protocol)
@@ -119,14 +119,14 @@ def _circular(records: Sequence[Record], predictions: Sequence[str], protocol: s
     return Scores(parsed, correct, summary)
 
 
-def _metric_row(record: Record, prediction: str) -> dict[str, Any]:
+def _metric_row(record: Prediction, prediction: str) -> dict[str, Any]:
     """A row as `mmbench_circular` takes it."""
     details = record.details
     named = {name: details[name] for name in ("g_index", "category", "l2-category")}
     return {"index": record.id, "answer": record.gold, "prediction": prediction, **named, **details["options"]}
 
 
-def _judge_items(records: Sequence[Record], protocol: str, prompts: Mapping[str, str]) -> list[JudgeItem[Any]]:
+def _judge_items(records: Sequence[Prediction], protocol: str, prompts: Mapping[str, str]) -> list[JudgeItem[Any]]:
     """The undecided rows of the questions that no decided row has lost already."""
     found = [(record, mmbench_choice(record.answer, record.details["options"])) for record in records]
     lost = {record.details["g_index"] for record, letter in found if letter is not None and letter != record.gold}
@@ -139,7 +139,7 @@ def _judge_items(records: Sequence[Record], protocol: str, prompts: Mapping[str,
     ]
 
 
-def _judged_score(records: Sequence[Record], runs: Sequence[Mapping[str, Any]], protocol: str) -> Scores:
+def _judged_score(records: Sequence[Prediction], runs: Sequence[Mapping[str, Any]], protocol: str) -> Scores:
     """With the judge's letters in the place of undecided answers; of several runs the means."""
     of_runs = [
         _circular(records, [run.get(record.id, record.answer) for record in records], "vlmevalkit") for run in runs
@@ -167,19 +167,19 @@ TASK = Task(
     files=lambda root, split: [root / "mmbench" / _FILES[split]],
     load=_load,
     score=_score,
-    headline="accuracy",
-    fetch="Put the TSV files of MMBench (open-compass/MMBench), which hold the images, into mmbench/.",
+    primary_metric="accuracy",
+    download_hint="Put the TSV files of MMBench (open-compass/MMBench), which hold the images, into mmbench/.",
     decoding={"": Decoding(max_new_tokens=10)},
     counts={"dev": 4377},
     judged=JudgedScoring(_JUDGE, 1, ("judged",), ("mmbench",), _judge_items, _judged_score),
     submission=write_submission,
-    published={
+    paper_results={
         ("paper_table_2", "mmbench"): "accuracy",
         ("readme", "mmbench"): "accuracy",
         ("supplement_table_4", "overall"): "accuracy",
         **{("supplement_table_4", measure): f"per_l2.{name}" for measure, name in _PUBLISHED.items()},
     },
-    unfair={
+    not_comparable={
         "dev": "the paper's Table 2 reports test, its supplement's Table 4 dev in the caption and test in the text",
         **{split: "the paper used the files of 2023-07-12" for split in _FILES if split not in ("dev", "test")},
     },

@@ -8,8 +8,8 @@ from typing import Any
 from owl2.data.annotations import Row, image_path
 from owl2.evaluation.metrics import mme_answer, mme_scores
 from owl2.evaluation.metrics.mme import COGNITION, PERCEPTION
-from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
-from owl2.evaluation.tasks.shared.common import SHORT_ANSWER, naming
+from owl2.evaluation.task import Decoding, Prediction, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.common import SHORT_ANSWER, naming_file_errors
 
 _CATEGORIES = (*PERCEPTION, *COGNITION)
 _APART = ("landmark", "artwork", "celebrity", "posters", "scene")  # images and questions in folders of their own
@@ -80,7 +80,7 @@ def _asked(root: Path, category: str) -> Iterator[Row]:
 
 def _lines(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:
     """Position and fields of the lines of a file of so many columns, separated by tabs."""
-    with naming(path):
+    with naming_file_errors(path):
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -113,7 +113,7 @@ def _check_pairs(rows: Sequence[Row]) -> None:
             raise row.error(f"{counts[row.text('image')]} rows ask about {row.text('image')!r}, not 2")
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     read = {"mme_official": mme_answer, "lmms": _lmms_answer}[protocol]
     parsed = [read(record.answer) for record in records]
     correct = [float(answer == record.gold.lower()) for answer, record in zip(parsed, records, strict=True)]
@@ -147,7 +147,7 @@ def _lmms_answer(prediction: str) -> str:
     return {"y": "yes", "n": "no"}.get(text) or mme_answer(text)
 
 
-def _submission(records: Sequence[Record], out: Path) -> Path:
+def _submission(records: Sequence[Prediction], out: Path) -> Path:
     """The files of the evaluation tool: `image, question, answer, prediction`, separated by tabs."""
     folder = out / "mme"
     folder.mkdir(parents=True, exist_ok=True)
@@ -170,11 +170,11 @@ TASK = Task(
     files=_files,
     load=_load,
     score=_score,
-    headline="perception",
-    fetch="Put MME_Benchmark_release_version and eval_tool of MME (BradyFU/Awesome-Multimodal-Large-Language-Models, "
-    "branch Evaluation; the images on request) into mme/.",
+    primary_metric="perception",
+    download_hint="Put MME_Benchmark_release_version and eval_tool of MME "
+    "(BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation; the images on request) into mme/.",
     decoding={"": Decoding(max_new_tokens=10)},
     counts={"all": 2374},
     submission=_submission,
-    published={("paper_table_2", "mme"): "perception", ("readme", "mme"): "perception"},
+    paper_results={("paper_table_2", "mme"): "perception", ("readme", "mme"): "perception"},
 )

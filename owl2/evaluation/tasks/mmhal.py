@@ -9,7 +9,7 @@ from typing import Any
 from owl2.data.annotations import image_path, rows
 from owl2.evaluation.judge.benchmark_items import MMHAL_JUDGE, mmhal_item
 from owl2.evaluation.judge.judge import JudgeItem
-from owl2.evaluation.task import Decoding, JudgedScoring, Record, Sample, Scores, Task
+from owl2.evaluation.task import Decoding, JudgedScoring, Prediction, Sample, Scores, Task
 from owl2.evaluation.tasks.shared.common import only_judged, verbatim
 from owl2.evaluation.tasks.shared.judged_runs import summary_over_runs
 
@@ -50,7 +50,7 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
     return samples
 
 
-def _items(records: Sequence[Record], protocol: str, prompts: Mapping[str, str]) -> list[JudgeItem[Any]]:
+def _items(records: Sequence[Prediction], protocol: str, prompts: Mapping[str, str]) -> list[JudgeItem[Any]]:
     return [
         mmhal_item(
             record.id,
@@ -64,13 +64,13 @@ def _items(records: Sequence[Record], protocol: str, prompts: Mapping[str, str])
     ]
 
 
-def _score(records: Sequence[Record], runs: Sequence[Mapping[str, int]], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], runs: Sequence[Mapping[str, int]], protocol: str) -> Scores:
     ratings = [[run[record.id] for run in runs if record.id in run] for record in records]
     summary = summary_over_runs([_measures(records, run) for run in runs])
     return Scores(ratings, [fmean(own) if own else None for own in ratings], summary)
 
 
-def _measures(records: Sequence[Record], ratings: Mapping[str, int]) -> dict[str, float]:
+def _measures(records: Sequence[Prediction], ratings: Mapping[str, int]) -> dict[str, float]:
     """Of one run: mean rating, share of answers that hallucinate, mean rating of each type of question."""
     rated = [(_kind(record), ratings[record.id]) for record in records if record.id in ratings]
     if not rated:
@@ -82,11 +82,11 @@ def _measures(records: Sequence[Record], ratings: Mapping[str, int]) -> dict[str
     }
 
 
-def _kind(record: Record) -> str:
+def _kind(record: Prediction) -> str:
     return TYPES[int(record.id) % len(TYPES)]
 
 
-def _submission(records: Sequence[Record], out: Path) -> Path:
+def _submission(records: Sequence[Prediction], out: Path) -> Path:
     """The template with its answers filled in, as the official scorer reads it."""
     path = out / "mmhal.json"
     filled = []
@@ -107,12 +107,12 @@ TASK = Task(
     files=lambda root, split: [_file(root)],
     load=_load,
     score=only_judged,
-    headline="overall",
-    fetch="Put response_template.json of Shengcao1006/MMHal-Bench (Hugging Face) into mmhal/, "
+    primary_metric="overall",
+    download_hint="Put response_template.json of Shengcao1006/MMHal-Bench (Hugging Face) into mmhal/, "
     "and the images of its test_data.zip into mmhal/images/.",
     decoding={"": Decoding(max_new_tokens=1024)},
     counts={"test": 96},
     judged=JudgedScoring(MMHAL_JUDGE, 1, ("mmhal_official",), ("mmhal",), _items, _score),
     submission=_submission,
-    published={("supplement_table_7", name): name for name in ("overall", "hallucination_rate", *TYPES)},
+    paper_results={("supplement_table_7", name): name for name in ("overall", "hallucination_rate", *TYPES)},
 )

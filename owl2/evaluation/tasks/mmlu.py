@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from owl2.evaluation.metrics import mmlu_scores
 from owl2.evaluation.metrics.mmlu import MMLU_GROUPS
-from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task, Turn
-from owl2.evaluation.tasks.shared.common import naming
+from owl2.evaluation.task import Decoding, Prediction, Sample, Scores, Task, Turn
+from owl2.evaluation.tasks.shared.common import naming_file_errors
 from owl2.evaluation.tasks.shared.multiple_choice import first_option
 from owl2.evaluation.tasks.shared.ranking import likeliest, likeliest_sequence
 
@@ -48,7 +48,7 @@ def read_questions(path: Path) -> list[Question]:
         ValueError: naming the file and the line.
     """
     found = []
-    with path.open(encoding="utf-8", newline="") as file, naming(path):
+    with path.open(encoding="utf-8", newline="") as file, naming_file_errors(path):
         reader = csv.reader(file)
         for row in reader:
             if len(row) != 6 or row[5].strip() not in [*LETTERS]:
@@ -82,7 +82,7 @@ def _ranked(subject: str, shots: Sequence[Question], question: Question, name: s
         prompt=f"{question.written()}\nAnswer:",
         choices=tuple(f" {letter}" for letter in LETTERS),
         gold=question.answer,
-        is_framed=False,
+        uses_chat_template=False,
         details={"subject": subject},
     )
 
@@ -91,13 +91,13 @@ def _generated(subject: str, shots: Sequence[Question], question: Question, name
     """OpenCompass' instruction, in a turn for each shot and for the question."""
     hint = f"There is a single choice question about {_title(subject)}. Answer the question by replying A, B, C or D."
 
-    def asked(each: Question) -> str:
+    def with_instruction(each: Question) -> str:
         return f"{hint}\nQuestion: {each.written()}\nAnswer: "
 
     return Sample(
         id=name,
-        shots=tuple(Turn(asked(shot), shot.answer) for shot in shots),
-        prompt=asked(question),
+        shots=tuple(Turn(with_instruction(shot), shot.answer) for shot in shots),
+        prompt=with_instruction(question),
         gold=question.answer,
         details={"subject": subject},
     )
@@ -107,7 +107,7 @@ def _title(subject: str) -> str:
     return subject.replace("_", " ")
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     parsed = [_parsed(record, protocol) for record in records]
     right = [letter == record.gold for letter, record in zip(parsed, records, strict=True)]
     correct: dict[str, list[bool]] = {}
@@ -119,7 +119,7 @@ def _score(records: Sequence[Record], protocol: str) -> Scores:
     return Scores(parsed, [float(is_right) for is_right in right], summary)
 
 
-def _parsed(record: Record, protocol: str) -> str:
+def _parsed(record: Prediction, protocol: str) -> str:
     """The letter chosen; of a generated answer its first capital letter or the first option that it names, if any."""
     if protocol == "opencompass2023_gen":
         return next((character for character in record.answer if character.isupper()), "")
@@ -139,13 +139,13 @@ TASK = Task(
     files=_files,
     load=_load,
     score=_score,
-    headline="accuracy",
-    fetch="Unpack data.tar of hendrycks/test (https://people.eecs.berkeley.edu/~hendrycks/data.tar) so that "
+    primary_metric="accuracy",
+    download_hint="Unpack data.tar of hendrycks/test (https://people.eecs.berkeley.edu/~hendrycks/data.tar) so that "
     "mmlu/{dev,val,test}/SUBJECT_{dev,val,test}.csv are there.",
     decoding={"": Decoding(max_new_tokens=10)},
     counts={"test": 14042},
-    published={("paper_table_3", "mmlu"): "accuracy", ("readme", "mmlu"): "accuracy"},
-    unfair={
+    paper_results={("paper_table_3", "mmlu"): "accuracy", ("readme", "mmlu"): "accuracy"},
+    not_comparable={
         "test": "the paper's Table 10 says dev, which holds only the shots; this is test, as in OpenCompass, whose "
         "numbers its Table 3 has for LLaMA-2",
         "val": "this is val; OpenCompass, whose numbers the paper's Table 3 has for LLaMA-2, reads test",

@@ -14,7 +14,7 @@ from typing import Any
 from owl2.data.annotations import image_path, keyed_rows
 from owl2.evaluation.judge.benchmark_items import MMVET_JUDGE, MMVET_RUNS, mmvet_item
 from owl2.evaluation.judge.judge import JudgeItem, mean_and_deviation
-from owl2.evaluation.task import Decoding, JudgedScoring, Record, Sample, Scores, Task
+from owl2.evaluation.task import Decoding, JudgedScoring, Prediction, Sample, Scores, Task
 from owl2.evaluation.tasks.shared.common import only_judged, verbatim
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
@@ -48,14 +48,14 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
     return samples
 
 
-def _items(records: Sequence[Record], protocol: str, prompts: Mapping[str, str]) -> list[JudgeItem[Any]]:
+def _items(records: Sequence[Prediction], protocol: str, prompts: Mapping[str, str]) -> list[JudgeItem[Any]]:
     return [
         mmvet_item(record.id, record.details["question"], record.gold, record.answer, prompts["mmvet"])
         for record in records
     ]
 
 
-def _score(records: Sequence[Record], runs: Sequence[Mapping[str, float]], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], runs: Sequence[Mapping[str, float]], protocol: str) -> Scores:
     parsed = [[run[record.id] for run in runs if record.id in run] for record in records]
     judged = [record for record, values in zip(records, parsed, strict=True) if values]
     if not judged:
@@ -69,13 +69,13 @@ def _score(records: Sequence[Record], runs: Sequence[Mapping[str, float]], proto
     return Scores(parsed, [fmean(values) if values else None for values in parsed], summary)
 
 
-def _by_capability(records: Sequence[Record]) -> dict[str, list[str]]:
+def _by_capability(records: Sequence[Prediction]) -> dict[str, list[str]]:
     """The ids of the records that need a capability; a record may need several."""
     groups = {name: [each.id for each in records if name in each.details["capability"]] for name in CAPABILITIES}
     return {name: ids for name, ids in groups.items() if ids}
 
 
-def _by_combination(records: Sequence[Record]) -> dict[str, list[str]]:
+def _by_combination(records: Sequence[Prediction]) -> dict[str, list[str]]:
     """The ids of the records that need exactly these capabilities, such as `rec_gen`."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for record in records:
@@ -89,7 +89,7 @@ def _over_runs(ids: Sequence[str], runs: Sequence[Mapping[str, float]]) -> tuple
     return mean_and_deviation([fmean(values) for values in given if values])
 
 
-def _submission(records: Sequence[Record], out: Path) -> Path:
+def _submission(records: Sequence[Prediction], out: Path) -> Path:
     path = out / "mmvet.json"
     answers = {record.id: record.answer for record in records}
     path.write_text(json.dumps(answers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -105,13 +105,13 @@ TASK = Task(
     files=lambda root, split: [_file(root)],
     load=_load,
     score=only_judged,
-    headline="total",
-    fetch="Unpack mm-vet.zip of yuweihao/MM-Vet so that mmvet/ holds mm-vet.json and images/.",
+    primary_metric="total",
+    download_hint="Unpack mm-vet.zip of yuweihao/MM-Vet so that mmvet/ holds mm-vet.json and images/.",
     decoding={"": Decoding(max_new_tokens=512)},
     counts={"test": 218},
     judged=JudgedScoring(MMVET_JUDGE, MMVET_RUNS, ("mmvet_official",), ("mmvet",), _items, _score),
     submission=_submission,
-    published={
+    paper_results={
         ("paper_table_2", "mmvet"): "total",
         ("readme", "mmvet"): "total",
         ("supplement_table_5", "total"): "total",

@@ -16,6 +16,6 @@ TASK = video_task(
     count=72821,
     files=("test_qa.json",),
     questions=_questions,
-    fetch="Fetch test_qa.json of xudejing/video-question-answering and MSR-VTT's video<id>.mp4, "
+    download_hint="Fetch test_qa.json of xudejing/video-question-answering and MSR-VTT's video<id>.mp4, "
     "or test_q.json and test_a.json with videos as repackaged for Video-ChatGPT.",
 )

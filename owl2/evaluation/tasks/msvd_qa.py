@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from owl2.data.annotations import Row
-from owl2.evaluation.tasks.shared.common import naming
+from owl2.evaluation.tasks.shared.common import naming_file_errors
 from owl2.evaluation.tasks.shared.video_qa import VideoQuestion, original_questions, video_task
 
 _FILES = ("test_qa.json", "youtube_mapping.txt")
@@ -18,7 +18,7 @@ def clip_names(path: Path) -> dict[str, str]:
         ValueError: a line is not a name and a number, or a number occurs twice.
     """
     names: dict[str, str] = {}
-    with naming(path):
+    with naming_file_errors(path):
         lines = path.read_text(encoding="utf-8").splitlines()
     for line_number, line in enumerate(lines, start=1):
         parts = line.split()
@@ -48,6 +48,6 @@ TASK = video_task(
     count=13157,
     files=_FILES,
     questions=_questions,
-    fetch="Fetch test_qa.json and youtube_mapping.txt of xudejing/video-question-answering and MSVD's YouTubeClips "
-    "(<clip>.avi), or test_q.json and test_a.json with videos as repackaged for Video-ChatGPT.",
+    download_hint="Fetch test_qa.json and youtube_mapping.txt of xudejing/video-question-answering and MSVD's "
+    "YouTubeClips (<clip>.avi), or test_q.json and test_a.json with videos as repackaged for Video-ChatGPT.",
 )

@@ -25,10 +25,10 @@ TASK = Task(
     files=_files,
     load=_load,
     score=score_vqa,
-    headline="accuracy",
-    fetch="Put OpenEnded_mscoco_val2014_questions.json and mscoco_val2014_annotations.json of okvqa.allenai.org into "
-    "okvqa/, and COCO's val2014 images into coco/val2014/.",
+    primary_metric="accuracy",
+    download_hint="Put OpenEnded_mscoco_val2014_questions.json and mscoco_val2014_annotations.json of "
+    "okvqa.allenai.org into okvqa/, and COCO's val2014 images into coco/val2014/.",
     decoding={"": DECODING},
     counts={"val": 5046},
-    published=dict.fromkeys((("paper_table_1", "okvqa"), ("readme", "okvqa")), OF_THE_SCRIPTS + "accuracy"),
+    paper_results=dict.fromkeys((("paper_table_1", "okvqa"), ("readme", "okvqa")), OF_THE_SCRIPTS + "accuracy"),
 )

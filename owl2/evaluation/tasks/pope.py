@@ -6,7 +6,7 @@ from statistics import fmean
 
 from owl2.data.annotations import line_rows
 from owl2.evaluation.metrics import pope_answer, pope_scores
-from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.task import Decoding, Prediction, Sample, Scores, Task
 from owl2.evaluation.tasks.shared.common import SHORT_ANSWER, coco_val2014
 
 SUBSETS = ("random", "popular", "adversarial")
@@ -37,7 +37,7 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
     return samples
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     parsed = [pope_answer(record.answer) for record in records]
     summary: dict[str, object] = {}
     for subset in SUBSETS:
@@ -60,15 +60,15 @@ TASK = Task(
     files=lambda root, split: [_file(root, subset) for subset in SUBSETS],
     load=_load,
     score=_score,
-    headline="f1",
-    fetch="Put coco_pope_{random,popular,adversarial}.json of RUCAIBox/POPE (output/coco) into pope/, "
+    primary_metric="f1",
+    download_hint="Put coco_pope_{random,popular,adversarial}.json of RUCAIBox/POPE (output/coco) into pope/, "
     "and COCO's val2014 images into coco/val2014/.",
     decoding={"": Decoding(max_new_tokens=10)},
     counts={"coco": 9000},
-    published={
+    paper_results={
         ("supplement_table_3", f"{subset}.{measure}"): f"{subset}.{measure}"
         for subset in SUBSETS
         for measure in ("accuracy", "precision", "recall", "f1", "yes_ratio")
     },
-    unfair={"newline": "the paper's prompt is not published: this is LLaVA's"},
+    not_comparable={"newline": "the paper's prompt is not published: this is LLaVA's"},
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from owl2.evaluation.metrics import qbench_choice
-from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.task import Decoding, Prediction, Sample, Scores, Task
 from owl2.evaluation.tasks.shared.common import means_by
 from owl2.evaluation.tasks.shared.correlation import pearson, spearman
 from owl2.evaluation.tasks.shared.multiple_choice import ANSWER_WITH_LETTER, option_lines, without_answers
@@ -63,7 +63,7 @@ def _perception_sample(row: PerceptionRow, prompt: str) -> Sample:
     return Sample(row.id, asked, row.answer, (row.image,), details={"options": row.options, **kinds, "file": row.cells})
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     if protocol == "quality":
         return _quality_scores(records)
     parsed = [qbench_choice(record.answer, record.details["options"]) for record in records]
@@ -82,7 +82,7 @@ def _score(records: Sequence[Record], protocol: str) -> Scores:
     return Scores(parsed, correct, summary)
 
 
-def _quality_scores(records: Sequence[Record]) -> Scores:
+def _quality_scores(records: Sequence[Prediction]) -> Scores:
     """The probability of "good" against "poor" as a quality, correlated with the mean opinion scores."""
     qualities = []
     for record in records:
@@ -93,7 +93,7 @@ def _quality_scores(records: Sequence[Record]) -> Scores:
     return Scores(qualities, [None] * len(records), summary)
 
 
-def _submission(records: Sequence[Record], out: Path) -> Path:
+def _submission(records: Sequence[Prediction], out: Path) -> Path:
     """The records of the official file, each with the answer as `response`, as Q-Bench's example scripts write them."""
     path = out / "qbench.json"
     answered = [{**record.details["file"], "response": record.answer} for record in records]
@@ -112,8 +112,8 @@ TASK = Task(
     files=_files,
     load=_load,
     score=_score,
-    headline="accuracy",
-    fetch="Put llvisionqa_{dev,test}.json and images/ of nanyangtu/LLVisionQA-QBench, or the parquet files of "
+    primary_metric="accuracy",
+    download_hint="Put llvisionqa_{dev,test}.json and images/ of nanyangtu/LLVisionQA-QBench, or the parquet files of "
     "q-future/Q-Bench-HF, into qbench/; for A3 the JSON files of Q-Future/Q-Bench (a3_iqa_databases/jsons) into "
     "qbench/a3/ and the images of each database into qbench/a3/<database>/.",
     decoding={"": Decoding(max_new_tokens=10)},
@@ -121,14 +121,14 @@ TASK = Task(
     suffix="",  # the conversation template ends without a space
     submission=_submission,
     submitted_splits=("dev", "test"),
-    published={
+    paper_results={
         ("paper_table_2", "qbench"): "accuracy",
         ("readme", "qbench"): "accuracy",
         ("supplement_table_6", "overall"): "accuracy",
         **{("supplement_table_6", name): f"per_type.{name}" for name in _TYPES.values()},
         **{("supplement_table_6", name): f"per_concern.{name}" for name in _CONCERNS.values()},
     },
-    unfair={
+    not_comparable={
         "dev": "the paper reports test, whose answers are not public; this is dev",
         **dict.fromkeys(_A3_SPLITS, "the paper does not report A3"),
     },

@@ -8,7 +8,7 @@ from string import ascii_uppercase
 
 from owl2.data.annotations import Row, image_path, keyed_rows, read_json
 from owl2.evaluation.metrics import scienceqa_choice
-from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.task import Decoding, Prediction, Sample, Scores, Task
 from owl2.evaluation.tasks.shared.common import means_by, verbatim
 from owl2.evaluation.tasks.shared.multiple_choice import ANSWER_WITH_LETTER, lettered, option_lines, owl2_prompt
 
@@ -56,7 +56,7 @@ def _sample(root: Path, split: str, prompt: str, pid: str, row: Row) -> Sample:
         gold=answer,
         images=(Path(image_path(root / "scienceqa" / "images" / split / pid, row.text("image"), row)),),
         choices=tuple(f" {letter}" for letter in ascii_uppercase[: len(choices)]) if prompt == "qwen" else (),
-        is_framed=prompt != "qwen",
+        uses_chat_template=prompt != "qwen",
         details={
             "choices": len(choices),
             "subject": row.text("subject"),
@@ -75,7 +75,7 @@ def _prompt(name: str, hint: str, question: str, options: dict[str, str]) -> str
     return f"Context: {hint or 'N/A'}\nQuestion: {question}\nOptions: {option_lines(options)}\nAnswer:"
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     parsed = [
         record.ranking.best()
         if protocol == "likelihood"
@@ -107,13 +107,13 @@ TASK = Task(
     files=_files,
     load=_load,
     score=_score,
-    headline="accuracy",
-    fetch="Put problems.json and pid_splits.json of lupantech/ScienceQA (data/scienceqa) into scienceqa/, and its "
-    "images into scienceqa/images/{test,val}/<problem>/image.png.",
+    primary_metric="accuracy",
+    download_hint="Put problems.json and pid_splits.json of lupantech/ScienceQA (data/scienceqa) into scienceqa/, "
+    "and its images into scienceqa/images/{test,val}/<problem>/image.png.",
     decoding={"": Decoding(max_new_tokens=10)},
     counts={"test": 2017},
-    published={("paper_table_1", "scienceqa_img"): "accuracy", ("readme", "scienceqa_img"): "accuracy"},
-    unfair={
+    paper_results={("paper_table_1", "scienceqa_img"): "accuracy", ("readme", "scienceqa_img"): "accuracy"},
+    not_comparable={
         "val": "the paper reports test, this is val",
         "owl2": "the paper's prompt is not published: this is that of its other multiple-choice benchmarks",
     },

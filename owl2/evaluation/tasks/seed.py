@@ -9,7 +9,7 @@ from typing import Any
 
 from owl2.data.annotations import Row, image_path, numbered, read_json
 from owl2.evaluation.metrics import seed_choice
-from owl2.evaluation.task import Clip, Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.task import Clip, Decoding, Prediction, Sample, Scores, Task
 from owl2.evaluation.tasks.shared.common import identifier, means_by, verbatim
 from owl2.evaluation.tasks.shared.multiple_choice import OWL2_ANSWER_WITH_LETTER, lettered, option_lines
 
@@ -105,7 +105,7 @@ def _clip(root: Path, row: Row, number: int, prompt: str) -> Clip:
     return Clip(path, frames, start, end, "frames" if in_frames else "seconds", spacing)
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     parsed = [
         _LETTERS[record.ranking.best()] if protocol == "likelihood" else seed_choice(record.answer, protocol)
         for record in records
@@ -121,7 +121,7 @@ def _score(records: Sequence[Record], protocol: str) -> Scores:
     return Scores(parsed, correct, summary)
 
 
-def _submission(records: Sequence[Record], out: Path) -> Path:
+def _submission(records: Sequence[Prediction], out: Path) -> Path:
     """One line a question: `question_id` and the letter as `prediction` (the answer itself where it names none)."""
     path = out / "seed.jsonl"
     with path.open("w", encoding="utf-8") as file:
@@ -146,14 +146,14 @@ TASK = Task(
     files=lambda root, split: [_file(root)],
     load=_load,
     score=_score,
-    headline="accuracy",
-    fetch="Put SEED-Bench.json and SEED-Bench-image of AILab-CVC/SEED-Bench into seed/, and the videos of "
+    primary_metric="accuracy",
+    download_hint="Put SEED-Bench.json and SEED-Bench-image of AILab-CVC/SEED-Bench into seed/, and the videos of "
     "Something-Something v2, EPIC-KITCHENS-100 and Breakfast into seed/videos/{ssv2,epic_kitchens,breakfast}/, or the "
     "authors' 8 frames of each question, v1_video, into seed/v1_video/.",
     decoding={"": Decoding(max_new_tokens=10)},
     submission=_submission,
-    published={("paper_table_2", "seed"): "accuracy", ("readme", "seed"): "accuracy"},
-    unfair={
+    paper_results={("paper_table_2", "seed"): "accuracy", ("readme", "seed"): "accuracy"},
+    not_comparable={
         **{
             split: f"the paper reports images and videos together, this is {split} only" for split in ("image", "video")
         },

@@ -4,8 +4,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from owl2.data.annotations import Row, image_path, rows
-from owl2.evaluation.task import Record, Sample, Scores, Task
-from owl2.evaluation.tasks.shared.vqa import DECODING, OF_THE_SCRIPTS, asked, exactly_ten, score_vqa, ten_answers
+from owl2.evaluation.task import Prediction, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.vqa import (
+    DECODING,
+    OF_THE_SCRIPTS,
+    exactly_ten,
+    score_vqa,
+    ten_answers,
+    with_instruction,
+)
 from owl2.evaluation.tasks.shared.vqa_converted import converted_files, converted_rows
 
 _WITH_OCR = "ocr"
@@ -44,12 +51,12 @@ def _sample(
 ) -> Sample:
     question = row.text("question")
     if words is None:
-        text = asked(question, prompt)
+        text = with_instruction(question, prompt)
     elif image not in words:
         raise row.error(f"image {image!r} has no record in the file of OCR words")
     else:
         form = prompt.replace(_WITH_OCR, "newline")
-        text = asked(question, form, f"\nReference OCR token: {', '.join(words[image])}")
+        text = with_instruction(question, form, f"\nReference OCR token: {', '.join(words[image])}")
     return Sample(
         id=str(row.integer("question_id")),
         prompt=text,
@@ -65,7 +72,7 @@ def _ocr_words(file: Path) -> dict[str, list[str]]:
     return {row.text("image_id"): [str(word) for word in row.items("ocr_tokens")] for row in rows(file, "data")}
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     """The accuracy is there twice: also by whether the prompt had OCR words, which the paper reports apart."""
     scores = score_vqa(records, protocol)
     kind = "with_ocr" if records[0].details["ocr"] else "without_ocr"
@@ -81,15 +88,15 @@ TASK = Task(
     files=_files,
     load=_load,
     score=_score,
-    headline="accuracy",
-    fetch="Put TextVQA_0.5.1_val.json of textvqa.org into textvqa/ (for the prompts with OCR words "
+    primary_metric="accuracy",
+    download_hint="Put TextVQA_0.5.1_val.json of textvqa.org into textvqa/ (for the prompts with OCR words "
     "TextVQA_Rosetta_OCR_v0.2_val.json too), and its training and validation images into textvqa/train_images/.",
     decoding={"": DECODING},
     counts={"val": 5000},
-    published={
+    paper_results={
         (table, column): OF_THE_SCRIPTS + measure
         for table in ("paper_table_1", "readme")
         for column, measure in (("textvqa", "without_ocr"), ("textvqa_ocr", "with_ocr"))
     },
-    unfair={"ocr": "the paper's prompt with OCR words is not published: this is LLaVA's"},
+    not_comparable={"ocr": "the paper's prompt with OCR words is not published: this is LLaVA's"},
 )

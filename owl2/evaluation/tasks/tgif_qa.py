@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from owl2.data.annotations import Row
-from owl2.evaluation.tasks.shared.common import naming, verbatim
+from owl2.evaluation.tasks.shared.common import naming_file_errors, verbatim
 from owl2.evaluation.tasks.shared.video_qa import VideoQuestion, one_word, video_task
 
 _FILE = "Test_frameqa_question.csv"
@@ -20,7 +20,7 @@ def _questions(folder: Path) -> Iterator[VideoQuestion]:
         ValueError: the columns are others, or a row has too few or too many, or an unknown type, or no one-word answer.
     """
     path = folder / _FILE
-    with path.open(encoding="utf-8", newline="") as file, naming(path):
+    with path.open(encoding="utf-8", newline="") as file, naming_file_errors(path):
         reader = csv.DictReader(file, delimiter="\t")
         lacking = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
         if lacking:
@@ -43,6 +43,6 @@ TASK = video_task(
     count=13691,
     files=(_FILE,),
     questions=_questions,
-    fetch=f"Fetch {_FILE} of YunseokJANG/tgif-qa and TGIF's <gif_name>.gif, "
+    download_hint=f"Fetch {_FILE} of YunseokJANG/tgif-qa and TGIF's <gif_name>.gif, "
     "or test_q.json and test_a.json with videos as repackaged for Video-ChatGPT.",
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from owl2.data.annotations import AnyPath
 from owl2.evaluation.prediction_files import PREDICTIONS, file_hashes, ids_hash, write_predictions
-from owl2.evaluation.task import Record
+from owl2.evaluation.task import Prediction
 from owl2.evaluation.tasks.shared.common import identifier, list_or_line_rows
 from owl2.evaluation.tasks.shared.video_qa import JUDGED
 
@@ -57,7 +57,7 @@ def import_predictions(path: AnyPath, task: str, run: AnyPath) -> Path:
     return directory
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _records(path: Path) -> Iterator[Prediction]:
     """The records, each with an id of its own: the second of a name is `name_1`, as the official judge renames it."""
     taken: set[str] = set()
     for row in list_or_line_rows(path):
@@ -67,7 +67,7 @@ def _records(path: Path) -> Iterator[Record]:
         own = next(each for each in _renamed(name) if each not in taken)
         taken.add(own)
         details = {"question": row.text(names[1]), "video": name}
-        yield Record(own, "", row.string("pred"), row.text(names[2]), details)
+        yield Prediction(own, "", row.string("pred"), row.text(names[2]), details)
 
 
 def _renamed(name: str) -> Iterator[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from owl2.data.annotations import Row, image_path, rows
 from owl2.evaluation.metrics import evalai_answer
 from owl2.evaluation.metrics.vqa import unanswerable_scores
-from owl2.evaluation.task import Record, Sample, Scores, Task
-from owl2.evaluation.tasks.shared.vqa import DECODING, asked, score_vqa, ten_answers, write_answers
+from owl2.evaluation.task import Prediction, Sample, Scores, Task
+from owl2.evaluation.tasks.shared.vqa import DECODING, score_vqa, ten_answers, with_instruction, write_answers
 from owl2.evaluation.tasks.shared.vqa_converted import converted_files, converted_rows
 
 _PUBLIC = "val"  # the split whose answers are
@@ -26,7 +26,7 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
     return [
         Sample(
             id=name,
-            prompt=asked(row.text("question"), prompt),
+            prompt=with_instruction(row.text("question"), prompt),
             gold=ten_answers(annotation) if annotation else None,
             images=(Path(image_path(root / "vizwiz" / split, name, row)),),
             details=_kinds(annotation) if annotation else {},
@@ -53,7 +53,7 @@ def _kinds(row: Row) -> dict[str, str | int]:
     return kinds
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     """Accuracy and, as the benchmark's own program, how well the unanswerable questions are found."""
     scores = score_vqa(records, protocol)
     if protocol != "vizwiz_official" or not all("answerable" in record.details for record in records):
@@ -64,7 +64,7 @@ def _score(records: Sequence[Record], protocol: str) -> Scores:
     return Scores(scores.parsed, scores.scores, {**scores.summary, **named})
 
 
-def _submission(records: Sequence[Record], directory: Path) -> Path:
+def _submission(records: Sequence[Prediction], directory: Path) -> Path:
     answers = [{"image": record.id, "answer": evalai_answer(record.answer)} for record in records]
     return write_answers(answers, directory / "vizwiz_test_results.json")
 
@@ -78,15 +78,15 @@ TASK = Task(
     files=_files,
     load=_load,
     score=_score,
-    headline="accuracy",
-    fetch="Put val.json and test.json of the VQA task of vizwiz.org into vizwiz/Annotations/, and the images of its "
-    "val.zip and test.zip into vizwiz/val/ and vizwiz/test/.",
+    primary_metric="accuracy",
+    download_hint="Put val.json and test.json of the VQA task of vizwiz.org into vizwiz/Annotations/, and the "
+    "images of its val.zip and test.zip into vizwiz/val/ and vizwiz/test/.",
     decoding={"": DECODING},
     counts={"val": 4319, "test": 8000},
     submission=_submission,
     submitted_splits=("test",),
-    published={("paper_table_1", "vizwiz"): "accuracy", ("readme", "vizwiz"): "accuracy"},
-    unfair={
+    paper_results={("paper_table_1", "vizwiz"): "accuracy", ("readme", "vizwiz"): "accuracy"},
+    not_comparable={
         "val": "the paper reports test-dev, this is val",
         "space": "the paper's prompt is not published: this is that of its other VQA benchmarks",
     },

@@ -7,14 +7,14 @@ from typing import Any
 
 from owl2.data.annotations import Row
 from owl2.evaluation.metrics import evalai_answer
-from owl2.evaluation.task import Record, Sample, Task
+from owl2.evaluation.task import Prediction, Sample, Task
 from owl2.evaluation.tasks.shared.vqa import (
     DECODING,
     annotated_samples,
-    asked,
     coco_image,
     questions_of,
     score_vqa,
+    with_instruction,
     write_answers,
 )
 
@@ -47,7 +47,7 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
 def _unannotated(root: Path, row: Row, prompt: str) -> Sample:
     return Sample(
         id=str(row.integer("question_id")),
-        prompt=asked(row.text("question"), prompt),
+        prompt=with_instruction(row.text("question"), prompt),
         gold=None,
         images=(coco_image(root, "test2015", row.integer("image_id")),),
     )
@@ -64,7 +64,7 @@ def _unasked(root: Path, test_dev: Sequence[Row]) -> list[int]:
     return list(identifiers)
 
 
-def _submission(records: Sequence[Record], directory: Path) -> Path:
+def _submission(records: Sequence[Prediction], directory: Path) -> Path:
     """All questions of test2015. Answers are normalised, since the server compares some as they are."""
     answers: list[dict[str, Any]] = [
         {"question_id": int(record.id), "answer": evalai_answer(record.answer)} for record in records
@@ -83,13 +83,13 @@ TASK = Task(
     files=_files,
     load=_load,
     score=score_vqa,
-    headline="accuracy",
-    fetch="Put what is in v2_{Questions_Val,Annotations_Val,Questions_Test}_mscoco.zip of visualqa.org into vqav2/ and "
-    "COCO's images into coco/val2014/ and coco/test2015/.",
+    primary_metric="accuracy",
+    download_hint="Put what is in v2_{Questions_Val,Annotations_Val,Questions_Test}_mscoco.zip of visualqa.org into "
+    "vqav2/ and COCO's images into coco/val2014/ and coco/test2015/.",
     decoding={"": DECODING},
     counts={"val": 214354, "test-dev": 107394, "test": 447793},
     submission=_submission,
     submitted_splits=("test-dev", "test"),
-    published={("paper_table_1", "vqav2"): "accuracy", ("readme", "vqav2"): "accuracy"},
-    unfair={"val": "the paper reports test-dev, this is val"},
+    paper_results={("paper_table_1", "vqav2"): "accuracy", ("readme", "vqav2"): "accuracy"},
+    not_comparable={"val": "the paper reports test-dev, this is val"},
 )

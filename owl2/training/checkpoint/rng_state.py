@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 
-def random_state() -> dict[str, Any]:
+def rng_state() -> dict[str, Any]:
     """States of the generators of Python, NumPy, torch and, where there is one, the current GPU."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
@@ -22,8 +22,8 @@ def random_state() -> dict[str, Any]:
     return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Puts the generators where `random_state` found them."""
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Puts the generators where `rng_state` found them."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from owl2.checkpoints.inspect import count_parameters
 from owl2.modeling import Owl2Config
 from owl2.training.distributed.mesh import mesh_shape
-from owl2.training.model.build import outline
+from owl2.training.model.build import meta_config
 from owl2.training.recipe.schema import Recipe
 
 from .flops import Flops, Lora, Sample, Trained, sample_flops
@@ -116,7 +116,7 @@ def recipe_cost(
             f"{gpus} GPUs, an MFU of {mfu}, {text_tokens} tokens and {images} images a sample cannot be: GPUs and "
             "tokens must be positive, the MFU above 0 and at most 1"
         )
-    found, kind = outline(recipe), gpu_named(gpu)
+    found, kind = meta_config(recipe), gpu_named(gpu)
     config, assumed = found.config, list(found.assumed)
     room = recipe.data.max_length - images * config.tokens_per_image
     if room <= 0:
@@ -130,7 +130,7 @@ def recipe_cost(
     counts = count_parameters(found.model())
     trained = trained_of(recipe)
     flops = sample_flops(config, sample, trained)
-    samples = recipe.schedule.steps * recipe.batch.global_size
+    samples = recipe.schedule.steps * recipe.batch.global_batch_size
     batch = largest_micro_batch(recipe, config, sample)
     memory, micro_batches = _memory(recipe, config, counts, sample, gpus, kind)
     cost = Cost(
@@ -160,7 +160,7 @@ def trained_of(recipe: Recipe) -> Trained:
 
 def largest_micro_batch(recipe: Recipe, config: Owl2Config, sample: Sample) -> MicroBatch:
     """A micro-batch whose rows are full."""
-    data, rows = recipe.data, recipe.batch.micro_size
+    data, rows = recipe.data, recipe.batch.micro_batch_size
     length = sample.text_tokens + sample.images * config.tokens_per_image
     if data.packing.enabled:
         tokens = rows * (data.packing.length or data.max_length)
@@ -178,10 +178,10 @@ def _memory(
     replicas, shards, tensor = mesh_shape(
         gpus, min(gpus, MACHINE_SIZE), parallel.data_shards, parallel.replicas, parallel.tensor
     )
-    at_a_time: float = recipe.batch.micro_size
+    at_a_time: float = recipe.batch.micro_batch_size
     if recipe.data.packing.enabled:
         at_a_time = batch.tokens / (sample.text_tokens + sample.images * config.tokens_per_image)
-    micro_batches = math.ceil(recipe.batch.global_size / (replicas * shards) / at_a_time)
+    micro_batches = math.ceil(recipe.batch.global_batch_size / (replicas * shards) / at_a_time)
     shape = Placement(
         shards=shards,
         tensor=tensor,
@@ -214,9 +214,9 @@ def _advice(
 def _changes(recipe: Recipe, gpus: int) -> Iterator[tuple[dict[str, Any], int]]:
     """What a user can change: keys of the recipe with their values, and the number of GPUs."""
     checkpointing, all_of_it = "parallel.activation_checkpointing", {}
-    if recipe.batch.micro_size > 1:
-        yield {"batch.micro_size": recipe.batch.micro_size // 2}, gpus
-        all_of_it["batch.micro_size"] = 1
+    if recipe.batch.micro_batch_size > 1:
+        yield {"batch.micro_batch_size": recipe.batch.micro_batch_size // 2}, gpus
+        all_of_it["batch.micro_batch_size"] = 1
     if recipe.parallel.activation_checkpointing == "none":
         yield {checkpointing: "selective"}, gpus
     if recipe.parallel.activation_checkpointing != "full":
@@ -224,7 +224,7 @@ def _changes(recipe: Recipe, gpus: int) -> Iterator[tuple[dict[str, Any], int]]:
         all_of_it[checkpointing] = "full"
     if len(all_of_it) > 1:
         yield all_of_it, gpus
-    parts, whole = recipe.train.parts, {"text_half", "shared", "embeddings"}
+    parts, whole = recipe.train.parts, {"decoder_text", "shared", "embeddings"}
     if recipe.train.lora is None and whole & set(parts):
         adapters = {"train.lora": {}, "train.parts": [part for part in parts if part not in whole]}
         yield {**all_of_it, **adapters}, gpus
@@ -232,10 +232,10 @@ def _changes(recipe: Recipe, gpus: int) -> Iterator[tuple[dict[str, Any], int]]:
     elif recipe.train.lora is not None:
         if recipe.train.quantization is None:
             yield {**all_of_it, "train.quantization": "int4"}, gpus
-        if "vision_half" in parts:  # 1.07 B parameters of the 7B model
+        if "decoder_vision" in parts:  # 1.07 B parameters of the 7B model
             copies = [name for name in ("vision_k_proj", "vision_v_proj") if name not in recipe.train.lora.targets]
             targets = {"train.lora.targets": [*recipe.train.lora.targets, *copies]}
-            fewer = {"train.parts": [part for part in parts if part != "vision_half"], **targets}
+            fewer = {"train.parts": [part for part in parts if part != "decoder_vision"], **targets}
             yield {**all_of_it, **fewer, "train.quantization": "int4"}, gpus
     if recipe.parallel.data_shards == recipe.parallel.replicas == "auto":
         yield from ((all_of_it, more) for more in (2, 4, 8) if more > gpus)

@@ -157,9 +157,11 @@ def decoder_products(
     Args:
         learns_before: whether anything in front of the decoder trains, so that its input needs a gradient.
     """
-    norms = {"vision_half", "text_half"} if "norm" in config.modality_adaptive else {"shared"}
+    norms = {"decoder_vision", "decoder_text"} if "norm" in config.modality_adaptive else {"shared"}
     first_input = learns_before or bool(norms & trained.parts)
-    inside = first_input or trained.lora is not None or bool(trained.parts & {"shared", "text_half", "vision_half"})
+    inside = (
+        first_input or trained.lora is not None or bool(trained.parts & {"shared", "decoder_text", "decoder_vision"})
+    )
     first = _layer_products(config, text_rows, vision_rows, trained, first_input, inside)
     others = _layer_products(config, text_rows, vision_rows, trained, inside, inside)
     return first + _times(config.num_hidden_layers - 1, others)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from owl2.data.records import Conversation
-from owl2.data.skipped import BrokenPair, Fault
+from owl2.data.skipped import Fault, InvalidSample
 from owl2.processing import Owl2Processor, load_image
 from owl2.processing.image_processor import resize_image
 
@@ -33,7 +33,7 @@ def encode_conversation(
         Lists `input_ids`, ..., and `pixel_values` uint8 [n, 3, R, R] if there are images or videos.
 
     Raises:
-        BrokenPair: an image cannot be read, or what `max_length` leaves has lost an image or every answer.
+        InvalidSample: an image cannot be read, or what `max_length` leaves has lost an image or every answer.
     """
     limits: dict[str, Any] = {"max_length": max_length, "truncation": True}
     if any(part["type"] == "video" for message in conversation.messages for part in message["content"]):
@@ -41,12 +41,12 @@ def encode_conversation(
             images = list(conversation.images) or None
             sample = processor.encode_conversation(conversation.messages, images=images, **limits)
         except ValueError as error:
-            raise BrokenPair(Fault.NOT_ENCODED, str(error)) from error
+            raise InvalidSample(Fault.NOT_ENCODED, str(error)) from error
         return {**sample, "pixel_values": _levels(sample["pixel_values"], processor)}
     try:
         sample = processor.encode_conversation(conversation.messages, with_pixels=False, **limits)
     except ValueError as error:
-        raise BrokenPair(Fault.NOT_ENCODED, str(error)) from error
+        raise InvalidSample(Fault.NOT_ENCODED, str(error)) from error
     if conversation.images:
         sample["pixel_values"] = torch.stack([_resized(image, processor, image_size) for image in conversation.images])
     return sample
@@ -57,7 +57,7 @@ def _resized(source: str, processor: Owl2Processor, size: int) -> torch.Tensor:
     try:
         image = load_image(source)
     except ValueError as error:
-        raise BrokenPair(Fault.DAMAGED_IMAGE, str(error)) from error
+        raise InvalidSample(Fault.DAMAGED_IMAGE, str(error)) from error
     resized = resize_image(image, size, size, processor.image_processor.aspect, processor.image_processor.image_mean)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 

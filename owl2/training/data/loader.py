@@ -1,8 +1,8 @@
 """The batches of a rank: its share of every global batch, read by worker processes, in micro-batches.
 
-A step learns from exactly `global_size` samples. The global batch is drawn first and depends on nothing but the seed;
-rank r of n then takes its samples r, r + n, r + 2n, ... So a step is the same for any number of ranks and workers, any
-size of micro-batches, with and without packing. Packing happens within a rank's share: nothing waits for a later step,
+A step learns from exactly `global_batch_size` samples. The global batch is drawn first and depends on nothing but the
+seed; rank r of n then takes its samples r, r + n, r + 2n, ... So a step is the same for any number of ranks and
+workers, any size of micro-batches, with and without packing. Packing happens within a rank's share: nothing waits for a later step,
 and the state between two steps is where the stream of draws stands.
 """
 
@@ -20,7 +20,7 @@ from owl2.modeling.owl2 import IGNORE_INDEX
 from owl2.processing import Owl2Processor
 from owl2.processing.collation import pad_encoded
 
-from .stage_data import StageSamples
+from .stage_data import StageData
 
 LENGTH_STEP = 32
 """Rows of so many tokens, twice or three times as many, ...: 64 shapes at most where rows hold 2,048."""
@@ -29,17 +29,17 @@ Batch = dict[str, torch.Tensor]
 Item = TypeVar("Item")
 
 
-class Grouping(NamedTuple):
+class BatchingConfig(NamedTuple):
     """How samples become micro-batches.
 
     Attributes:
-        micro_size: samples of a micro-batch, with packing rows.
+        micro_batch_size: samples of a micro-batch, with packing rows.
         row_length: tokens of a row; `None` without packing.
         buffer: samples that are packed together.
         few_shapes: pad packed rows to a multiple of `LENGTH_STEP`, for compiled layers.
     """
 
-    micro_size: int
+    micro_batch_size: int
     row_length: int | None = None
     buffer: int = 1024
     few_shapes: bool = False
@@ -80,14 +80,14 @@ class _Prepared(NamedTuple):
     skips: list[Skip]
 
 
-class BatchStream:
+class StageDataLoader:
     """Batches of one rank, one after the other, with a state to go on from.
 
     Args:
         samples: where the global batches are drawn from.
         processor: encodes and pads.
-        grouping: see there.
-        global_size: samples of a global batch.
+        batching: see there.
+        global_batch_size: samples of a global batch.
         rank, ranks: of those that share the data.
         num_workers: processes that read and encode; 0 does it between the steps.
         counter: counts what is broken, and ends the run when it is too much.
@@ -98,20 +98,22 @@ class BatchStream:
 
     def __init__(
         self,
-        samples: StageSamples,
+        samples: StageData,
         processor: Owl2Processor,
-        grouping: Grouping,
-        global_size: int,
+        batching: BatchingConfig,
+        global_batch_size: int,
         counter: SkipCounter,
         rank: int = 0,
         ranks: int = 1,
         num_workers: int = 0,
     ) -> None:
-        if global_size < ranks:
-            raise ValueError(f"batch.global_size {global_size} is less than the {ranks} ranks that share it")
-        self.samples, self.grouping, self.global_size = samples, grouping, global_size
+        if global_batch_size < ranks:
+            raise ValueError(
+                f"batch.global_batch_size {global_batch_size} is less than the {ranks} ranks that share it"
+            )
+        self.samples, self.batching, self.global_batch_size = samples, batching, global_batch_size
         self.rank, self.ranks, self.num_workers, self.counter = rank, ranks, num_workers, counter
-        self._prepare = _Prepare(samples.dataset(processor), processor.tokenizer.pad_token_id, grouping)
+        self._prepare = _Prepare(samples.dataset(processor), processor.tokenizer.pad_token_id, batching)
         self._state = samples.state_dict()
 
     def batches(self, count: int) -> Iterator[RankBatch]:
@@ -159,10 +161,10 @@ class BatchStream:
 
     def _pieces(self, count: int, asked: list[tuple[int, dict[str, Any]]]) -> Iterator[list[Any]]:
         """Draws that a worker prepares together: those of one micro-batch, or of one buffer of the packer."""
-        packed = self.grouping.row_length is not None
-        size = self.grouping.buffer if packed else self.grouping.micro_size
+        packed = self.batching.row_length is not None
+        size = self.batching.buffer if packed else self.batching.micro_batch_size
         for _ in range(count):
-            share = self.samples.take(self.global_size)[self.rank :: self.ranks]
+            share = self.samples.take(self.global_batch_size)[self.rank :: self.ranks]
             pieces = [share[start : start + size] for start in range(0, len(share), size)]
             asked.append((len(pieces), self.samples.state_dict()))
             yield from pieces
@@ -185,13 +187,13 @@ def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
 class _Prepare(Dataset[_Prepared]):
     """Micro-batches of some draws; what workers run."""
 
-    def __init__(self, dataset: Dataset[Any], pad_token_id: int, grouping: Grouping) -> None:
-        self.dataset, self.pad_token_id, self.grouping = dataset, pad_token_id, grouping
+    def __init__(self, dataset: Dataset[Any], pad_token_id: int, batching: BatchingConfig) -> None:
+        self.dataset, self.pad_token_id, self.batching = dataset, pad_token_id, batching
 
     def __getitem__(self, draws: list[Any]) -> _Prepared:
         drawn = [self.dataset[draw] for draw in draws]
         samples = [each.sample for each in drawn if each.sample]
-        micro_batches = list(micro_batches_of(samples, self.grouping, self.pad_token_id))
+        micro_batches = list(micro_batches_of(samples, self.batching, self.pad_token_id))
         counts = Counts(
             supervised=sum(supervised_tokens(batch) for batch in micro_batches),
             tokens=sum(len(sample["input_ids"]) for sample in samples),
@@ -203,19 +205,19 @@ class _Prepare(Dataset[_Prepared]):
         return _Prepared(micro_batches, counts, sources, [skip for each in drawn for skip in each.skips])
 
 
-def micro_batches_of(samples: Sequence[dict[str, Any]], grouping: Grouping, pad_token_id: int) -> Iterator[Batch]:
-    """Micro-batches of encoded samples, in packed rows, the longest first, if the grouping has a row length."""
-    size = grouping.micro_size
-    if grouping.row_length is None:
+def micro_batches_of(samples: Sequence[dict[str, Any]], batching: BatchingConfig, pad_token_id: int) -> Iterator[Batch]:
+    """Micro-batches of encoded samples, in packed rows, the longest first, if the batching has a row length."""
+    size = batching.micro_batch_size
+    if batching.row_length is None:
         for start in range(0, len(samples), size):
             yield pad_encoded(samples[start : start + size], pad_token_id)
         return
-    numbers = rows_of([len(sample["input_ids"]) for sample in samples], grouping.row_length, size)
+    numbers = rows_of([len(sample["input_ids"]) for sample in samples], batching.row_length, size)
     rows = [pack_encoded([samples[number] for number in row]) for row in numbers]
     for start in range(0, len(rows), size):
         length = len(rows[start]["input_ids"])  # the longest comes first
-        if grouping.few_shapes:
-            length = min(grouping.row_length, math.ceil(length / LENGTH_STEP) * LENGTH_STEP)
+        if batching.few_shapes:
+            length = min(batching.row_length, math.ceil(length / LENGTH_STEP) * LENGTH_STEP)
         yield pad_packed(rows[start : start + size], pad_token_id, length)
 
 

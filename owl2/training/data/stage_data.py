@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 
 from owl2.data.mixture import Mixture, MixtureRecipe, MixtureSampler, SourceRecipe, load_mixture_recipe
 from owl2.data.mixture import Source as WeightedSource
-from owl2.data.mixture.cached_records import FirstRecords, LeftOut
+from owl2.data.mixture.cached_records import FirstRecords, Rejected
 from owl2.data.pairs import (
-    Blend,
     CocoCaptions,
     PairLines,
     PairParquet,
@@ -26,10 +25,11 @@ from owl2.data.pairs import (
     PairSource,
     StoredPair,
     TarShards,
+    WeightedSampler,
 )
 from owl2.data.pairs.loader import Drawn
 from owl2.data.records import Conversation
-from owl2.data.skipped import BrokenPair, Skip, SkipLimit
+from owl2.data.skipped import InvalidSample, Skip, SkipLimit
 from owl2.data.sources import easy_vqa
 from owl2.processing import Owl2Processor
 from owl2.training.recipe.schema import Recipe, Source
@@ -39,7 +39,7 @@ from .encoding import encode_caption, encode_conversation
 logger = logging.getLogger(__name__)
 
 
-class StageSamples(Protocol):
+class StageData(Protocol):
     """The samples of a stage, drawn one after the other."""
 
     def take(self, count: int) -> list[Any]:
@@ -63,7 +63,7 @@ class StageSamples(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def open_samples(recipe: Recipe, sources: dict[str, Source], directory: Path) -> StageSamples:
+def open_stage_data(recipe: Recipe, sources: dict[str, Source], directory: Path) -> StageData:
     """Opens sources of the recipe's stage.
 
     Args:
@@ -86,7 +86,7 @@ class Pairs:
         self.sources = [_pair_source(name, source) for name, source in sources.items()]
         sizes = {source.name: int(sum(source.groups)) for source in self.sources}
         weights = {name: float(source.weight or sizes[name]) for name, source in sources.items()}
-        self._blend = Blend(sizes, recipe.seed, weights)
+        self._blend = WeightedSampler(sizes, recipe.seed, weights)
 
     def take(self, count: int) -> list[Any]:
         return self._blend.draw(count)
@@ -99,7 +99,7 @@ class Pairs:
             for index in range(min(count, int(source.groups[0]))):
                 try:
                     yield source.read(0, index).caption
-                except BrokenPair:
+                except InvalidSample:
                     continue  # counted when it is drawn
 
     def describe(self) -> list[tuple[str, int, float]]:
@@ -127,7 +127,7 @@ class Conversations:
                 raise ValueError(f"there are two sources of the name {doubled[0]}: rename one of them")
             self.records |= {each.name: opened for each in opened.sources}
             for each in opened.sources:
-                _warn_of_left_out(each.name, opened.records(each.name).left_out)
+                _warn_of_left_out(each.name, opened.records(each.name).rejected)
         self._sampler = MixtureSampler(weighted, recipe.seed)
 
     def take(self, count: int) -> list[Any]:
@@ -171,7 +171,7 @@ class ConversationSamples(Dataset[Drawn]):
         try:
             conversation = self.records[draw.source][draw]
             sample = encode_conversation(self.processor, conversation, self.image_size, self.max_length)
-        except BrokenPair as error:
+        except InvalidSample as error:
             return Drawn({}, draw.source, [Skip(draw.source, error.fault, f"record {draw.record}: {error}")])
         return Drawn(sample, draw.source, [])
 
@@ -180,7 +180,7 @@ class _InMemory:
     """Conversations that are made, not read from files, in the shape of a `Mixture` of one source."""
 
     def __init__(self, name: str, conversations: Sequence[Conversation]) -> None:
-        self.name, self._records = name, FirstRecords(conversations, LeftOut())
+        self.name, self._records = name, FirstRecords(conversations, Rejected())
         self.sources = (WeightedSource(name, len(conversations), len(conversations), float(len(conversations))),)
 
     def __getitem__(self, draw: Any) -> Conversation:
@@ -234,10 +234,10 @@ def _open_conversations(name: str, source: Source, recipe: Recipe, cache: Path) 
     return Mixture(MixtureRecipe(file, cache.absolute(), recipe.seed, sources), skip_limit=limit)
 
 
-def _warn_of_left_out(name: str, left_out: LeftOut) -> None:
-    if left_out.records:
-        kinds = ", ".join(f"{kind}: {count}" for kind, count in left_out.kinds.items())
-        logger.warning("%s: left out %d records (%s); first %s", name, left_out.records, kinds, left_out.named[0])
+def _warn_of_left_out(name: str, rejected: Rejected) -> None:
+    if rejected.records:
+        kinds = ", ".join(f"{kind}: {count}" for kind, count in rejected.kinds.items())
+        logger.warning("%s: left out %d records (%s); first %s", name, rejected.records, kinds, rejected.named[0])
 
 
 def _with_weight(sources: Sequence[WeightedSource], weight: float | None) -> list[WeightedSource]:

@@ -30,7 +30,7 @@ def weights_of(model: nn.Module) -> Weights:
 
 
 def empty_model(config: Owl2Config) -> Owl2ForConditionalGeneration:
-    """A model whose parameters are on the device "meta", for `receive_weights` to fill; what is computed is there."""
+    """A model whose parameters are on the device "meta", for `broadcast_weights` to fill; what is computed is there."""
     with torch.device("meta"):
         model = Owl2ForConditionalGeneration(config)
     decoder = model.base_model.language_model
@@ -39,7 +39,7 @@ def empty_model(config: Owl2Config) -> Owl2ForConditionalGeneration:
 
 
 @torch.no_grad()
-def receive_weights(model: nn.Module, weights: Weights | None, mesh: Mesh, frozen_only: bool = False) -> None:
+def broadcast_weights(model: nn.Module, weights: Weights | None, mesh: Mesh, frozen_only: bool = False) -> None:
     """Fills a model that was spread while it was empty, in place. Every rank calls this.
 
     Parameters get the dtype that they have in the empty model. Tied ones stay tied.
@@ -96,7 +96,7 @@ def _shard(whole: torch.Tensor, place: DTensor) -> torch.Tensor:
     return whole
 
 
-def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
+def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor as it is without sharding; every rank that holds a shard calls this.
 
     `DTensor.full_tensor` warns where a tensor is split over data and tensor ranks. Undone one by one, in the order

@@ -55,7 +55,7 @@ class Mesh(NamedTuple):
         dist.all_reduce(values, group=self.data_group)
         return values
 
-    def from_first_rank(self, find: Callable[[], Found]) -> Found:
+    def broadcast_from_rank0(self, find: Callable[[], Found]) -> Found:
         """What the first rank finds, on every rank; the others wait and do not look.
 
         Raises:

@@ -33,7 +33,7 @@ def parallelize(
     float32 sums over the data ranks: the loss of each rank must be divided by what counts over all of them.
 
     Args:
-        model: on several ranks without weights (on the device "meta"): `receive_weights` fills it afterwards. One
+        model: on several ranks without weights (on the device "meta"): `broadcast_weights` fills it afterwards. One
             process may have a model with weights as well.
         activation_checkpointing, compile: see `prepare_block`.
 

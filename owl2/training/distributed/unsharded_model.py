@@ -12,10 +12,10 @@ from torch.distributed.tensor import DTensor
 
 from owl2.modeling import Owl2ForConditionalGeneration
 
-from .broadcast_weights import whole_tensor
+from .broadcast_weights import gather_tensor
 
 
-class WholeModel:
+class UnshardedModel:
     """A second model beside the one in training, in evaluation mode, without weights of its own.
 
     Args:
@@ -70,7 +70,7 @@ def _whole(weight: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
     if not weight.requires_grad and not isinstance(weight, DTensor):
         return weight
     tensor = weight.to(dtype) if weight.requires_grad else weight.detach()
-    return nn.Parameter(whole_tensor(tensor).detach(), requires_grad=False)
+    return nn.Parameter(gather_tensor(tensor).detach(), requires_grad=False)
 
 
 def _put(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -25,7 +25,7 @@ _MODALITY_ADAPTIVE = ("norm", "k", "v")
 """Section 3.3: the parts that the paper separates."""
 
 
-class Outline(NamedTuple):
+class MetaModel(NamedTuple):
     """A model known by its sizes alone.
 
     Attributes:
@@ -42,7 +42,7 @@ class Outline(NamedTuple):
             return Owl2ForConditionalGeneration(self.config)
 
 
-def outline(recipe: Recipe) -> Outline:
+def meta_config(recipe: Recipe) -> MetaModel:
     """Reads the sizes of a recipe's model from the configurations of its checkpoints, not their weights.
 
     A directory that does not exist stands for the paper's model of that kind (LLaMA-2-7B, CLIP ViT-L/14, mPLUG-Owl2),
@@ -63,7 +63,7 @@ def outline(recipe: Recipe) -> Outline:
     _check_image_size(size, vision.patch_size)
     if size != vision.image_size:
         vision.image_size, vision.position_grid_size = size, size // vision.patch_size
-    return Outline(config, assumed)
+    return MetaModel(config, assumed)
 
 
 def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
@@ -92,7 +92,7 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
     return model, processor
 
 
-def describe_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
+def build_meta_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
     """As `build_model`, of a recipe with a checkpoint, but without reading a weight: they are on the device "meta".
 
     Raises:
@@ -101,14 +101,14 @@ def describe_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2Pr
     assert recipe.model.checkpoint is not None, "only what is stored can be described"
     torch.manual_seed(recipe.seed)
     _require_directory(recipe.model.checkpoint, "model.checkpoint")
-    model = outline(recipe).model()
+    model = meta_config(recipe).model()
     if (Path(recipe.model.checkpoint) / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(recipe.model.checkpoint)
     model.set_attn_implementation(recipe.model.attention)
     return model, _processor_of(recipe)
 
 
-def choose_what_trains(
+def apply_trainable(
     model: Owl2ForConditionalGeneration, settings: TrainSettings, quantize_for: torch.dtype | None = None
 ) -> None:
     """Freezes and unfreezes parts, and puts adapters and places for 4-bit weights into the model, in place.

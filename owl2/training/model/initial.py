@@ -10,45 +10,45 @@ from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
 from owl2.modeling.parts import PARTS
 from owl2.processing import Owl2Processor
 from owl2.training.adapters.resume import continue_adapter
-from owl2.training.data.stage_data import StageSamples
+from owl2.training.data.stage_data import StageData
 from owl2.training.distributed.broadcast_weights import Weights, empty_model, weights_of
 from owl2.training.distributed.mesh import Mesh
 from owl2.training.recipe.schema import Recipe, SmallLanguageModel, TrainSettings
 from owl2.training.run_directory import RunDirectory
 
-from .build import build_model, choose_what_trains, describe_model
+from .build import apply_trainable, build_meta_model, build_model
 from .save import save_initial
 
 _TOKENIZER_TEXTS = 4000
 """Samples of each source that the tokenizer of a small random language model is made from."""
 
 
-class Beginning(NamedTuple):
+class InitialState(NamedTuple):
     """All but the weights, on every rank the same.
 
     Attributes:
-        random_state: of torch's generator on the host, when the model was made.
+        rng_state: of torch's generator on the host, when the model was made.
     """
 
     config: Owl2Config
     generation_config: GenerationConfig
     processor: Owl2Processor
-    random_state: torch.Tensor
+    rng_state: torch.Tensor
 
     def model(self, recipe: Recipe, compute_dtype: torch.dtype) -> Owl2ForConditionalGeneration:
-        """The model with what trains chosen, and no weights; see `receive_weights`."""
+        """The model with what trains chosen, and no weights; see `broadcast_weights`."""
         model = empty_model(self.config)
         model.generation_config = self.generation_config
         model.set_attn_implementation(recipe.model.attention)
         with torch.device("meta"):  # adapters
-            choose_what_trains(model, recipe.train, quantize_for=compute_dtype)
-        torch.set_rng_state(self.random_state)
+            apply_trainable(model, recipe.train, quantize_for=compute_dtype)
+        torch.set_rng_state(self.rng_state)
         return model
 
 
-def begin(
-    recipe: Recipe, directory: RunDirectory, samples: StageSamples, dtype: torch.dtype, goes_on: bool, mesh: Mesh
-) -> tuple[Beginning, Weights | None]:
+def load_initial_state(
+    recipe: Recipe, directory: RunDirectory, samples: StageData, dtype: torch.dtype, goes_on: bool, mesh: Mesh
+) -> tuple[InitialState, Weights | None]:
     """What the run begins with, and on the first rank the weights, adapters included.
 
     Where a checkpoint of the run holds all weights, because everything trains, none are read.
@@ -62,24 +62,24 @@ def begin(
     """
     weights: Weights | None = None
 
-    def read() -> Beginning:
+    def read() -> InitialState:
         nonlocal weights
         began = _as_it_began(recipe, directory) if goes_on else recipe
         if goes_on and _trains_everything(recipe.train) and began.model.checkpoint is not None:
-            model, processor = describe_model(began)
+            model, processor = build_meta_model(began)
         else:
             model, processor = build_model(began, samples.texts(_TOKENIZER_TEXTS) if _is_small(began) else ())
             _check_room_for_text(recipe, model.config.tokens_per_image)
             if began.model.initialize is not None and not (goes_on and directory.initial.is_dir()):
                 shutil.rmtree(directory.initial, ignore_errors=True)  # of a start that came to nothing
                 save_initial(model, processor, directory.initial, dtype)
-            choose_what_trains(model, recipe.train)
+            apply_trainable(model, recipe.train)
             if recipe.model.adapter is not None and not goes_on:
                 continue_adapter(model, recipe.model.adapter)
             weights = weights_of(model)
-        return Beginning(model.config, model.generation_config, processor, torch.get_rng_state())
+        return InitialState(model.config, model.generation_config, processor, torch.get_rng_state())
 
-    return mesh.from_first_rank(read), weights
+    return mesh.broadcast_from_rank0(read), weights
 
 
 def _as_it_began(recipe: Recipe, directory: RunDirectory) -> Recipe:

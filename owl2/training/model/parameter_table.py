@@ -44,7 +44,7 @@ def trainable_table(model: nn.Module, optimizer: OptimizerSettings) -> list[Row]
     for part, parameters in found.items():
         trained = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
         scales = [
-            rate_scale(name, layers, optimizer.vision_layer_decay, optimizer.language_rate) for name, _ in trained
+            rate_scale(name, layers, optimizer.vision_layer_decay, optimizer.language_lr_scale) for name, _ in trained
         ]
         rates = [optimizer.learning_rate * scale for scale in scales] or [0.0]
         decayed = sum(parameter.numel() for name, parameter in trained if decays(name, parameter.ndim))

@@ -8,7 +8,7 @@ from torch import distributed as dist
 
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
-from owl2.training.distributed.broadcast_weights import whole_tensor
+from owl2.training.distributed.broadcast_weights import gather_tensor
 from owl2.training.distributed.mesh import Mesh
 from owl2.training.recipe.schema import Recipe
 
@@ -23,7 +23,7 @@ def save_initial(
     partial.rename(directory)
 
 
-def leave_model(
+def save_final_model(
     model: Owl2ForConditionalGeneration, processor: Owl2Processor, recipe: Recipe, directory: Path, mesh: Mesh
 ) -> None:
     """Writes the model, gathered from all ranks, and its processor. The directory appears when it is complete.
@@ -48,7 +48,7 @@ def leave_model(
 def _save_whole(model: Owl2ForConditionalGeneration, directory: Path, dtype: torch.dtype, mesh: Mesh) -> None:
     state: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
-        whole = whole_tensor(tensor)  # every rank takes part
+        whole = gather_tensor(tensor)  # every rank takes part
         if mesh.rank == 0:
             state[name] = whole.to("cpu", dtype)
     if mesh.rank == 0:

@@ -1,7 +1,7 @@
 """Scores on benchmarks while a model trains: the tasks of `owl2 evaluate`, on the model as it is after a step.
 
-Every rank answers its share of the samples with a whole model of its own (`WholeModel`), so that ranks need not take
-equally many steps in generation, and the model in training is not touched.
+Every rank answers its share of the samples with a whole model of its own (`UnshardedModel`), so that ranks need not
+take equally many steps in generation, and the model in training is not touched.
 """
 
 import shutil
@@ -19,12 +19,12 @@ from torch import distributed as dist
 from owl2 import __version__
 from owl2.evaluation.inference.ranks import Ranks
 from owl2.evaluation.results.scoring import score_directory, value_at
-from owl2.evaluation.runner import Prediction, Settings, plan, predict
+from owl2.evaluation.runner import Settings, TaskPlan, plan, predict
 from owl2.evaluation.tasks import task_named
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 from owl2.training.distributed.mesh import Mesh
-from owl2.training.distributed.unsharded_model import WholeModel
+from owl2.training.distributed.unsharded_model import UnshardedModel
 from owl2.training.recipe.schema import TaskSettings
 
 _LONGEST_WAIT = timedelta(days=7)
@@ -34,7 +34,7 @@ _LONGEST_WAIT = timedelta(days=7)
 class PlannedTask(NamedTuple):
     """A benchmark with its samples, complete and with their files in place."""
 
-    prediction: Prediction
+    prediction: TaskPlan
     batch_size: int
 
 
@@ -83,7 +83,7 @@ class BenchmarkScores:
     """The benchmarks of a run.
 
     Args:
-        model: before it is parallelized; see `WholeModel`.
+        model: before it is parallelized; see `UnshardedModel`.
         dtype: what the run computes in.
     """
 
@@ -96,7 +96,7 @@ class BenchmarkScores:
         mesh: Mesh,
     ) -> None:
         self.tasks, self.processor, self.dtype = tasks, processor, dtype
-        self._whole, self._ranks = WholeModel(model), _RunRanks(mesh)
+        self._whole, self._ranks = UnshardedModel(model), _RunRanks(mesh)
 
     def measure(
         self,
@@ -128,7 +128,7 @@ class BenchmarkScores:
                     found[own.task.name] = _task_score(own, score_directory(own.directory))
         return found
 
-    def _at_step(self, prediction: Prediction, step: int) -> Prediction:
+    def _at_step(self, prediction: TaskPlan, step: int) -> TaskPlan:
         run, name = prediction.directory.parents[1], prediction.task.name
         model = {"name": run.name, "step": step, "dtype": str(self.dtype).removeprefix("torch.")}
         return replace(
@@ -156,12 +156,12 @@ class _RunRanks(Ranks):
         dist.barrier(group=self._group)
 
 
-def _task_score(prediction: Prediction, result: Mapping[str, Any]) -> TaskScore:
+def _task_score(prediction: TaskPlan, result: Mapping[str, Any]) -> TaskScore:
     usable = prediction.task.protocols_for(prediction.header["prompt"])
     protocol = next(name for name in usable if name in result["protocols"])
     summary = result["protocols"][protocol]["summary"]
     try:
-        measure, score = prediction.task.headline, value_at(summary, prediction.task.headline)
-    except KeyError:  # the headline is that of another protocol
+        measure, score = prediction.task.primary_metric, value_at(summary, prediction.task.primary_metric)
+    except KeyError:  # the primary_metric is that of another protocol
         measure, score = next((name, value) for name, value in summary.items() if isinstance(value, float))
     return TaskScore(measure, float(score), result["samples"], protocol, summary)

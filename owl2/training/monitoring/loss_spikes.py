@@ -16,7 +16,7 @@ class TrainingDiverged(RuntimeError):
     """Too many steps were skipped: the message says why, and what to change."""
 
 
-class StepGuard:
+class LossSpikeGuard:
     """Decides from the loss and the gradient norm of a step, the same numbers on every rank, whether to take it.
 
     Args:

@@ -30,7 +30,7 @@ class Evaluation(NamedTuple):
 
     def scores(self) -> dict[str, float]:
         """One number each, by the name that it has in `metrics.jsonl`."""
-        loss = {} if self.held_out is None else {"held_out_loss": self.held_out.loss}
+        loss = {} if self.held_out is None else {"validation_loss": self.held_out.loss}
         return loss | {f"{name}_{task.measure}": task.score for name, task in self.tasks.items()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class StepReport(NamedTuple):
         return line | self.scores
 
 
-class Reporter:
+class MetricsLogger:
     """Writes reports on the first rank, and nothing on the others. A context around the training loop.
 
     A terminal shows a bar with two lines; where the output goes to a file, a line is printed every `LINE_SECONDS`.
@@ -140,7 +140,7 @@ class Reporter:
         self._status = Text()
         self._live = Live(Group(self._progress, self._status), console=console, refresh_per_second=2, transient=True)
 
-    def __enter__(self) -> "Reporter":
+    def __enter__(self) -> "MetricsLogger":
         if self.first_rank and self.console.is_terminal:
             self._live.start()
         return self

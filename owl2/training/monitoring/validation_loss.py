@@ -11,7 +11,7 @@ from owl2.training.distributed.mesh import Mesh
 from owl2.training.step import Normalization, on_device, summed_loss
 
 
-class HeldOut(NamedTuple):
+class ValidationSet(NamedTuple):
     """Held-out samples of this rank.
 
     Attributes:
@@ -33,8 +33,12 @@ class HeldOutLoss(NamedTuple):
 
 
 @torch.no_grad()
-def held_out_loss(
-    model: Owl2ForConditionalGeneration, held_out: HeldOut, pad_token_id: int, mesh: Mesh, normalization: Normalization
+def validation_loss(
+    model: Owl2ForConditionalGeneration,
+    held_out: ValidationSet,
+    pad_token_id: int,
+    mesh: Mesh,
+    normalization: Normalization,
 ) -> HeldOutLoss:
     """The loss of held-out samples; every rank calls it."""
     most = torch.tensor([len(held_out.micro_batches)])
@@ -47,8 +51,8 @@ def held_out_loss(
         module.training = True
     for _ in range(int(most)):
         batch = next(given, None)
-        filler = empty_micro_batch(pad_token_id, few_shapes=False)
-        total += summed_loss(model, on_device(filler if batch is None else batch, mesh.device, normalization))
+        empty_batch = empty_micro_batch(pad_token_id, few_shapes=False)
+        total += summed_loss(model, on_device(empty_batch if batch is None else batch, mesh.device, normalization))
     model.train()
     loss = mesh.sum_over_data(total).item() / max(1, held_out.supervised)
     return HeldOutLoss(loss, held_out.supervised, held_out.samples)

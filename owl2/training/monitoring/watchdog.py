@@ -101,7 +101,7 @@ class StallTracker:
         return f"host {heartbeat.host}, process {heartbeat.pid}, step {heartbeat.step}, {heartbeat.phase}"
 
 
-class StallWatch:
+class Watchdog:
     """Heartbeats of this rank and an eye on those of the others: a context around the training loop.
 
     Within it every rank calls `progress` as it goes on. One process alone waits for nobody and is not watched.
@@ -123,7 +123,7 @@ class StallWatch:
         """Says what this rank begins now: one of `PHASES`, or a part of it; see `Heartbeat`."""
         self._own = self._own._replace(step=step, phase=phase, part=part)
 
-    def __enter__(self) -> "StallWatch":
+    def __enter__(self) -> "Watchdog":
         if self.size > 1:
             store = _new_store(self.limit_s)
             store.set(str(self.rank), json.dumps(self._own))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-PartName = Literal["vision_encoder", "abstractor", "vision_half", "text_half", "shared", "embeddings"]
+PartName = Literal["vision_encoder", "abstractor", "decoder_vision", "decoder_text", "shared", "embeddings"]
 
 
 STAGE_FORMATS = {
@@ -249,7 +249,7 @@ class TrainSettings(Section):
             raise ValueError("nothing would train: name parts or give lora")
         if self.quantization is not None and self.lora is None:
             raise ValueError("a quantized language model cannot train in full: give lora")
-        doubled = {"text_half", "shared"} & set(self.parts) if self.lora is not None else set()
+        doubled = {"decoder_text", "shared"} & set(self.parts) if self.lora is not None else set()
         if doubled:
             raise ValueError(f"{', '.join(sorted(doubled))} would train in full and through lora: take one of the two")
         return self
@@ -259,20 +259,20 @@ class OptimizerSettings(Section):
     """AdamW (Table 9).
 
     Attributes:
-        learning_rate, minimum_rate: peak and end of the schedule.
+        learning_rate, min_learning_rate: peak and end of the schedule.
         vision_layer_decay: the rate of a vision layer is this many times that of the layer above it.
-        language_rate: rate of the language model's own weights, as a share of that of the vision parts.
-        clip: largest norm of the gradient.
+        language_lr_scale: rate of the language model's own weights, as a share of that of the vision parts.
+        max_grad_norm: largest norm of the gradient.
     """
 
     learning_rate: Annotated[float, Field(gt=0)]
-    minimum_rate: Annotated[float, Field(ge=0)] = 0.0
+    min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[Share, Share] = (0.9, 0.98)
     eps: Annotated[float, Field(gt=0)] = 1e-6
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     vision_layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
-    language_rate: Annotated[float, Field(gt=0)] = 1.0
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    language_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
 
 
 class ScheduleSettings(Section):
@@ -293,12 +293,12 @@ class BatchSettings(Section):
     """Sizes of batches. Gradients are accumulated over as many micro-batches as the global batch takes on the ranks.
 
     Attributes:
-        global_size: samples of an optimizer step over all ranks.
-        micro_size: samples (with packing: rows) of one forward pass on one rank.
+        global_batch_size: samples of an optimizer step over all ranks.
+        micro_batch_size: samples (with packing: rows) of one forward pass on one rank.
     """
 
-    global_size: Positive
-    micro_size: Positive
+    global_batch_size: Positive
+    micro_batch_size: Positive
 
 
 class ParallelSettings(Section):
@@ -437,10 +437,14 @@ class Recipe(Section):
                     f"the source {name} is of the format {source.format}, but stage {self.stage} learns from "
                     f"{', '.join(STAGE_FORMATS[self.stage])}"
                 )
-        if self.data.packing.enabled and self.model.attention == "flash_attention_2" and self.batch.micro_size > 1:
+        if (
+            self.data.packing.enabled
+            and self.model.attention == "flash_attention_2"
+            and self.batch.micro_batch_size > 1
+        ):
             raise ValueError(
-                f"flash_attention_2 keeps packed samples apart only in batches of one row, but batch.micro_size is "
-                f"{self.batch.micro_size}: make it 1 and data.packing.length longer"
+                f"flash_attention_2 keeps packed samples apart only in batches of one row, but "
+                f"batch.micro_batch_size is {self.batch.micro_batch_size}: make it 1 and data.packing.length longer"
             )
         if self.data.augment and self.stage == "instruct":
             raise ValueError("data.augment is for stage pretrain: a crop may cut off what a question is about")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from owl2.data.mixture import Draw, Mixture, MixtureRecipe, RecordSize, global_batches, load_mixture_recipe
 from owl2.data.mixture.report import examples, missing_sources, yields
-from owl2.data.pairs import BrokenPair, SkipLimit
+from owl2.data.pairs import InvalidSample, SkipLimit
 from owl2.data.records import Conversation
 from owl2.data.sources import slim_orca as slim_orca_reader
 from owl2.data.sources import textcaps as textcaps_reader
@@ -69,9 +69,9 @@ class TestRecords:
         records = Mixture(made).records("mine")
         questions = [records[number].messages[0]["content"][-1]["text"] for number in range(len(records))]
         assert questions == ["1", "2", "5"]
-        assert records.left_out.records == 2
-        assert records.left_out.kinds == {"placeholders and media disagree": 1, "malformed record": 1}
-        assert [text.split(": ")[0] for text in records.left_out.named] == [f"{file}, line 3", f"{file}, line 4"]
+        assert records.rejected.records == 2
+        assert records.rejected.kinds == {"placeholders and media disagree": 1, "malformed record": 1}
+        assert [text.split(": ")[0] for text in records.rejected.named] == [f"{file}, line 3", f"{file}, line 4"]
         assert not list(entries(made)[0].glob("*.jsonl"))
 
     def test_a_record_whose_image_was_removed_later_is_a_broken_one_that_names_its_line(self, recipe, write, tmp_path):
@@ -79,7 +79,9 @@ class TestRecords:
         file = write("mine.json", [chat("1"), chat("<image>2", images=["a.png"])])
         mixture = Mixture(recipe({"mine": {"format": "records", "file": "mine.json"}}))
         (tmp_path / "a.png").unlink()
-        with pytest.raises(BrokenPair, match=f"{file}, line 1: missing file: .*a.png"):  # what a run skips and counts
+        with pytest.raises(
+            InvalidSample, match=f"{file}, line 1: missing file: .*a.png"
+        ):  # what a run skips and counts
             mixture[Draw("mine", 0, 1)]
 
     def test_images_of_records_lie_where_the_recipe_says(self, recipe, write, tmp_path):
@@ -109,7 +111,7 @@ class TestSkipLimit:
     @pytest.mark.parametrize(("good", "broken"), [(1900, 100), (1, 99)])
     def test_up_to_it_a_file_is_used(self, of, good, broken):
         records = Mixture(of(good, broken)).records("mine")
-        assert (len(records), records.left_out.records) == (good, broken)
+        assert (len(records), records.rejected.records) == (good, broken)
 
     def test_beyond_it_a_file_is_refused_with_counts_also_from_the_cache(self, of, tmp_path):
         made = of(1800, 100)
@@ -160,7 +162,7 @@ class TestCache:
         Image.new("L", (2, 2)).save(tmp_path / "b.png")
         records = Mixture(made).records("mine")
         assert [records[number].id for number in range(len(records))] == ["0", "2", "3"]
-        assert records.left_out.records == 1 and len(entries(made)) == 1
+        assert records.rejected.records == 1 and len(entries(made)) == 1
 
     def test_the_epochs_of_a_run_are_read_before_it_begins(self, recipe, textcaps, slim_orca, monkeypatch):
         made = recipe({"textcaps": {**textcaps, "weight": 1}, "slim_orca": {**slim_orca, "weight": 1}})
@@ -314,7 +316,7 @@ class TestReport:
         assert [source.found for source in mixture.sources] == [2, 2]
         assert mixture[Draw("mine", 0, 1)].messages[0]["content"][0]["text"] == "3"
         assert mixture.size(Draw("mine", 0, 1)) == RecordSize(4, 0, 0)
-        assert mixture.records("mine").left_out.records == 1
+        assert mixture.records("mine").rejected.records == 1
         assert not made.cache.exists()
 
 

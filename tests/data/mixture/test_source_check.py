@@ -91,10 +91,10 @@ def test_a_file_of_records_is_checked_line_by_line(recipe: MakeRecipe, write: Wr
     check = SourceCheck(made, "mine")
     listed = [(f"{file}:1", "malformed record"), (f"{file}:2", "missing file"), (f"{file}:3", "missing file")]
     assert found(check) == listed
-    assert (check.summary.records, check.summary.left_out) == (4, 3)
+    assert (check.summary.records, check.summary.rejected) == (4, 3)
     opened = SourceCheck(made, "mine", open_media=True)
     assert found(opened) == [*listed, (f"{file}:4", "unreadable file")]
-    assert opened.summary.left_out == 3, "a damaged image is skipped when it is drawn"
+    assert opened.summary.rejected == 3, "a damaged image is skipped when it is drawn"
 
 
 def test_what_a_source_leaves_out_by_its_own_rule_is_named_and_no_problem(recipe: MakeRecipe, write: Write) -> None:
@@ -107,8 +107,8 @@ def test_what_a_source_leaves_out_by_its_own_rule_is_named_and_no_problem(recipe
     made = recipe({"sharegpt": {"annotations": "sharegpt.json"}})
     for check in (SourceCheck(made, "sharegpt"), SourceCheck(made, "sharegpt")):  # read, and then from the cache
         assert found(check) == [] and not check.is_faulty and check.summary.records == 1
-        assert check.left_out.kinds == {"no assistant turn": 1, "roles out of order": 1}
-        assert [text.split(": ")[0] for text in check.left_out.named] == [f"{file}, record {n}" for n in (2, 3)]
+        assert check.rejected.kinds == {"no assistant turn": 1, "roles out of order": 1}
+        assert [text.split(": ")[0] for text in check.rejected.named] == [f"{file}, record {n}" for n in (2, 3)]
 
 
 def test_an_image_without_a_region_to_ask_about_is_named(recipe: MakeRecipe, write: Write) -> None:
@@ -121,8 +121,8 @@ def test_an_image_without_a_region_to_ask_about_is_named(recipe: MakeRecipe, wri
     write("sizes.json", sizes)
     source = {"regions": "regions.json", "image_data": "sizes.json", "images": "."}
     check = SourceCheck(recipe({"visual_genome": source}), "visual_genome")
-    assert len(check) == 1 and check.left_out.records == 1
-    assert check.left_out.named == [f"{file}, record 2: no usable region: image 2 has no region to ask about"]
+    assert len(check) == 1 and check.rejected.records == 1
+    assert check.rejected.named == [f"{file}, record 2: no usable region: image 2 has no region to ask about"]
 
 
 @pytest.mark.parametrize("broken", ["none.jsonl", "orca.jsonl"])

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from owl2.data.pairs import BrokenPair, CocoCaptions, Fault, PairCheck, PairLines, PairParquet, PairSource, open_pairs
+from owl2.data.pairs import (
+    CocoCaptions,
+    Fault,
+    InvalidSample,
+    PairCheck,
+    PairLines,
+    PairParquet,
+    PairSource,
+    open_pairs,
+)
 
 
 def faults(source: PairSource) -> list[str]:
@@ -18,7 +27,7 @@ def faults(source: PairSource) -> list[str]:
         for index in range(size):
             try:
                 found.append(source.read(group, index).caption)
-            except BrokenPair as error:
+            except InvalidSample as error:
                 found.append(error.fault)
     return found
 

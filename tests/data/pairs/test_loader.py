@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from owl2.data.pairs import (
-    BrokenPair,
     Fault,
+    InvalidSample,
     PairLoader,
     PairSamples,
     PairSettings,
@@ -35,7 +35,7 @@ class Made:
     def read(self, group: int, index: int) -> StoredPair:
         number = int(self.groups[0]) * group + index
         if number in self.broken:
-            raise BrokenPair(Fault.MISSING_IMAGE, f"{self.name} {number}")
+            raise InvalidSample(Fault.MISSING_IMAGE, f"{self.name} {number}")
         return StoredPair(str(number), self.image, f"{self.name} {number}", self.name)
 
 

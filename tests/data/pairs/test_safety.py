@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from owl2.data.pairs import (
-    BrokenPair,
     Fault,
+    InvalidSample,
     PairCheck,
     PairLoader,
     PairSamples,
@@ -296,5 +296,5 @@ def test_an_index_file_that_is_cut_off_says_so(shards: Callable[..., Path]) -> N
 def test_broken_pairs_can_be_sent_between_processes() -> None:
     import pickle
 
-    error = pickle.loads(pickle.dumps(BrokenPair(Fault.REFUSED, "text")))
+    error = pickle.loads(pickle.dumps(InvalidSample(Fault.REFUSED, "text")))
     assert (error.fault, str(error)) == (Fault.REFUSED, "text")

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from owl2.data.pairs import Blend, SourceOrder
+from owl2.data.pairs import SourceOrder, WeightedSampler
 from owl2.data.pairs.sampler import _mixed, permutation, random_bits
 
 GROUPS = [7, 0, 30, 1, 12]
@@ -78,31 +78,33 @@ def test_the_random_numbers_never_change() -> None:
 
 
 def test_sources_come_in_proportion_to_their_weights_whatever_their_sizes() -> None:
-    draws = Blend({"small": 10, "large": 100_000}, 0, {"small": 3, "large": 1}).draw(20_000)
+    draws = WeightedSampler({"small": 10, "large": 100_000}, 0, {"small": 3, "large": 1}).draw(20_000)
     assert Counter(draw.source for draw in draws)["small"] == pytest.approx(15_000, abs=250)
 
 
 def test_without_weights_all_pairs_come_equally_often() -> None:
-    counts = Counter(draw.source for draw in Blend({"small": 100, "large": 900}, 0).draw(20_000))
+    counts = Counter(draw.source for draw in WeightedSampler({"small": 100, "large": 900}, 0).draw(20_000))
     assert counts["large"] == pytest.approx(18_000, abs=250)
 
 
 def test_a_source_goes_through_its_epochs_position_by_position() -> None:
     draws = [
-        draw[1:] for draw in Blend({"small": 3, "large": 9}, 0, {"small": 1, "large": 1}).draw(30) if draw[0] == "small"
+        draw[1:]
+        for draw in WeightedSampler({"small": 3, "large": 9}, 0, {"small": 1, "large": 1}).draw(30)
+        if draw[0] == "small"
     ]
     assert draws == [divmod(count, 3) for count in range(len(draws))] and len(draws) > 6
 
 
 def test_the_order_in_which_sources_are_listed_does_not_matter() -> None:
-    one, other = Blend({"a": 5, "b": 7, "c": 9}, 0), Blend({"c": 9, "a": 5, "b": 7}, 0)
+    one, other = WeightedSampler({"a": 5, "b": 7, "c": 9}, 0), WeightedSampler({"c": 9, "a": 5, "b": 7}, 0)
     assert one.draw(100) == other.draw(100)
 
 
 @pytest.mark.parametrize("weights", [{"a": 1}, {"a": 1, "b": 0}, {"a": 1, "b": float("nan")}, {"a": 1, "b": -1}])
 def test_weights_must_be_positive_and_of_the_sources(weights: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="weights"):
-        Blend({"a": 5, "b": 7}, 0, weights)
+        WeightedSampler({"a": 5, "b": 7}, 0, weights)
 
 
 def test_a_source_without_pairs_is_refused() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from owl2.data.pairs import BrokenPair, Fault, StoredPair, TarShards, index_shards
+from owl2.data.pairs import Fault, InvalidSample, StoredPair, TarShards, index_shards
 
 HAS_ENERGON = (
     importlib.util.find_spec("megatron") is not None and importlib.util.find_spec("megatron.energon") is not None
@@ -54,7 +54,7 @@ def test_the_caption_is_the_text_or_else_the_json(make_tar: Callable[..., Path])
     assert [TarShards("s", folder, caption_field="blip").read(0, index).caption for index in (0, 1)] == [
         "made anew"
     ] * 2
-    with pytest.raises(BrokenPair) as broken:
+    with pytest.raises(InvalidSample) as broken:
         source.read(0, 2)
     assert broken.value.fault == Fault.MISSING_CAPTION
 

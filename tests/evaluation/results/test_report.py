@@ -18,7 +18,7 @@ def write_result(run: Path, task: str, protocols: dict, **changes) -> Path:
     result = {
         "task": task,
         "title": known.title,
-        "headline": known.headline,
+        "primary_metric": known.primary_metric,
         "default_protocol": known.protocols_for(prompt)[0],
         "split": split,
         "prompt": prompt,
@@ -110,11 +110,11 @@ def test_every_default_result_has_a_reason_unless_it_is_asked_and_scored_as_in_t
     fair, drawn = set(), set()
     for name in TASKS:
         task = task_named(name)
-        if not task.published:
+        if not task.paper_results:
             continue
         protocols = task.protocols_for(task.prompt_for(task.splits[0], None))
         summary: dict = {}
-        for key in task.published.values():
+        for key in task.paper_results.values():
             parent, parts = summary, key.rpartition(":")[2].split(".")
             for part in parts[:-1]:
                 parent = parent.setdefault(part, {})
@@ -166,7 +166,7 @@ def test_runs_in_both_frames_are_reported_together(tmp_path):
 def test_reasons_are_given_for_splits_and_prompts_that_there_are():
     for name in TASKS:
         task = task_named(name)
-        assert set(task.unfair) <= {*task.splits, *task.prompts} and not {*task.splits} & {*task.prompts}, name
+        assert set(task.not_comparable) <= {*task.splits, *task.prompts} and not {*task.splits} & {*task.prompts}, name
 
 
 def test_a_run_without_results_is_refused(tmp_path):
@@ -176,13 +176,13 @@ def test_a_run_without_results_is_refused(tmp_path):
 
 def test_every_measure_that_tasks_claim_is_in_the_published_tables():
     for name in TASKS:
-        for table, measure in task_named(name).published:
+        for table, measure in task_named(name).paper_results:
             known = published_table(table)
             assert measure in [m for reference in known.references for m in known.measures(reference)], (name, measure)
 
 
 def test_every_published_measure_of_the_paper_has_a_task():
-    claimed = {key for name in TASKS for key in task_named(name).published}
+    claimed = {key for name in TASKS for key in task_named(name).paper_results}
     wanted = {
         (table.name, measure)
         for table in published_tables().values()

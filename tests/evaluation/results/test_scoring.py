@@ -11,7 +11,7 @@ import pytest
 from owl2 import __version__
 from owl2.evaluation.prediction_files import PREDICTIONS, ids_hash, write_predictions
 from owl2.evaluation.results.scoring import SCORES, score_directory, task_directories, write_submission
-from owl2.evaluation.task import Record
+from owl2.evaluation.task import Prediction
 
 ANSWERS = {"1": ("cat", "Cat."), "2": ("two", "2"), "3": ("dog", "cat"), "4": ("man", "man")}
 
@@ -20,7 +20,7 @@ ANSWERS = {"1": ("cat", "Cat."), "2": ("two", "2"), "3": ("dog", "cat"), "4": ("
 def directory(tmp_path: Path) -> Path:
     """Predictions of four of the four questions of a small MSRVTT-QA."""
     records = [
-        Record(name, "sent", answer, gold, {"question": "what?", "video": "video1"})
+        Prediction(name, "sent", answer, gold, {"question": "what?", "video": "video1"})
         for name, (gold, answer) in ANSWERS.items()
     ]
     header = {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from owl2.evaluation.prediction_files import record_of
-from owl2.evaluation.task import Record
+from owl2.evaluation.task import Prediction
 from owl2.evaluation.tasks import task_named
 
 
@@ -40,10 +40,10 @@ def draw() -> Callable[[Path], Path]:
 
 
 @pytest.fixture
-def answered() -> Callable[..., list[Record]]:
+def answered() -> Callable[..., list[Prediction]]:
     """The records of a task with the given answers by id, as if a model had said them."""
 
-    def records(name: str, root: Path, answers: Mapping[str, str], **chosen: str) -> list[Record]:
+    def records(name: str, root: Path, answers: Mapping[str, str], **chosen: str) -> list[Prediction]:
         task = task_named(name)
         split = task.chosen("split", chosen.get("split"))
         samples = task.load(root, split, chosen.get("prompt", task.prompts[0]))

@@ -45,7 +45,7 @@ def test_mme_runs_from_files_to_scores(data, predicted):
     color = [record.details["image"] for record in records if record.details["category"] == "color"]
     assert color == ["0002.jpg", "0002.jpg", "0001.jpg", "0001.jpg"]  # the order of the list
     result = score_directory(directory)
-    assert result["headline"] == "perception" and set(result["protocols"]) == {"mme_official", "lmms"}
+    assert result["primary_metric"] == "perception" and set(result["protocols"]) == {"mme_official", "lmms"}
 
 
 def test_mme_without_the_evaluation_tool_asks_the_same_questions(data):

@@ -20,7 +20,7 @@ from owl2.evaluation.prediction_files import PREDICTIONS, ids_hash, read_predict
 from owl2.evaluation.results import scoring
 from owl2.evaluation.results.scoring import JudgeSettings, score_directory, write_submission
 from owl2.evaluation.runner import Settings, plan
-from owl2.evaluation.task import Decoding, Record
+from owl2.evaluation.task import Decoding, Prediction
 from owl2.evaluation.tasks import mmvet
 
 CAPABILITIES = [["ocr", "rec"], ["rec"], ["math", "ocr", "spat"], ["gen", "know", "rec"], ["rec"]]
@@ -84,8 +84,8 @@ def answered(tmp_path: Path) -> Path:
     return directory
 
 
-def _record(name: str, gold: str, answer: str, capability: list[str]) -> Record:
-    return Record(name, "sent", answer, gold, {"question": f"{name}?", "capability": capability})
+def _record(name: str, gold: str, answer: str, capability: list[str]) -> Prediction:
+    return Prediction(name, "sent", answer, gold, {"question": f"{name}?", "capability": capability})
 
 
 def replies(by_question: dict[str, list[str]]) -> Callable[[int, dict[str, Any]], bytes]:

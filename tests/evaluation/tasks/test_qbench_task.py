@@ -14,7 +14,7 @@ from owl2.evaluation.data_check import check_data
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory, write_submission
 from owl2.evaluation.runner import Settings, plan
-from owl2.evaluation.task import Ranking, Record
+from owl2.evaluation.task import Prediction, Ranking
 from owl2.evaluation.tasks import task_named
 from owl2.evaluation.tasks.shared.correlation import pearson, spearman
 
@@ -153,8 +153,8 @@ def test_the_quality_of_images_is_the_likelihood_of_good_against_poor(data, pred
 
 
 def test_quality_correlates_with_opinions_as_worked_out_by_hand():
-    def rated(name: str, good: float, poor: float, opinion: float) -> Record:
-        return Record(name, "", Ranking((" good", " poor"), (good, poor), (1, 1), 0.0, 0), opinion, {})
+    def rated(name: str, good: float, poor: float, opinion: float) -> Prediction:
+        return Prediction(name, "", Ranking((" good", " poor"), (good, poor), (1, 1), 0.0, 0), opinion, {})
 
     records = [rated("a", -1.0, -3.0, 4.0), rated("b", -3.0, -1.0, 1.0), rated("c", -2.0, -2.0, 3.0)]
     scores = task_named("qbench").score(records, "quality")

@@ -9,7 +9,7 @@ import pytest
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory
 from owl2.evaluation.runner import Settings, plan
-from owl2.evaluation.task import Ranking, Record
+from owl2.evaluation.task import Prediction, Ranking
 from owl2.evaluation.tasks import task_named
 
 SUBJECTS = ("natural science", "social science", "language science")
@@ -71,7 +71,7 @@ def test_scienceqa_prompts_are_those_of_the_programs(data):
         f"Context: {hint}\n{question}\n{options}\nAnswer with the option's letter from the given choices directly."
     )
     assert qwen.prompt == f"Context: {hint}\nQuestion: {question}\nOptions: {options}\nAnswer:"
-    assert qwen.choices == (" A", " B", " C", " D", " E") and not qwen.is_framed
+    assert qwen.choices == (" A", " B", " C", " D", " E") and not qwen.uses_chat_template
     assert load(data, "test", "llava")[0].prompt.startswith("Which is number 1?\nA. a rock")
     assert load(data, "test", "qwen")[0].prompt.startswith("Context: N/A\n")
 
@@ -81,7 +81,7 @@ def test_scienceqa_letters_can_be_ranked_by_likelihood(data, predicted):
     assert set(result["protocols"]) == {"likelihood"}
     ranking = Ranking((" A", " B"), (-2.0, -1.0), (1, 1), 0.0, 0)
     details = {"choices": 2, "subject": "natural science", "has_hint": True, "grade": 3}
-    assert task_named("scienceqa").score([Record("1", "", ranking, 1, details)], "likelihood").scores == [1.0]
+    assert task_named("scienceqa").score([Prediction("1", "", ranking, 1, details)], "likelihood").scores == [1.0]
 
 
 def test_scienceqa_scores_of_given_answers_are_those_worked_out_by_hand(data, answered):

@@ -12,13 +12,13 @@ from owl2.evaluation.inference.predictor import load_clip
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory, write_submission
 from owl2.evaluation.runner import Settings, plan
-from owl2.evaluation.task import Clip, Ranking, Record
+from owl2.evaluation.task import Clip, Prediction, Ranking
 from owl2.evaluation.tasks import task_named
 
 TYPES = [
     *("Scene Understanding", "Instance Identity", "Instance Attributes", "Instance Location", "Instances Counting"),
     *("Spatial Relation", "Instance Interaction", "Visual Reasoning", "Text Understanding", "Action Recognition"),
-    *("Action Prediction", "Procedure Understanding"),
+    *("Action TaskPlan", "Procedure Understanding"),
 ]
 VIDEOS = {10: ("ssv2", "94328.webm"), 11: ("epic_kitchens", "P03/P03_24.MP4"), 12: ("breakfast", "P06/cam01/P06.avi")}
 SEGMENTS = {11: [1.0, 3.0], 12: [4, 17]}  # seconds, frames
@@ -130,7 +130,7 @@ def test_seed_scores_of_given_answers_are_those_worked_out_by_hand(data, answere
     assert loose["per_type"]["Instance Identity"] == 0 and loose["undecided"] == 1
     assert strict["accuracy"] == pytest.approx(7 / 12)
     ranking = Ranking(("a", "b", "c", "d"), (-3.0, -2.0, -1.0, -4.0), (1, 1, 1, 1), 0.0, 0)
-    ranked = Record("v10", "", ranking, "C", records[0].details)
+    ranked = Prediction("v10", "", ranking, "C", records[0].details)
     assert task.score([ranked], "likelihood").summary["accuracy"] == 1
 
 

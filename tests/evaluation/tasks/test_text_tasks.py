@@ -9,7 +9,7 @@ import pytest
 from owl2.evaluation.metrics.agieval import AGIEVAL_DATASETS
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory
-from owl2.evaluation.task import Ranking, Record
+from owl2.evaluation.task import Prediction, Ranking
 from owl2.evaluation.tasks import bbh, mmlu, task_named
 from owl2.evaluation.tasks.shared.arc import first_option
 
@@ -29,7 +29,7 @@ def mmlu_files(tmp_path: Path) -> Path:
 
 def test_mmlu_prompts_have_the_layout_of_the_original(mmlu_files):
     sample = task_named("mmlu").load(mmlu_files, "test", "rank")[0]
-    assert sample.id == "abstract_algebra-0" and sample.gold == "B" and not sample.is_framed
+    assert sample.id == "abstract_algebra-0" and sample.gold == "B" and not sample.uses_chat_template
     assert sample.choices == (" A", " B", " C", " D")
     assert sample.preamble == (
         "The following are multiple choice questions (with answers) about  abstract algebra.\n\n"
@@ -119,9 +119,9 @@ def test_a_broken_row_of_mmlu_names_file_and_line(mmlu_files):
         task_named("mmlu").load(mmlu_files, "test", "rank")
 
 
-def ranked(name: str, gold: str, values: tuple[float, ...], tokens: tuple[int, ...] = (), **details) -> Record:
+def ranked(name: str, gold: str, values: tuple[float, ...], tokens: tuple[int, ...] = (), **details) -> Prediction:
     choices = tuple(f" {letter}" for letter in "ABCDE"[: len(values)])
-    return Record(name, "", Ranking(choices, values, tokens or (1,) * len(values), 0.0, 0), gold, details)
+    return Prediction(name, "", Ranking(choices, values, tokens or (1,) * len(values), 0.0, 0), gold, details)
 
 
 def test_mmlu_macro_averages_subjects_and_micro_questions():
@@ -139,7 +139,7 @@ def test_mmlu_macro_averages_subjects_and_micro_questions():
 
 def test_mmlus_generated_answers_are_the_first_capital_or_later_the_first_option():
     texts = ["B", "The answer is C", "Answer: D", "none"]
-    records = [Record(str(n), "", text, "C", {"subject": "anatomy"}) for n, text in enumerate(texts)]
+    records = [Prediction(str(n), "", text, "C", {"subject": "anatomy"}) for n, text in enumerate(texts)]
     task = task_named("mmlu")
     assert task.score(records, "opencompass2023_gen").parsed == ["B", "T", "A", ""]
     assert task.score(records, "opencompass_gen").parsed == ["B", "C", "D", ""]
@@ -191,8 +191,8 @@ def test_bbh_runs_from_files_to_a_score(bbh_files, predicted):
 
 
 def test_bbh_averages_its_tasks():
-    def answered(name: str, text: str, gold: str) -> Record:
-        return Record(f"{name}{text}", "", text, gold, {"task": name})
+    def answered(name: str, text: str, gold: str) -> Prediction:
+        return Prediction(f"{name}{text}", "", text, gold, {"task": name})
 
     records = [
         answered("snarks", "I see. So the answer is (B).", "(B)"),
@@ -274,8 +274,8 @@ def test_agieval_runs_ranked_and_generated_sets_together(agieval_files, predicte
 
 def test_agieval_compares_several_letters_as_a_set_only_officially():
     records = [
-        Record("1", "", "The answers are C and A", ["A", "C"], {"dataset": "jec-qa-kd"}),
-        Record("2", "", r"It is $\boxed{\frac12}$", "\\frac{1}{2}", {"dataset": "math"}),
+        Prediction("1", "", "The answers are C and A", ["A", "C"], {"dataset": "jec-qa-kd"}),
+        Prediction("2", "", r"It is $\boxed{\frac12}$", "\\frac{1}{2}", {"dataset": "math"}),
     ]
     task = task_named("agieval")
     assert task.score(records, "agieval_official").scores == [1.0, 1.0]

@@ -18,7 +18,7 @@ from owl2.evaluation.prediction_files import PREDICTIONS, ids_hash, read_predict
 from owl2.evaluation.results import scoring
 from owl2.evaluation.results.scoring import JudgeSettings, score_directory
 from owl2.evaluation.runner import Settings, plan
-from owl2.evaluation.task import Record
+from owl2.evaluation.task import Prediction
 from owl2.evaluation.tasks import task_named
 from owl2.processing import load_video
 
@@ -114,7 +114,7 @@ def answered(tmp_path: Path) -> Callable[..., Path]:
 
     def write(*pairs: tuple[str, str]) -> Path:
         records = [
-            Record(str(number), "sent", answer, gold, {"question": f"question {number}?", "video": "v"})
+            Prediction(str(number), "sent", answer, gold, {"question": f"question {number}?", "video": "v"})
             for number, (gold, answer) in enumerate(pairs)
         ]
         header = {

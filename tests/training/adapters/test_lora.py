@@ -45,7 +45,7 @@ def step(model: Owl2ForConditionalGeneration, steps: int = 1, rate: float = 0.05
     return losses
 
 
-def adapted(parts: tuple[str, ...] = (*VISION, "vision_half"), **lora) -> Owl2ForConditionalGeneration:
+def adapted(parts: tuple[str, ...] = (*VISION, "decoder_vision"), **lora) -> Owl2ForConditionalGeneration:
     """A model of which the parts and adapters have been trained a little."""
     model = tiny_model()
     select_trainable(model, parts)
@@ -59,7 +59,7 @@ def adapted(parts: tuple[str, ...] = (*VISION, "vision_half"), **lora) -> Owl2Fo
 @pytest.mark.parametrize("tuning", ["frozen", "lora", "full"])
 def test_exactly_what_a_row_of_table_1_tunes_changes_in_a_step(tuning: str, modality_adaptive: tuple[str, ...]) -> None:
     model = tiny_model(tiny_config(modality_adaptive=modality_adaptive))
-    own = ("vision_half",) if modality_adaptive else ()
+    own = ("decoder_vision",) if modality_adaptive else ()
     parts = PARTS if tuning == "full" else (*VISION, *own)
     select_trainable(model, parts)
     if tuning == "lora":
@@ -77,7 +77,7 @@ def test_exactly_what_a_row_of_table_1_tunes_changes_in_a_step(tuning: str, moda
 
 def test_a_projection_with_an_adapter_is_itself_frozen() -> None:
     model = tiny_model()
-    select_trainable(model, ("vision_half",))
+    select_trainable(model, ("decoder_vision",))
     apply_lora(model, rank=2, alpha=4, targets=["vision_k_proj"])
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters() if ".layers.0." in name}
     layer = "model.language_model.layers.0."
@@ -131,7 +131,7 @@ def test_training_goes_on_from_a_folder_as_if_it_had_not_stopped(tmp_path: Path)
     model = adapted()
     save_adapter(model, tmp_path)
     again = tiny_model()
-    select_trainable(again, (*VISION, "vision_half"))
+    select_trainable(again, (*VISION, "decoder_vision"))
     load_adapter(again, tmp_path, trainable=True)
     assert step(again, 3) == step(model, 3)
 
@@ -227,7 +227,7 @@ class TestFourBits:
         from owl2.training.adapters.quantize import quantize_frozen_projections
 
         model = tiny_model(tiny_config(intermediate_size=128))
-        select_trainable(model, (*VISION, "vision_half"))
+        select_trainable(model, (*VISION, "decoder_vision"))
         count = quantize_frozen_projections(model, torch.float32)
         assert count == 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
         return model

@@ -12,8 +12,8 @@ from training.tiny_recipes import curve, recipe_of, run_recipe
 from owl2 import Owl2ForConditionalGeneration, Owl2Processor
 from owl2.data.pairs import SkipCounter, SkipLimit
 from owl2.training.adapters.lora import load_adapter
-from owl2.training.data.loader import BatchStream, Grouping
-from owl2.training.data.stage_data import open_samples
+from owl2.training.data.loader import BatchingConfig, StageDataLoader
+from owl2.training.data.stage_data import open_stage_data
 from owl2.training.export import export
 from owl2.training.optimizer import MasterWeightAdamW, cosine_rate
 from owl2.training.run import show
@@ -21,8 +21,8 @@ from owl2.training.stages import select_trainable
 
 pytest.importorskip("peft")
 
-PARTS = ("vision_encoder", "abstractor", "vision_half")
-LORA = "train={parts: [vision_encoder, abstractor, vision_half], lora: {rank: 4, alpha: 8, dropout: 0}}"
+PARTS = ("vision_encoder", "abstractor", "decoder_vision")
+LORA = "train={parts: [vision_encoder, abstractor, decoder_vision], lora: {rank: 4, alpha: 8, dropout: 0}}"
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,10 @@ def plain_training(data: Path, first: Path, directory: Path) -> list[tuple[float
     load_adapter(model, first / "checkpoint", trainable=True).train()
     settings, schedule = recipe.optimizer, recipe.schedule
     optimizer = MasterWeightAdamW(model, settings.weight_decay, settings.vision_layer_decay)
-    samples = open_samples(recipe, recipe.data.sources, directory)
+    samples = open_stage_data(recipe, recipe.data.sources, directory)
     processor = Owl2Processor.from_pretrained(first / "checkpoint")
-    size = recipe.batch.global_size
-    stream = BatchStream(samples, processor, Grouping(size), size, SkipCounter(SkipLimit(0.05)))
+    size = recipe.batch.global_batch_size
+    stream = StageDataLoader(samples, processor, BatchingConfig(size), size, SkipCounter(SkipLimit(0.05)))
     images, found = processor.image_processor, []
     for step, batch in enumerate(stream.batches(schedule.steps)):
         ((inputs,), mean, std) = (batch.micro_batches, *map(torch.tensor, (images.image_mean, images.image_std)))
@@ -94,7 +94,7 @@ def test_another_resolution_than_that_of_the_folder_is_kept(data: Path, first: P
             "train.lora.targets=[q_proj, vision_k_proj]",
             "targets is down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj there and q_proj, vision_k_proj",
         ),
-        ("train.parts=[abstractor, vision_half]", "holds weights of vision_encoder that trained in full"),
+        ("train.parts=[abstractor, decoder_vision]", "holds weights of vision_encoder that trained in full"),
     ],
 )
 def test_other_settings_than_those_of_the_folder_are_told_with_both_values(

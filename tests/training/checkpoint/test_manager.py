@@ -13,7 +13,7 @@ from training.ranks import RankFailed, run_ranks
 
 from owl2.training.checkpoint import safetensors_storage as checkpoint_storage
 from owl2.training.checkpoint.manager import Checkpoints, DamagedCheckpoint, complete_steps, directory_of
-from owl2.training.checkpoint.rng_state import random_state, set_random_state
+from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
 from owl2.training.checkpoint.safetensors_storage import read_tensors
 from owl2.training.distributed.mesh import process_group
 
@@ -186,7 +186,7 @@ def test_random_generators_go_on_where_they_were() -> None:
 
     import numpy as np
 
-    state = json.loads(json.dumps(random_state()))
+    state = json.loads(json.dumps(rng_state()))
     drawn = (random.gauss(0, 1), np.random.normal(), torch.randn(3).tolist())
-    set_random_state(state)
+    set_rng_state(state)
     assert (random.gauss(0, 1), np.random.normal(), torch.randn(3).tolist()) == drawn

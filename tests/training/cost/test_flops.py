@@ -48,8 +48,8 @@ PARTS_THAT_TRAIN = {
     "stage 1": PRETRAINING_PARTS,
     "stage 2": PARTS,
     "abstractor": ("abstractor",),
-    "vision half": ("vision_half",),
-    "language model": ("text_half", "shared"),
+    "vision half": ("decoder_vision",),
+    "language model": ("decoder_text", "shared"),
     "embeddings": ("embeddings",),
     "nothing": (),
 }
@@ -68,12 +68,14 @@ def test_operations_are_those_that_torch_counts_whatever_trains(parts: tuple[str
 def test_they_are_for_every_choice_of_what_is_modality_adaptive(separate: tuple[str, ...]) -> None:
     config = tiny_config(**SMALL, modality_adaptive=separate)
     sample = Sample(text_tokens=60, images=4, image_size=16)
-    for parts in (("vision_half", "abstractor"), PARTS):
+    for parts in (("decoder_vision", "abstractor"), PARTS):
         trained = Trained(frozenset(parts))
         assert expected(config, sample, trained) == pytest.approx(counted(config, sample, trained), rel=0.02)
 
 
-@pytest.mark.parametrize("parts", [(), ("vision_encoder", "abstractor", "vision_half")], ids=["alone", "with vision"])
+@pytest.mark.parametrize(
+    "parts", [(), ("vision_encoder", "abstractor", "decoder_vision")], ids=["alone", "with vision"]
+)
 def test_they_are_with_adapters(parts: tuple[str, ...]) -> None:
     pytest.importorskip("peft")
     trained = Trained(frozenset(parts), Lora(16, frozenset({"q_proj", "v_proj", "down_proj", "vision_v_proj"})))

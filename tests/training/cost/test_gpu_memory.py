@@ -174,7 +174,7 @@ def test_four_bits_take_a_bit_more_than_half_a_byte_a_weight() -> None:
     with torch.device("meta"):
         counts = count_parameters(Owl2ForConditionalGeneration(config))
     one_row = MicroBatch(tokens=2048, images=1, image_size=448, supervised=1983)
-    trained = Trained(frozenset({"vision_encoder", "abstractor", "vision_half"}), Lora(16, PROJECTIONS))
+    trained = Trained(frozenset({"vision_encoder", "abstractor", "decoder_vision"}), Lora(16, PROJECTIONS))
     full, packed = (estimate_memory(config, counts, one_row, trained, Placement(int4=int4)) for int4 in (False, True))
     projections = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     saved = full["frozen weights"] - packed["frozen weights"]

@@ -12,8 +12,15 @@ from training.tiny_recipes import recipe_of, write_data, write_recipes
 
 from owl2.data.pairs import SkipCounter, SkipLimit
 from owl2.processing import Owl2Processor
-from owl2.training.data.loader import BatchStream, Grouping, RankBatch, _one_ahead, empty_micro_batch, supervised_tokens
-from owl2.training.data.stage_data import open_samples
+from owl2.training.data.loader import (
+    BatchingConfig,
+    RankBatch,
+    StageDataLoader,
+    _one_ahead,
+    empty_micro_batch,
+    supervised_tokens,
+)
+from owl2.training.data.stage_data import open_stage_data
 from owl2.training.model.build import build_model
 
 
@@ -23,11 +30,11 @@ def processor(data: Path) -> Owl2Processor:
 
 
 def stream(
-    data: Path, processor: Owl2Processor, stage: str, *, grouping: Grouping | None = None, **place: Any
-) -> BatchStream:
+    data: Path, processor: Owl2Processor, stage: str, *, batching: BatchingConfig | None = None, **place: Any
+) -> StageDataLoader:
     recipe = recipe_of(data, stage, data / "run")
-    samples = open_samples(recipe, recipe.data.sources, data / "run")
-    return BatchStream(samples, processor, grouping or Grouping(4), 12, SkipCounter(SkipLimit()), **place)
+    samples = open_stage_data(recipe, recipe.data.sources, data / "run")
+    return StageDataLoader(samples, processor, batching or BatchingConfig(4), 12, SkipCounter(SkipLimit()), **place)
 
 
 def rows_of(batch: RankBatch) -> Counter[tuple[Any, ...]]:
@@ -64,13 +71,15 @@ def test_ranks_share_each_global_batch(data: Path, processor: Owl2Processor, sta
     assert rows_of(alone[0]) != rows_of(alone[1])
 
 
-@pytest.mark.parametrize("grouping", [Grouping(12), Grouping(1), Grouping(2, 128), Grouping(1, 96, buffer=5)])
+@pytest.mark.parametrize(
+    "batching", [BatchingConfig(12), BatchingConfig(1), BatchingConfig(2, 128), BatchingConfig(1, 96, buffer=5)]
+)
 @pytest.mark.parametrize("stage", ["pretrain", "instruct"])
 def test_micro_batches_and_rows_hold_the_same_samples(
-    data: Path, processor: Owl2Processor, stage: str, grouping: Grouping
+    data: Path, processor: Owl2Processor, stage: str, batching: BatchingConfig
 ) -> None:
     wanted = next(stream(data, processor, stage).batches(1))
-    found = next(stream(data, processor, stage, grouping=grouping).batches(1))
+    found = next(stream(data, processor, stage, batching=batching).batches(1))
     assert rows_of(found) == rows_of(wanted)
     assert found.counts.samples == 12 == wanted.counts.samples
     for name in ("supervised", "tokens", "images"):
@@ -81,8 +90,8 @@ def test_micro_batches_and_rows_hold_the_same_samples(
 
 @pytest.mark.parametrize("row_length", [100, 300])
 def test_compiled_layers_see_rows_of_few_lengths(data: Path, processor: Owl2Processor, row_length: int) -> None:
-    grouping = Grouping(1, row_length, few_shapes=True)
-    batch = next(stream(data, processor, "instruct", grouping=grouping).batches(1))
+    batching = BatchingConfig(1, row_length, few_shapes=True)
+    batch = next(stream(data, processor, "instruct", batching=batching).batches(1))
     lengths = {micro["input_ids"].shape[1] for micro in batch.micro_batches}
     assert len(batch.micro_batches) > 1 and lengths <= {*range(32, row_length, 32), row_length}
     assert empty_micro_batch(0, few_shapes=True)["input_ids"].shape == (1, 32)
@@ -110,16 +119,16 @@ def test_a_broken_conversation_is_left_out_and_counted(data: Path, processor: Ow
     write_data(tmp_path)
     write_recipes(tmp_path)
     recipe = recipe_of(tmp_path, "instruct", tmp_path / "run")
-    samples = open_samples(recipe, recipe.data.sources, tmp_path / "run")
+    samples = open_stage_data(recipe, recipe.data.sources, tmp_path / "run")
     (tmp_path / "4.png").write_bytes(b"no picture")
     counter = SkipCounter(SkipLimit())
-    batch = next(BatchStream(samples, processor, Grouping(4), 40, counter).batches(1))
+    batch = next(StageDataLoader(samples, processor, BatchingConfig(4), 40, counter).batches(1))
     assert batch.counts.samples == 39 and counter.read["records"] == 39
     assert sum(counter.skipped["records"].values()) == 1
 
 
 def test_more_ranks_than_samples_are_refused(data: Path, processor: Owl2Processor) -> None:
-    with pytest.raises(ValueError, match="global_size 12 is less than the 13 ranks"):
+    with pytest.raises(ValueError, match="global_batch_size 12 is less than the 13 ranks"):
         stream(data, processor, "pretrain", rank=0, ranks=13)
 
 

@@ -13,7 +13,7 @@ from training.tiny_recipes import recipe_of
 
 from owl2.data.pairs import index_shards
 from owl2.processing import Owl2Processor
-from owl2.training.data.stage_data import StageSamples, open_samples
+from owl2.training.data.stage_data import StageData, open_stage_data
 from owl2.training.model.build import build_model
 
 
@@ -22,12 +22,12 @@ def processor(data: Path) -> Owl2Processor:
     return build_model(recipe_of(data, "pretrain", data), [pair["caption"] for pair in pairs_of(data)])[1]
 
 
-def opened(data: Path, stage: str, **sources: str) -> StageSamples:
+def opened(data: Path, stage: str, **sources: str) -> StageData:
     listed = ", ".join(f"{name}: {{{source}}}" for name, source in sources.items())
     file = data / f"{'-'.join(sources)}.yaml"
     file.write_text(f"base: {stage}.yaml\ndata:\n  sources: {{{listed}}}\n")
     recipe = recipe_of(data, file.stem, data / "run")
-    return open_samples(recipe, recipe.data.sources, data / "run")
+    return open_stage_data(recipe, recipe.data.sources, data / "run")
 
 
 def pairs_of(data: Path) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ def test_a_file_of_which_too_much_is_broken_is_refused_unless_the_recipe_allows_
     with pytest.raises(ValueError, match="100 of .* records of the source 'half' are broken, more than 5.0%"):
         opened(data, "instruct", half=source)
     lenient = recipe_of(data, "half", data / "run", "data.bad_share=1.0")
-    assert [name for name, _, _ in open_samples(lenient, lenient.data.sources, data / "run").describe()] == ["half"]
+    assert [name for name, _, _ in open_stage_data(lenient, lenient.data.sources, data / "run").describe()] == ["half"]
 
 
 def test_a_name_that_comes_twice_is_refused(data: Path) -> None:

@@ -25,7 +25,7 @@ LAYOUTS = {
     "tensor, tied head": Layout(tensor=2, config=TIED),
 }
 
-VISION_PARTS = "train.parts=[vision_encoder, abstractor, vision_half]"
+VISION_PARTS = "train.parts=[vision_encoder, abstractor, decoder_vision]"
 ADAPTERS = ("train.lora.rank=4", "train.lora.alpha=8", "train.lora.dropout=0", VISION_PARTS)
 KINDS: dict[str, tuple[str, ...]] = {
     "adapters": ADAPTERS,
@@ -42,7 +42,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def on_two_ranks(data: Path, directory: Path) -> dict[str, list[Any]]:
     """What each of two ranks returns, by the name of what it did."""
-    runs = [("instruct", directory / name, (*overrides, "batch.micro_size=8")) for name, overrides in KINDS.items()]
+    runs = [
+        ("instruct", directory / name, (*overrides, "batch.micro_batch_size=8")) for name, overrides in KINDS.items()
+    ]
     calls: dict[str, tuple[Any, ...]] = {
         **{stage: (begin_on_each_rank, data, stage, directory / stage, [MANY_LAYERS]) for stage in STAGES},
         **{name: (received_weights, layout) for name, layout in LAYOUTS.items()},

@@ -127,7 +127,7 @@ def test_two_by_two_ranks_in_bfloat16_answer_as_one(data: Path, tmp_path: Path) 
         assert one == four
 
 
-LORA = "train={parts: [vision_encoder, abstractor, vision_half], lora: {rank: 4, alpha: 8, dropout: 0.5}}"
+LORA = "train={parts: [vision_encoder, abstractor, decoder_vision], lora: {rank: 4, alpha: 8, dropout: 0.5}}"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_training_goes_on_bit_for_bit_as_if_nothing_had_been_measured(
         for file in (tmp_path / out / "checkpoint").glob("*model.safetensors")
     )
     assert one == other
-    steps = [line["step"] for line in metrics(tmp_path / "measured") if "held_out_loss" in line and "pope_f1" in line]
+    steps = [line["step"] for line in metrics(tmp_path / "measured") if "validation_loss" in line and "pope_f1" in line]
     assert steps == [1, 2, 3]
 
 
@@ -221,14 +221,14 @@ def test_the_whole_model_computes_what_the_model_in_training_computes_in_4_bits(
 
     from owl2.training.adapters.lora import apply_lora
     from owl2.training.adapters.quantize import quantize_frozen_projections
-    from owl2.training.distributed.unsharded_model import WholeModel
+    from owl2.training.distributed.unsharded_model import UnshardedModel
     from owl2.training.stages import select_trainable
 
     model = tiny_model(tiny_config(intermediate_size=128))
     select_trainable(model, ("vision_encoder", "abstractor"))
     quantize_frozen_projections(model, torch.float32)
     apply_lora(model, rank=4, alpha=8)
-    whole = WholeModel(model)
+    whole = UnshardedModel(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data.add_(0.01)

@@ -8,12 +8,12 @@ import pytest
 from training.rank_programs import stall
 from training.ranks import start_ranks
 
-from owl2.training.monitoring.loss_spikes import FIRST_JUDGED, StepGuard, TrainingDiverged
+from owl2.training.monitoring.loss_spikes import FIRST_JUDGED, LossSpikeGuard, TrainingDiverged
 from owl2.training.monitoring.watchdog import EXIT_CODE, Heartbeat, StallTracker
 
 
-def guard(in_a_row: int = 2, in_all: int = 4) -> StepGuard:
-    found = StepGuard(spike_factor=3.0, in_a_row=in_a_row, in_all=in_all)
+def guard(in_a_row: int = 2, in_all: int = 4) -> LossSpikeGuard:
+    found = LossSpikeGuard(spike_factor=3.0, in_a_row=in_a_row, in_all=in_all)
     for step in range(FIRST_JUDGED):
         assert found.reason_to_skip(step, 2.0 - 0.01 * step, 1.0) is None
     return found
@@ -28,7 +28,7 @@ def test_a_loss_far_above_the_running_median_is_skipped_and_forgotten() -> None:
 
 
 def test_the_first_losses_are_no_spikes() -> None:
-    watched = StepGuard(3.0, 0, 0)
+    watched = LossSpikeGuard(3.0, 0, 0)
     assert all(watched.reason_to_skip(step, loss, 1.0) is None for step, loss in enumerate([1.0, 9.0, 1.0, 99.0]))
 
 
@@ -37,7 +37,7 @@ def test_the_first_losses_are_no_spikes() -> None:
     (1.0, math.nan, "gradient not finite"), (1.0, math.inf, "gradient not finite"),
 ])  # fmt: skip
 def test_what_is_not_finite_is_skipped_from_the_first_step(loss: float, norm: float, reason: str) -> None:
-    assert StepGuard(3.0, 1, 1).reason_to_skip(0, loss, norm) == reason
+    assert LossSpikeGuard(3.0, 1, 1).reason_to_skip(0, loss, norm) == reason
 
 
 def test_too_many_in_a_row_end_the_run_with_the_reason() -> None:
@@ -58,7 +58,7 @@ def test_too_many_in_all_end_the_run_though_good_steps_lie_between() -> None:
 
 
 def test_a_resumed_run_judges_as_if_it_had_never_stopped() -> None:
-    one, other = guard(), StepGuard(3.0, 2, 4)
+    one, other = guard(), LossSpikeGuard(3.0, 2, 4)
     one.reason_to_skip(11, 50.0, 1.0)
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))
     for step, loss in enumerate([5.9, 2.0, 5.8, 5.9]):

@@ -6,7 +6,7 @@ from helpers import tiny_config, tiny_model
 
 from owl2.training.adapters.lora import apply_lora
 from owl2.training.distributed.mesh import build_mesh, process_group
-from owl2.training.monitoring.validation_loss import HeldOut, held_out_loss
+from owl2.training.monitoring.validation_loss import ValidationSet, validation_loss
 from owl2.training.stages import select_trainable
 from owl2.training.step import Normalization
 
@@ -18,7 +18,7 @@ def test_no_dropout_is_in_it_and_training_goes_on_in_training_mode() -> None:
     config = tiny_config()
     config.text_config.attention_dropout = config.vision_config.attention_dropout = 0.5
     model = tiny_model(config)
-    select_trainable(model, ("vision_half",))
+    select_trainable(model, ("decoder_vision",))
     apply_lora(model, rank=4, alpha=8, dropout=0.5)
     for name, parameter in model.named_parameters():
         if ".lora_B." in name:  # at first they are 0, and dropout in front of them changes nothing
@@ -30,6 +30,6 @@ def test_no_dropout_is_in_it_and_training_goes_on_in_training_mode() -> None:
         model.train()
         assert model(**batch).loss.item() != pytest.approx(wanted, rel=1e-3)
     with process_group(60) as device:
-        found = held_out_loss(model, HeldOut([batch], 38, 2), 0, build_mesh(device), NORMALIZATION)
+        found = validation_loss(model, ValidationSet([batch], 38, 2), 0, build_mesh(device), NORMALIZATION)
     assert found.loss == pytest.approx(wanted, rel=1e-5) and found[1:] == (38, 2)
     assert all(module.training for module in model.modules())

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from owl2.data.annotations import Row, line_rows
-from owl2.evaluation.task import Decoding, Record, Sample, Scores, Task
+from owl2.evaluation.task import Decoding, Prediction, Sample, Scores, Task
 
 from .multiple_choice import first_option
 from .ranking import likeliest, likeliest_per_character, likeliest_sequence
@@ -37,7 +37,7 @@ def _sample(row: Row, prompt: str) -> Sample:
         prompt=written,
         gold=LETTERS[gold],
         choices=choices,
-        is_framed=prompt == "generate",
+        uses_chat_template=prompt == "generate",
         whole_sequence=prompt == "text",
         details={"choices": len(texts)},
     )
@@ -63,7 +63,7 @@ def _question(row: Row) -> tuple[str, list[str], int]:
     return stem, texts, labels.index(key)
 
 
-def _score(records: Sequence[Record], protocol: str) -> Scores:
+def _score(records: Sequence[Prediction], protocol: str) -> Scores:
     if protocol == "lmeval":
         return _lmeval(records)
     parsed = [_parsed(record, protocol) for record in records]
@@ -79,13 +79,13 @@ def _score(records: Sequence[Record], protocol: str) -> Scores:
     return Scores(parsed, scores, {"accuracy": fmean(right), "left_out": counted.count(False)})
 
 
-def _parsed(record: Record, protocol: str) -> str:
+def _parsed(record: Prediction, protocol: str) -> str:
     if protocol == "oc_gen":
         return first_option(record.answer, "ABCD")
     return LETTERS[likeliest_sequence(record.ranking)]
 
 
-def _lmeval(records: Sequence[Record]) -> Scores:
+def _lmeval(records: Sequence[Prediction]) -> Scores:
     parsed = [LETTERS[likeliest(record.ranking)] for record in records]
     correct = [float(letter == record.gold) for letter, record in zip(parsed, records, strict=True)]
     normalized = [LETTERS[likeliest_per_character(record.ranking)] == record.gold for record in records]
@@ -108,12 +108,12 @@ def arc_task(name: str, difficulty: str, counts: dict[str, int], measure: str) -
         files=lambda root, split: [_file(difficulty, root, split)],
         load=partial(_load, difficulty),
         score=_score,
-        headline="accuracy",
-        fetch=f"Put ARC-{difficulty}-{{Dev,Test}}.jsonl of AI2's ARC-V1-Feb2018 into arc/.",
+        primary_metric="accuracy",
+        download_hint=f"Put ARC-{difficulty}-{{Dev,Test}}.jsonl of AI2's ARC-V1-Feb2018 into arc/.",
         decoding={"": Decoding(max_new_tokens=50)},
         counts=counts,
-        published={("paper_table_3", measure): "accuracy", ("readme", measure): "accuracy"},
-        unfair={
+        paper_results={("paper_table_3", measure): "accuracy", ("readme", measure): "accuracy"},
+        not_comparable={
             "dev": "the paper's Table 10 says test, this is dev, as in OpenCompass, whose numbers its Table 3 has for "
             "LLaMA-2",
             "test": "test as the paper's Table 10 says; OpenCompass, whose numbers its Table 3 has for LLaMA-2, reads "

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from owl2.data.annotations import Row, image_path, numbered, read_json
 from owl2.evaluation.metrics import caption_scores, ptb_tokenize
 from owl2.evaluation.metrics.captioning import BLEU_NAMES
-from owl2.evaluation.task import Decoding, Record, Sample, Scores
+from owl2.evaluation.task import Decoding, Prediction, Sample, Scores
 
 ONE_SENTENCE = "Provide a one-sentence caption for the provided image."
 DECODING = Decoding(max_new_tokens=60, min_new_tokens=8)
@@ -77,7 +77,7 @@ def _coco_form(contents: Row, images: Path) -> Iterator[tuple[int, list[str], Pa
         raise contents.error(f"{len(captions)} images have captions but no record, such as {min(captions)}")
 
 
-def score_captions(records: Sequence[Record], protocol: str) -> Scores:
+def score_captions(records: Sequence[Prediction], protocol: str) -> Scores:
     """CIDEr, BLEU and ROUGE-L, `with_meteor` METEOR too, and of each image its CIDEr: raw values, which are printed
     times 100.
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TypeVar
 
 from owl2.data.annotations import Row, image_path, line_rows, rows
-from owl2.evaluation.task import Record, Scores
+from owl2.evaluation.task import Prediction, Scores
 
 Kind = TypeVar("Kind", str, int)
 
@@ -30,7 +30,7 @@ def list_or_line_rows(path: Path) -> Iterator[Row]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming_file_errors(path: Path) -> Iterator[None]:
     """Names the file that is read here where its text cannot be.
 
     Raises:
@@ -56,7 +56,7 @@ def identifier(row: Row, name: str) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else row.text(name)
 
 
-def only_judged(records: Sequence[Record], protocol: str) -> Scores:
+def only_judged(records: Sequence[Prediction], protocol: str) -> Scores:
     """The scorer of benchmarks whose every protocol needs a judge."""
     raise ValueError(f"{protocol} needs a judge: it cannot score {len(records)} records alone")
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from owl2.data.annotations import Row
 from owl2.evaluation.metrics.mmbench import ROTATION
-from owl2.evaluation.task import Record
+from owl2.evaluation.task import Prediction
 
 _LONGEST_REFERENCE = 64  # characters of an `image` that names another row instead of holding a picture
 
@@ -153,7 +153,7 @@ def _decode(cell: str, row: Row) -> bytes:
         raise row.error(f"'image' is not a picture in base64: {cell[:40]!r} ({error})") from error
 
 
-def write_submission(records: Sequence[Record], out: Path) -> Path:
+def write_submission(records: Sequence[Prediction], out: Path) -> Path:
     """The table that MMBench's server takes: one row for each of the file, with the answer as it was generated."""
     try:
         from openpyxl import Workbook

@@ -14,7 +14,7 @@ from owl2.data.annotations import Row, image_path, rows
 from owl2.evaluation.judge.benchmark_items import VIDEO_JUDGE, video_item
 from owl2.evaluation.judge.judge import JudgeItem
 from owl2.evaluation.metrics import normalize_vqa_answer
-from owl2.evaluation.task import Clip, Decoding, JudgedScoring, Record, Sample, Scores, Task
+from owl2.evaluation.task import Clip, Decoding, JudgedScoring, Prediction, Sample, Scores, Task
 
 from .common import SHORT_ANSWER, identifier, means_by, verbatim
 from .judged_runs import summary_over_runs
@@ -55,7 +55,7 @@ def video_task(
     count: int,
     files: Sequence[str],
     questions: Callable[[Path], Iterable[VideoQuestion]],
-    fetch: str,
+    download_hint: str,
 ) -> Task:
     """A task that reads `files`, or else the repackaged ones, below the folder of its name, and `videos/` beside them.
 
@@ -86,17 +86,19 @@ def video_task(
         files=wanted,
         load=load,
         score=_exact_match,
-        headline="accuracy",
-        fetch=f"{fetch} Put the files into {name}/ and the videos into {name}/videos/.",
+        primary_metric="accuracy",
+        download_hint=f"{download_hint} Put the files into {name}/ and the videos into {name}/videos/.",
         decoding={"": Decoding(max_new_tokens=10), "question": Decoding(max_new_tokens=128)},
         counts={"test": count},
         judged=JudgedScoring(VIDEO_JUDGE, 1, (JUDGED,), _JUDGE_PROMPTS, _items, _judged),
-        published={
+        paper_results={
             ("paper_table_4", f"exact_match.{name}.accuracy"): "exact_match:accuracy",
             ("paper_table_4", f"{JUDGED}.{name}.accuracy"): f"{JUDGED}:accuracy",
             ("paper_table_4", f"{JUDGED}.{name}.score"): f"{JUDGED}:score",
         },
-        unfair={"test": f"how many frames and which prompt the paper used is not published ({NUM_FRAMES} frames here)"},
+        not_comparable={
+            "test": f"how many frames and which prompt the paper used is not published ({NUM_FRAMES} frames here)"
+        },
     )
 
 
@@ -170,7 +172,7 @@ def _video_file(videos: Path, asked: VideoQuestion) -> Path:
     return next((file for file in named if file.is_file()), named[0])
 
 
-def _exact_match(records: Sequence[Record], protocol: str) -> Scores:
+def _exact_match(records: Sequence[Prediction], protocol: str) -> Scores:
     """Right where prediction and answer are equal: once lower case, without space around them and one last period
     (`exact_match`), or once normalised as in VQA (`vqa_norm`)."""
     if protocol == "vqa_norm":
@@ -187,7 +189,7 @@ def _exact_match(records: Sequence[Record], protocol: str) -> Scores:
     return Scores(parsed, correct, summary)
 
 
-def _items(records: Sequence[Record], protocol: str, prompts: Mapping[str, str]) -> list[JudgeItem[Any]]:
+def _items(records: Sequence[Prediction], protocol: str, prompts: Mapping[str, str]) -> list[JudgeItem[Any]]:
     system, user = (prompts[name] for name in _JUDGE_PROMPTS)
     return [
         video_item(record.id, record.details["question"], record.gold, record.answer, system, user)
@@ -195,7 +197,7 @@ def _items(records: Sequence[Record], protocol: str, prompts: Mapping[str, str])
     ]
 
 
-def _judged(records: Sequence[Record], runs: Sequence[Mapping[str, tuple[str, int]]], protocol: str) -> Scores:
+def _judged(records: Sequence[Prediction], runs: Sequence[Mapping[str, tuple[str, int]]], protocol: str) -> Scores:
     parsed = [[list(run[record.id]) for run in runs if record.id in run] for record in records]
     given = [[run[record.id][1] for run in runs if record.id in run] for record in records]
     summary = summary_over_runs([_measures(list(run.values())) for run in runs])

@@ -9,7 +9,7 @@ from typing import Any
 from owl2.data.annotations import Row, numbered, read_json, rows
 from owl2.evaluation.metrics import evalai_answer
 from owl2.evaluation.metrics.vqa import compared_vqa_answers, human_agreement
-from owl2.evaluation.task import Decoding, Record, Sample, Scores
+from owl2.evaluation.task import Decoding, Prediction, Sample, Scores
 
 from .common import SHORT_ANSWER, means_by
 
@@ -28,7 +28,7 @@ _INSTRUCTIONS = {
 _CAPITALIZED = "_capitalized"  # lmms-eval on TextVQA and VizWiz: only the first letter is a capital then
 
 
-def asked(question: str, prompt: str, between: str = "") -> str:
+def with_instruction(question: str, prompt: str, between: str = "") -> str:
     """A question with the instruction of a prompt, and what stands `between` them."""
     if prompt.endswith(_CAPITALIZED):
         question = question.capitalize()
@@ -68,7 +68,7 @@ def annotated_samples(root: Path, questions: Path, annotations: Path, prompt: st
         samples.append(
             Sample(
                 id=str(question),
-                prompt=asked(row.text("question"), prompt),
+                prompt=with_instruction(row.text("question"), prompt),
                 gold=ten_answers(annotation, stemmed),
                 images=(coco_image(root, "val2014", image),),
                 details={"answer_type": _answer_type(annotation), "question_type": annotation.text("question_type")},
@@ -125,7 +125,7 @@ def exactly_ten(row: Row, answers: list[str]) -> list[str]:
     return answers
 
 
-def score_vqa(records: Sequence[Record], protocol: str) -> Scores:
+def score_vqa(records: Sequence[Prediction], protocol: str) -> Scores:
     """Accuracy over all questions and by their kinds. Of a split whose answers are not public there is none."""
     if any(record.gold is None for record in records):
         parsed = [evalai_answer(record.answer) for record in records]
