@@ -2,8 +2,8 @@
 
 A step learns from exactly `global_batch_size` samples. The global batch is drawn first and depends on nothing but the
 seed; rank r of n then takes its samples r, r + n, r + 2n, ... So a step is the same for any number of ranks and
-workers, any size of micro-batches, with and without packing. Packing happens within a rank's share: nothing waits for a later step,
-and the state between two steps is where the stream of draws stands.
+workers, any size of micro-batches, with and without packing. Packing happens within a rank's share: nothing waits for a
+later step, and the state between two steps is where the stream of draws stands.
 """
 
 import math
