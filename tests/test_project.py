@@ -27,7 +27,7 @@ from owl2.environment import MALLOC_SETTINGS, PYTHON
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ class TestDocuments:
         assert named <= set(COMMANDS)
         assert set(COMMANDS) - {"quickstart"} <= named
 
-    @pytest.mark.parametrize("page", ["README.md", "docs/chat.md", "docs/batches-and-videos.md"])
+    @pytest.mark.parametrize("page", ["README.md", "docs/use/chat.md", "docs/use/batches-and-videos.md"])
     def test_the_python_examples_run(self, page, directories, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for name in ("picture.png", "cat.png", "a.png", "b.png"):

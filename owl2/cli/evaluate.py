@@ -11,9 +11,9 @@ from .judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeRepla
 def evaluate(
     model: Annotated[str | None, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Benchmarks, separated by commas; see --list.")] = None,
-    data: Annotated[Path, typer.Option(metavar="ROOT", help="Where the benchmarks lie (docs/evaluation.md).")] = Path(
-        "data"
-    ),
+    data: Annotated[
+        Path, typer.Option(metavar="ROOT", help="Where the benchmarks lie (docs/evaluation/evaluate.md).")
+    ] = Path("data"),
     out: Annotated[Path, typer.Option(metavar="RUN", help="Directory of the results; a second run resumes.")] = Path(
         "runs/evaluation"
     ),

@@ -1,6 +1,7 @@
 """Instruction data of any source: LLaVA conversations and chat messages, from JSON lists and JSON lines.
 
-`RecordFile` opens a file; `docs/data.md` describes the formats, `docs/schemas/instruction-record.json` is their schema.
+`RecordFile` opens a file. `docs/train/data.md` describes the formats; their schema is
+`docs/schemas/instruction-record.json`.
 """
 
 from owl2.data.problems import Problem, ProblemKind

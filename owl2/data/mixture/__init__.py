@@ -1,7 +1,7 @@
 """Instruction data of several sources as one endless, seeded, resumable stream of conversations.
 
 `load_mixture_recipe` reads what is mixed, `Mixture` opens it, its `sampler()` says what comes next, `global_batches`
-and `share_of_rank` divide that among ranks. docs/mixtures.md shows them together.
+and `share_of_rank` divide that among ranks. docs/train/mixtures.md shows them together.
 """
 
 from .batches import RecordSize, by_work, global_batches, share_of_rank

@@ -7,7 +7,7 @@
       textcaps: {annotations: TextCaps_0.1_train.json, images: textvqa}
       mine: {format: records, file: mine.jsonl, images: pictures, weight: 20000}
 
-The files that a format takes are the arguments of `conversations` in `owl2.data.sources.FORMAT`. docs/mixtures.md
+The files that a format takes are the arguments of `conversations` in `owl2.data.sources.FORMAT`. docs/train/mixtures.md
 describes all keys.
 """
 

@@ -1,10 +1,11 @@
 """RefCOCO: the references as JSON or parquet, `instances.json`, and images in `train2014/`.
 
 The references are published only as a pickle, `refs(unc).p`, which could run any code and is never opened here. What is
-read is the same list of records in a JSON file or a parquet table with those columns; docs/data-sources.md says how to
-make one. An object has several phrases (42,404 objects and 120,624 phrases of 16,994 images in split `train`): record k
-of an image asks about the k-th phrase of each of its objects, so that no answer stands in an earlier question. That is
-more than Table 8's 30K, whose choice the paper does not give. `regions.py` has the wording and the form of a box.
+read is the same list of records in a JSON file or a parquet table with those columns; docs/train/data-sources.md says
+how to make one. An object has several phrases (42,404 objects and 120,624 phrases of 16,994 images in split `train`):
+record k of an image asks about the k-th phrase of each of its objects, so that no answer stands in an earlier question.
+That is more than Table 8's 30K, whose choice the paper does not give. `regions.py` has the wording and the form of a
+box.
 """
 
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ def _reference_rows(path: AnyPath) -> Iterator[Row]:
     else:
         raise ValueError(
             f"{path} is neither .json nor .parquet. A pickle can run any code and is never opened: convert refs(unc).p "
-            "as docs/data-sources.md describes"
+            "as docs/train/data-sources.md describes"
         )
 
 

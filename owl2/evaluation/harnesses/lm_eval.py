@@ -5,8 +5,9 @@
 
     simple_evaluate(model=Owl2LM("DIR"), tasks=["arc_easy"])
 
-On the command line the model is known as `owl2` once this module is imported; `docs/evaluation.md` shows how to give
-the harness local files. Its protocols differ from the paper's (specification, 98): a cross-check, not the record.
+On the command line the model is known as `owl2` once this module is imported; `docs/evaluation/evaluate.md` shows how
+to give the harness local files. Its protocols differ from the paper's (specification, 98): a cross-check, not the
+record.
 """
 
 from collections.abc import Sequence

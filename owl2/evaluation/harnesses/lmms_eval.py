@@ -42,7 +42,7 @@ class Owl2Lmms(lmms):  # type: ignore[misc]  # an object where the harness is no
     ) -> None:
         if lmms is object:
             raise ImportError(
-                "lmms-eval is not installed: install it in an environment of its own (docs/evaluation.md)"
+                "lmms-eval is not installed: install it in an environment of its own (docs/evaluation/evaluate.md)"
             )
         super().__init__()
         self._completion = Completion(pretrained, dtype, device, int(batch_size))

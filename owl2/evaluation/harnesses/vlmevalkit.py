@@ -36,7 +36,7 @@ class Owl2VLM(BaseModel):  # type: ignore[misc]  # an object where the harness i
     def __init__(self, pretrained: str, dtype: str = "auto", device: str = "auto", **_: Any) -> None:
         if BaseModel is object:
             raise ImportError(
-                "VLMEvalKit is not installed: install it in an environment of its own (docs/evaluation.md)"
+                "VLMEvalKit is not installed: install it in an environment of its own (docs/evaluation/evaluate.md)"
             )
         super().__init__()
         self._completion = Completion(pretrained, dtype, device, 1)

@@ -341,7 +341,7 @@ class TaskSettings(Section):
     """How a benchmark of `owl2 evaluate` is run while the model trains; the defaults are the benchmark's own.
 
     Attributes:
-        data: directory of the benchmarks (docs/evaluation.md).
+        data: directory of the benchmarks (docs/evaluation/evaluate.md).
         suffix: follows the frame `USER: ... ASSISTANT:`.
         limit: only the first so many samples.
         batch_size: samples that a rank answers at a time; it does not change results.

@@ -225,7 +225,7 @@ def _open_slowly(made: MixtureRecipe, mark: Path) -> None:
 
 
 class TestCost:
-    """1.2 M conversations open in under a second, and the memory of workers does not grow: docs/mixtures.md."""
+    """1.2 M conversations open in under a second, and the memory of workers does not grow: docs/train/mixtures.md."""
 
     SOURCES = {"slim_orca": {"annotations": "s.jsonl"}, "mine": {"format": "records", "file": "m.jsonl"}}
 

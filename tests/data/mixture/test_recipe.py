@@ -89,7 +89,7 @@ def test_a_recipe_that_is_not_there_is_an_error(tmp_path) -> None:
 
 
 def test_the_recipes_in_the_documents_are_in_order(tmp_path) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "mixtures.md").read_text(), re.S)
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "train" / "mixtures.md").read_text(), re.S)
     assert blocks
     for block in blocks:
         assert len(load(tmp_path, block).sources) == len(yaml.safe_load(block)["sources"])

@@ -142,7 +142,7 @@ def test_the_published_pickle_is_refused_unopened(
 def test_the_conversion_in_the_documentation_makes_what_is_read_and_runs_no_code(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoken: Spoken
 ) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "data-sources.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "train" / "data-sources.md").read_text()
     (script,) = re.findall(r"```python\n(import json, pickle\n.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "refs(unc).p").write_bytes(pickle.dumps(REFERENCES, protocol=0))
