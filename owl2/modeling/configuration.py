@@ -233,9 +233,9 @@ class Owl2Config(PreTrainedConfig):
         abstractor = _without_model_type("visual_abstractor", visual.get("visual_abstractor"))
         use_cls_token = vision.get("use_cls_token", True)
         if not use_cls_token:
-            vision["position_grid_size"] = (
-                16  # the official table has 256 rows whatever the image (REFERENCE: class token)
-            )
+            # Without a class token the official table has 256 rows whatever the size of the images (official code,
+            # mplug_owl2/model/visual_encoder.py, MplugOwlVisionEmbeddings).
+            vision["position_grid_size"] = 16
         self.vision_config = {key: vision[key] for key in _fields(Owl2VisionConfig) if key in vision}
         self.abstractor_config = {key: abstractor[key] for key in _fields(Owl2AbstractorConfig) if key in abstractor}
         text_keys = [*_fields(Owl2TextConfig), "rope_theta", "rope_scaling"]

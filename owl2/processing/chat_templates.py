@@ -12,7 +12,7 @@ def read_template(name: str, image_token: str, video_token: str) -> str:
 
 
 def published_template(image_token: str = IMAGE_TOKEN, video_token: str = VIDEO_TOKEN) -> str:
-    """The prompt of the published model (REFERENCE, Inputs)."""
+    """The prompt of the published model (official code, mplug_owl2/conversation.py)."""
     return read_template("chat_template.jinja", image_token, video_token)
 
 

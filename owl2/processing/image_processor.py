@@ -1,7 +1,7 @@
 """Pixels of the vision encoder: resize to one size, then CLIP's normalisation. (N images, H height, W width)
 
-The official code prepares images in three ways (REFERENCE: inference and evaluation, fine-tuning, one chat script);
-they are the three values of the setting `aspect`.
+The official code prepares images in three ways, which are the values of the setting `aspect`: "resize" in evaluation
+(mplug_owl2/evaluate/evaluate_vqa.py), "pad" in fine-tuning (scripts/finetune.sh), "crop" in a chat (serve/cli.py).
 """
 
 import math

@@ -36,7 +36,7 @@ def test_patch_positions_are_column_then_row(rows: int, columns: int, prefix: in
 
 
 def restated(model: Owl2VisualAbstractor, patches: torch.Tensor, grid: tuple[int, int], prefix: int) -> torch.Tensor:
-    """Eq. 1-2 for one image, head by head, in the words of the paper and REFERENCE.md."""
+    """Eq. 1-2 for one image, head by head, with the positions and the normalised residual of the official code."""
     config, weights = model.config, dict(model.named_parameters())
     count, width, heads = config.num_learnable_queries, config.hidden_size, config.num_attention_heads
     query_places = torch.tensor([plain_positions(place, width) for place in range(count)])

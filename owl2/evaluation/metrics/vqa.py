@@ -56,7 +56,7 @@ _CONTRACTIONS = _contractions()
 
 # The VizWiz evaluator's copy of the table went through a conversion of quotation marks: most of its values, and most of
 # its keys that have apostrophes, have backticks instead. Such keys never match: the punctuation step removes backticks.
-# Source: vlm_eval/util/evaluation/vizwiz/eval.py of TRI-ML/vlm-evaluation; the specification does not mention it.
+# Source: vlm_eval/util/evaluation/vizwiz/eval.py of TRI-ML/vlm-evaluation (specification, 2.2).
 _VIZWIZ_INTACT = ("aint", "arent", "cant", "couldve", "couldnt", "weve", "wheres", "whove")
 _VIZWIZ_CONTRACTIONS = {
     key: value if key in _VIZWIZ_INTACT else value.replace("'", "`")

@@ -24,7 +24,7 @@ def option_lines(options: Mapping[str, str]) -> str:
 
 
 def owl2_prompt(hint: str, question: str, options: Mapping[str, str]) -> str:
-    """The frame of the official scripts: a line with the hint or `N/A`, the question, options, instruction (6.2)."""
+    """The prompt of the official scripts: hint or `N/A`, question, options, instruction (specification, 6.2)."""
     return f"{hint or 'N/A'}\n{question}\n{option_lines(options)}\n{OWL2_ANSWER_WITH_LETTER}"
 
 

@@ -1,0 +1,145 @@
+"""What the documents promise: links and citations lead somewhere, lines fit, commands exist, examples run."""
+
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from helpers import GOLDENS
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from owl2.cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *(ROOT / "docs").rglob("*.md")]
+GUIDES = [page for page in PAGES if page.name != "CHANGELOG.md"]
+SPECIFICATION = ROOT / "docs" / "evaluation" / "specification.md"
+
+NUMBER = r"\d+(?:\.\d+)?"
+CITATION = re.compile(rf"specification,? (?:sections? )?({NUMBER}(?:(?:, | and | to |-)(?:and )?{NUMBER})*)", re.I)
+
+
+def named(paths: list[Path]) -> list:
+    return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in paths]
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its blocks of code."""
+    return re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[str]:
+    """Targets of links and pictures in Markdown and HTML."""
+    return re.findall(r"""\]\(([^)\s]+)\)|(?:href|src|srcset)="([^"]+)\"""", prose(page))
+
+
+def cited_sections(text: str) -> set[str]:
+    """Sections of the specification that a text names: "specification, 6.4 and 10 to 12" names four."""
+    found = set()
+    for citation in CITATION.findall(re.sub(r"\s*\n[ #*]*", " ", text)):
+        numbers = re.findall(NUMBER, citation)
+        found |= set(numbers)
+        for (first, last), between in zip(pairwise(numbers), re.split(NUMBER, citation)[1:], strict=False):
+            if between.strip() in ("to", "-") and "." not in first + last:
+                found |= {str(number) for number in range(int(first), int(last))}
+    return found
+
+
+@pytest.mark.parametrize("page", named(PAGES))
+def test_lines_are_at_most_120_columns_wide(page: Path) -> None:
+    """Rows of tables and single words that cannot be broken, such as addresses, may be longer."""
+    lines = enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+    long = [number for number, line in lines if len(line) > 120 and line[0] != "|" and " " in line.strip()]
+    assert long == []
+
+
+@pytest.mark.parametrize("page", named(PAGES))
+def test_links_lead_to_files_and_headings_of_the_repository(page: Path) -> None:
+    for link in (first or second for first, second in links(page)):
+        if link.startswith(("http:", "https:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists() and ROOT in target.parents, f"{link}: no such file"
+        assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    reached, waiting = set(), [ROOT / "docs" / "index.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        targets = [(page.parent / (a or b).partition("#")[0]).resolve() for a, b in links(page)]
+        waiting += [
+            target for target in targets if target.suffix == ".md" and target.exists() and target not in reached
+        ]
+    assert set((ROOT / "docs").rglob("*.md")) <= reached
+
+
+def test_citations_are_read_as_written() -> None:
+    text = "(specification, 6.4 and 10 to 12), evaluation\n    specification, sections 2.1-2.3; Specification 13.2."
+    assert cited_sections(text) == {"6.4", "10", "11", "12", "2.1", "2.3", "13.2"}
+
+
+def test_every_citation_of_the_specification_is_a_heading_there() -> None:
+    headings = set(re.findall(rf"^##+ ({NUMBER})", SPECIFICATION.read_text(encoding="utf-8"), re.M))
+    files = [file for folder in ("owl2", "tests", "docs", "benchmarks") for file in (ROOT / folder).rglob("*.*")]
+    texts = {file: file.read_text(encoding="utf-8") for file in files if file.suffix in (".py", ".md", ".yaml")}
+    del texts[Path(__file__)]
+    cited = {file: cited_sections(text) for file, text in texts.items()}
+    cited[SPECIFICATION] = set(re.findall(rf"section ({NUMBER})", texts[SPECIFICATION]))
+    missing = {str(file.relative_to(ROOT)): sections - headings for file, sections in cited.items()}
+    assert {file: sections for file, sections in missing.items() if sections} == {}
+    assert sum(len(sections) for sections in cited.values()) > 60
+
+
+def test_every_make_command_in_them_is_a_target() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    found = {name for page in GUIDES for name in re.findall(r"^make ([\w-]+)|`make ([\w-]+)", page.read_text(), re.M)}
+    assert {"quickstart", "test"} <= {first or second for first, second in found} <= targets
+
+
+def test_every_owl2_command_in_them_exists_and_the_other_way_round() -> None:
+    shown = {
+        name
+        for page in GUIDES
+        for name in re.findall(r"(?<!from )\bowl2 (?:--debug )?([a-z][a-z-]+) (?=[-.A-Z`]|  )", page.read_text())
+    }
+    shown |= {name for page in GUIDES for name in re.findall(r"`owl2 ([a-z-]+)`", page.read_text())}
+    assert shown <= set(COMMANDS)
+    assert set(COMMANDS) - {"quickstart"} <= shown
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/use/chat.md", "docs/use/batches-and-videos.md"])
+def test_the_python_examples_run(page: str, model_directory: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("picture.png", "cat.png", "a.png", "b.png"):
+        Image.linear_gradient("L").save(name)
+    Image.new("RGB", (9, 9)).save("clip.mp4", format="GIF", save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    names = {
+        "model": AutoModelForImageTextToText.from_pretrained(model_directory),
+        "processor": AutoProcessor.from_pretrained(model_directory),
+    }
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+    assert blocks
+    for block in blocks:
+        for directory in ('"runs/quickstart-nano/checkpoint"', '"DIR"'):
+            block = block.replace(directory, repr(str(model_directory)))
+        exec(block, names)
+
+
+@pytest.fixture(scope="module")
+def model_directory(tmp_path_factory) -> Path:
+    """A small model in the official layout."""
+    directory = tmp_path_factory.mktemp("official")
+    for file in (GOLDENS / "a" / "config.json", GOLDENS / "a" / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
+        shutil.copyfile(file, directory / file.name)
+    return directory
