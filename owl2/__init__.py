@@ -1,13 +1,15 @@
 """owl2: mPLUG-Owl2, a multimodal language model with modality collaboration.
 
-Importing it registers the model with the Auto classes of transformers.
+Importing it makes the Auto classes of transformers know the model, without importing transformers: see
+`owl2.registration`. Its public names are imported when they are first asked for.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-if find_spec("torch") is not None:  # owl2.evaluation.metrics works without it
-    from .auto_classes import register as _register
+from .lazy import lazy_names
+from .registration import register_when_needed
+
+if TYPE_CHECKING:
     from .modeling import (
         CheckpointError,
         Owl2AbstractorConfig,
@@ -21,7 +23,7 @@ if find_spec("torch") is not None:  # owl2.evaluation.metrics works without it
     )
     from .processing import Owl2ImageProcessor, Owl2Processor
 
-    _register()
+    __version__: str
 
 __all__ = [
     "CheckpointError",
@@ -37,7 +39,23 @@ __all__ = [
     "Owl2VisionEncoder",
 ]
 
-try:
-    __version__ = version("owl2")
-except PackageNotFoundError:  # a source tree on the path
-    __version__ = "0.0.0"
+_OF_PROCESSING = ("Owl2ImageProcessor", "Owl2Processor")
+_lazy_name, __dir__ = lazy_names(
+    __name__, {name: ".processing" if name in _OF_PROCESSING else ".modeling" for name in __all__}
+)
+
+
+def __getattr__(name: str) -> Any:
+    return _installed_version() if name == "__version__" else _lazy_name(name)
+
+
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("owl2")
+    except PackageNotFoundError:  # a source tree on the path
+        return "0.0.0"
+
+
+register_when_needed()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import USER_ERRORS, show_error
+from .errors import show_error, user_errors
 
 if TYPE_CHECKING:
     from owl2.chat import ChatSession, Reply
@@ -112,7 +112,7 @@ def _converse(session: "ChatSession", name: str, max_new_tokens: int, temperatur
                 _note_cut(reply)
         except KeyboardInterrupt:
             _note("\nInterrupted; this turn is forgotten.")
-        except USER_ERRORS as error:
+        except user_errors() as error:
             show_error(error)
 
 

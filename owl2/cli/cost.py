@@ -25,10 +25,12 @@ def cost(
 
     Exit code 2 if a GPU has too little memory.
     """
-    from owl2.training.cost.estimate import recipe_cost
     from owl2.training.recipe.yaml_file import load_recipe
 
-    found = recipe_cost(load_recipe(recipe, overrides or []), gpus, gpu, mfu, text_tokens, images)
+    loaded = load_recipe(recipe, overrides or [])  # before torch: a mistyped key is reported at once
+    from owl2.training.cost.estimate import recipe_cost
+
+    found = recipe_cost(loaded, gpus, gpu, mfu, text_tokens, images)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:

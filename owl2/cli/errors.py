@@ -1,27 +1,31 @@
 """What a user can put right is one line on stderr and exit code 2; anything else keeps its traceback."""
 
 import pickle
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-
-USER_ERRORS = (ValueError, OSError, ImportError, SafetensorError, pickle.UnpicklingError, StrictDataclassError)
-"""Wrong arguments and files, missing extras, damaged weights, settings that a model of transformers cannot have."""
 
 EXIT_CODE = 2
 
 
+def user_errors() -> tuple[type[BaseException], ...]:
+    """Wrong arguments and files, missing extras, damaged weights, settings that a model of transformers cannot have."""
+    others = (("safetensors", "SafetensorError"), ("huggingface_hub.errors", "StrictDataclassError"))
+    # An error of a module that is not imported cannot have been raised.
+    raised = tuple(getattr(sys.modules[module], name) for module, name in others if module in sys.modules)
+    return (ValueError, OSError, ImportError, pickle.UnpicklingError, *raised)
+
+
 @contextmanager
 def user_errors_as_one_line(debug: bool) -> Iterator[None]:
-    """Turns `USER_ERRORS` into a line and `EXIT_CODE`; with `debug` they pass through."""
+    """Turns `user_errors` into a line and `EXIT_CODE`; with `debug` they pass through."""
     try:
         yield
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         raise
-    except USER_ERRORS as error:
+    except user_errors() as error:
         if debug:
             raise
         show_error(error)

@@ -22,17 +22,18 @@ def train(
 
     The same command goes on where the run was stopped (Ctrl-C and SIGTERM save first).
     """
+    from owl2.training.recipe.yaml_file import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])  # before torch: a mistyped key is reported at once
     import torch
     from rich.console import Console
     from transformers.utils import logging
 
     from owl2.training.monitoring.loss_spikes import TrainingDiverged
-    from owl2.training.recipe.yaml_file import load_recipe
     from owl2.training.run import show
     from owl2.training.run import train as run
 
     console = Console()
-    loaded = load_recipe(recipe, overrides or [])
     if dry_run:
         show(loaded, console)
         return

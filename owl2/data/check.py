@@ -5,15 +5,18 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from owl2.processing import Owl2Processor, load_image, load_video
+from owl2.processing import load_image, load_video
 
 from .formats import Problem, ProblemKind
 from .media import is_web_address
 from .records import Conversation
+
+if TYPE_CHECKING:
+    from owl2.processing import Owl2Processor
 
 PART = 256
 """Records that are checked before anything is reported; with all their images opened, about a second of work."""
@@ -97,7 +100,7 @@ class RecordCheck:
         self,
         records: Examined,
         open_media: bool = False,
-        processor: Owl2Processor | None = None,
+        processor: "Owl2Processor | None" = None,
         max_length: int | None = None,
     ) -> None:
         if max_length is not None and (processor is None or max_length < 1):
@@ -193,7 +196,7 @@ def _problem_of_video(source: str) -> Problem | None:
     return None
 
 
-def _encoding_problems(conversation: Conversation, processor: Owl2Processor, max_length: int | None) -> list[Problem]:
+def _encoding_problems(conversation: Conversation, processor: "Owl2Processor", max_length: int | None) -> list[Problem]:
     """Whether the conversation can be encoded, something is learnt, and it is not too long."""
     try:
         length = len(encode_unopened(conversation, processor)["input_ids"])
@@ -204,7 +207,7 @@ def _encoding_problems(conversation: Conversation, processor: Owl2Processor, max
     return []
 
 
-def encode_unopened(conversation: Conversation, processor: Owl2Processor) -> dict[str, Any]:
+def encode_unopened(conversation: Conversation, processor: "Owl2Processor") -> dict[str, Any]:
     """The conversation encoded for training without its pixels; a video is as long as its `num_frames` images.
 
     Raises:

@@ -5,13 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from owl2.data.mixture.cached_records import valid_records
-from owl2.processing import Owl2Processor
-from owl2.processing.collation import IGNORE_INDEX
 
 from .check import encode_unopened
 from .formats import Problem, ProblemKind, RecordFile
@@ -19,6 +17,9 @@ from .mixture import Mixture, load_mixture_recipe
 from .problems import Rejected
 from .records import Conversation
 from .skipped import NO_LIMIT
+
+if TYPE_CHECKING:
+    from owl2.processing import Owl2Processor
 
 COUNTED = ("turns", "images", "videos", "question characters", "answer characters")
 COUNTED_WITH_A_MODEL = ("tokens", "supervised tokens")
@@ -58,7 +59,7 @@ def is_recipe(path: Path) -> bool:
 
 
 def gather_stats(
-    path: Path, root: Path | None = None, processor: Owl2Processor | None = None
+    path: Path, root: Path | None = None, processor: "Owl2Processor | None" = None
 ) -> dict[str, SourceStats]:
     """Counts every record of a file of records, or of the first epoch of a mixture, once.
 
@@ -106,7 +107,7 @@ def together(sources: Mapping[str, SourceStats]) -> SourceStats:
 
 
 def _count(
-    conversations: Iterable[tuple[str, Conversation]], processor: Owl2Processor | None, rejected: Rejected, name: str
+    conversations: Iterable[tuple[str, Conversation]], processor: "Owl2Processor | None", rejected: Rejected, name: str
 ) -> SourceStats:
     names = COUNTED if processor is None else COUNTED + COUNTED_WITH_A_MODEL
     stats = SourceStats({each: array("q") for each in names}, rejected)
@@ -136,8 +137,10 @@ def _counts(conversation: Conversation) -> Iterator[int]:
     yield characters[True]
 
 
-def _token_counts(conversation: Conversation, processor: Owl2Processor | None) -> Iterator[int]:
+def _token_counts(conversation: Conversation, processor: "Owl2Processor | None") -> Iterator[int]:
     if processor is not None:
+        from owl2.processing.collation import IGNORE_INDEX
+
         sample = encode_unopened(conversation, processor)
         yield len(sample["input_ids"])
         yield sum(label != IGNORE_INDEX for label in sample["labels"])

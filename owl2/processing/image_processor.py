@@ -194,3 +194,6 @@ def _flatten(images: Any) -> list[Image.Image]:
     if not isinstance(images, list):
         return [images]
     return [image for nested in images for image in _flatten(nested)]
+
+
+Owl2ImageProcessor = Owl2ImageProcessorPil

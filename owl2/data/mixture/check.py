@@ -6,16 +6,19 @@ Images of official sources are only named by their annotations, and reading thos
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from owl2.data.check import Examined, Finding, Part, RecordCheck, Summary
 from owl2.data.formats import Problem, ProblemKind, RecordFile
 from owl2.data.media import problem_of_file
 from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
-from owl2.processing import Owl2Processor
 
 from .mixture import Mixture, Records
 from .recipe import RECORDS, MixtureRecipe, with_sources
+
+if TYPE_CHECKING:
+    from owl2.processing import Owl2Processor
 
 OF_FILES = (ProblemKind.MISSING, ProblemKind.UNREADABLE, ProblemKind.OVERSIZED)
 """Problems of an image, whichever record names it."""
@@ -40,7 +43,7 @@ class SourceCheck:
         recipe: MixtureRecipe,
         name: str,
         open_media: bool = False,
-        processor: Owl2Processor | None = None,
+        processor: "Owl2Processor | None" = None,
         max_length: int | None = None,
     ) -> None:
         self.name, self.summary, self.rejected = name, Summary(), Rejected()
