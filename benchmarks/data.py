@@ -38,7 +38,8 @@ from owl2.data.augmentation import random_crop
 from owl2.data.check import RecordCheck
 from owl2.data.decoding import crop_and_resize, decode_image, width_and_height
 from owl2.data.formats import RecordFile
-from owl2.data.pairs import Draw, PairSamples, PairSettings, TarShards, index_shards
+from owl2.data.pairs import PairSamples, PairSettings, TarShards, index_shards
+from owl2.data.sampler import Draw
 from owl2.environment import processor_name
 from owl2.processing import load_image
 

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from owl2.data.mixture import Mixture, global_batches, load_mixture_recipe
+from owl2.data.mixture import Mixture, load_mixture_recipe
+from owl2.data.sampler import WeightedSampler
 from owl2.environment import processor_name
 
 RECIPE = """cache: cache
@@ -24,7 +24,7 @@ sources:
   slim_orca: {annotations: orca.jsonl, size: all}
   records: {format: records, file: records.jsonl}
 """
-BATCH = 256
+DRAWS = 40 * 256
 
 
 def main() -> None:
@@ -82,18 +82,19 @@ def measure(path: Path) -> dict[str, float]:
     mixture = Mixture(load_mixture_recipe(path))
     opened = time.perf_counter()
     after_opening = anonymous_megabytes()
-    batches = list(islice(global_batches(mixture.sampler(), BATCH, mixture.size), 40))
+    orders = {source.name: mixture.order(source.name) for source in mixture.sources}
+    draws = WeightedSampler(mixture.sources, seed=0).draw(DRAWS)
+    places = [(draw.source, orders[draw.source].record(draw.epoch, draw.position)) for draw in draws]
     drawn = time.perf_counter()
-    for batch in batches:
-        for draw in batch:
-            mixture[draw]
+    for name, number in places:
+        mixture.records(name)[number]
     read = time.perf_counter()
     return {
         "open_seconds": round(opened - start, 4),
         "memory_of_opening_mb": round(after_opening - before, 2),
         "memory_after_reading_10240_records_mb": round(anonymous_megabytes() - before, 2),
-        "draws_per_second": round(len(batches) * BATCH / (drawn - opened)),
-        "records_read_per_second": round(len(batches) * BATCH / (read - drawn)),
+        "draws_per_second": round(DRAWS / (drawn - opened)),
+        "records_read_per_second": round(DRAWS / (read - drawn)),
     }
 
 

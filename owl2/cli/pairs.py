@@ -41,7 +41,7 @@ def pairs(
     """Open every image-text pair, and list what is broken. Exit code 1 if anything is."""
     from owl2.data.pairs import PairCheck, open_pairs
 
-    source = open_pairs("pairs", path, root, index, image_field, caption_field)
+    source = open_pairs("pairs", path, root=root, index=index, image_field=image_field, caption_field=caption_field)
     check = PairCheck(source, most)
     for broken in check:
         typer.echo(f"{broken.fault}: {printable(' '.join(str(broken).split()))}")

@@ -83,11 +83,10 @@ def gather_stats(
     if root is not None:
         raise ValueError(f"{path} is a recipe, which names the folders of its images itself: leave --root away")
     mixture = Mixture(load_mixture_recipe(path), skip_limit=NO_LIMIT)
-    sampler = mixture.sampler()
     found = {}
     for source in mixture.sources:
         records_of_source = mixture.records(source.name)
-        used = (records_of_source[number] for number in sampler.records(source.name))
+        used = (records_of_source[number] for number in mixture.order(source.name).records())
         named = ((f"record {each.id}", each) for each in used)
         found[source.name] = _count(named, processor, records_of_source.rejected, source.name)
     return found

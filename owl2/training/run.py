@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from owl2.data.pairs import SkipCounter, SkipLimit
+from owl2.data.skipped import SkipCounter, SkipLimit
 from owl2.directory_lock import only_process_in
 from owl2.modeling import Owl2Config
 from owl2.processing import Owl2Processor

@@ -36,8 +36,8 @@ from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
 from owl2.files import file_sha256
 
-from .batches import RecordSize
 from .cached_records import size_of, valid_records
+from .record_size import RecordSize
 
 logger = logging.getLogger(__name__)
 

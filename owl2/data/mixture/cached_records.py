@@ -17,7 +17,7 @@ from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
 from owl2.files import map_file
 
-from .batches import RecordSize
+from .record_size import RecordSize
 
 
 def valid_records(records: RecordFile, rejected: Rejected) -> Iterator[tuple[int, Conversation]]:

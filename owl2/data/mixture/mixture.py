@@ -1,6 +1,5 @@
-"""A mixture of instruction data: its sources opened, and any of their records by the draw of a sampler."""
+"""A mixture of instruction data: its sources opened, and any record of each by its number."""
 
-import math
 from collections.abc import Iterable
 from functools import partial
 from itertools import islice
@@ -10,13 +9,14 @@ from typing import Any, Protocol
 from owl2.data.formats import RecordFile
 from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
-from owl2.data.skipped import Fault, InvalidSample, SkipLimit
+from owl2.data.sampler import Source
+from owl2.data.skipped import SkipLimit
 
-from .batches import RecordSize
 from .cache import conversations_entry, record_file_entry
 from .cached_records import FirstRecords, StoredConversations, StoredRecordFile, valid_records
 from .recipe import RECORDS, MixtureRecipe, SourceRecipe, counts_left_out, depends_on_epoch, reader
-from .sampler import Draw, MixtureSampler, Source
+from .record_order import RecordOrder
+from .record_size import RecordSize
 
 
 class Records(Protocol):
@@ -58,28 +58,19 @@ class Mixture:
         self._opened: dict[tuple[str, int], Records] = {}
         self.sources = tuple(self._source(source) for source in recipe.sources)
 
-    def __getitem__(self, draw: Draw) -> Conversation:
-        """The record of a draw.
-
-        Raises:
-            InvalidSample: it is no longer in order, such as a record of a file whose image was removed; a run skips it.
-        """
-        records = self.records(draw.source, draw.epoch)
-        try:
-            return records[draw.record]
-        except ValueError as error:
-            raise InvalidSample(Fault.UNREADABLE, str(error)) from error
-
     def __reduce__(self) -> tuple[Any, ...]:
         return Mixture, (self.recipe, self.limit, self.skip_limit)
 
-    def sampler(self) -> MixtureSampler:
-        """A new stream of draws from its beginning."""
-        return MixtureSampler(self.sources, self.recipe.seed)
+    def order(self, name: str) -> RecordOrder:
+        """The order of a source under the seed of the recipe.
 
-    def size(self, draw: Draw) -> RecordSize:
-        """How much work the record of a draw is, without reading it."""
-        return self.records(draw.source, draw.epoch).size(draw.record)
+        Raises:
+            ValueError: The mixture has no such source.
+        """
+        for source in self.sources:
+            if source.name == name:
+                return RecordOrder(source, self.recipe.seed)
+        raise ValueError(f"the mixture has no source {name!r}; it has {', '.join(each.name for each in self.sources)}")
 
     def records(self, name: str, epoch: int = 0) -> Records:
         """All records of a source in an epoch.
@@ -95,16 +86,6 @@ class Mixture:
                 raise ValueError(f"{name}: {len(first)} records in epoch 0, but {len(records)} in epoch {epoch}")
             self._opened[key] = records
         return self._opened[key]
-
-    def prepare(self, samples: int) -> None:
-        """Fills the cache with every epoch of every source that so many draws come to.
-
-        Without it the process that first comes to an epoch does that, and others wait.
-        """
-        sampler = self.sampler()
-        for source, share in zip(self.sources, sampler.shares, strict=True):
-            for epoch in range(math.ceil((samples * share + 1) / source.used)):
-                self.records(source.name, epoch)
 
     def _source(self, recipe: SourceRecipe) -> Source:
         found = len(self.records(recipe.name))

@@ -5,6 +5,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from owl2.data.records import Conversation
+from owl2.data.sampler import shares
 
 from .mixture import Mixture
 from .recipe import TABLE_8_SIZES
@@ -42,7 +43,7 @@ def yields(mixture: Mixture, samples: int | None = None) -> list[Yield]:
     samples = samples or sum(source.used for source in mixture.sources)
     formats = {source.name: source.format for source in mixture.recipe.sources}
     rows = []
-    for source, share in zip(mixture.sources, mixture.sampler().shares, strict=True):
+    for source, share in zip(mixture.sources, shares(mixture.sources), strict=True):
         drawn = samples * share
         expected = TABLE_8_SIZES.get(formats[source.name])
         facts = source.found, expected, source.used, source.weight, share, drawn, drawn / source.used
@@ -70,4 +71,4 @@ def missing_sources(mixture: Mixture) -> list[str]:
 def examples(mixture: Mixture, source: str, count: int) -> Iterator[Conversation]:
     """The records of a source that are drawn first."""
     records = mixture.records(source)
-    return (records[number] for number in islice(mixture.sampler().records(source), count))
+    return (records[number] for number in islice(mixture.order(source).records(), count))

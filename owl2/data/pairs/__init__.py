@@ -1,37 +1,27 @@
-"""Image-text pairs of stage 1: sources, their order, and batches."""
-
-from owl2.data.skipped import Fault, InvalidSample, Skip, SkipCounter, SkipLimit
+"""Image-text pairs of stage 1: sources, their order, and samples."""
 
 from .coco import CocoCaptions
 from .jsonl import PairLines
-from .loader import PairLoader, PairSamples, PairSettings
 from .parquet import PairParquet
 from .readers import PairCheck, open_pairs
-from .sampler import Draw, SourceOrder, WeightedSampler
+from .samples import PairSamples, PairSettings
 from .source import PairSource, StoredPair
 from .tar_index import Shard, index_shards
 from .tar_shards import TarShards
+from .window_order import WindowOrder
 
 __all__ = [
-    "WeightedSampler",
-    "InvalidSample",
     "CocoCaptions",
-    "Draw",
-    "Fault",
     "PairCheck",
     "PairLines",
-    "PairLoader",
     "PairParquet",
     "PairSamples",
     "PairSettings",
     "PairSource",
     "Shard",
-    "Skip",
-    "SkipCounter",
-    "SkipLimit",
-    "SourceOrder",
     "StoredPair",
     "TarShards",
+    "WindowOrder",
     "index_shards",
     "open_pairs",
 ]

@@ -19,24 +19,25 @@ class CocoCaptions:
     """Pairs of an official annotation file.
 
     Args:
-        name: of the source.
-        annotations: the JSON file.
-        images: folder of the image files, as `train2014`.
+        name: Name of the source.
+        annotations: The JSON file.
+        root: Folder of the image files, as `train2014`; the folder of the JSON file by default.
 
     Raises:
         ValueError: the file is not as described, by the number of the record.
     """
 
-    def __init__(self, name: str, annotations: str | os.PathLike, images: str | os.PathLike) -> None:
+    def __init__(self, name: str, annotations: str | os.PathLike, root: str | os.PathLike | None = None) -> None:
         self.name, self.path = name, os.fspath(annotations)
-        self.root = image_root(annotations, images)
+        folder = os.path.dirname(os.path.abspath(annotations)) if root is None else root
+        self.root = image_root(annotations, folder)
         files = {row.integer("id"): row.text("file_name") for row in rows(annotations, "images")}
         ids, names, captions = [], [], []
         for row in rows(annotations, "annotations"):
             image = row.integer("image_id")
             if image not in files:
                 raise row.error(f"its image {image} is not among the images of the file")
-            image_path(images, files[image], row)
+            image_path(folder, files[image], row)
             ids.append(row.integer("id"))
             names.append(files[image])
             captions.append(row.string("caption"))

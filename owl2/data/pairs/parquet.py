@@ -25,7 +25,7 @@ class PairParquet:
         name: of the source.
         path: a file, or a folder of `.parquet` files.
         root: folder of the images that are paths; that of the file by default.
-        image_column, caption_column: img2dataset writes "jpg" and "caption", HF `datasets` mostly "image".
+        image_field, caption_field: columns; img2dataset writes "jpg" and "caption", HF `datasets` mostly "image".
 
     Raises:
         ValueError: there is no such file, it is damaged, or a column is missing or of another type.
@@ -37,11 +37,11 @@ class PairParquet:
         name: str,
         path: str | os.PathLike,
         root: str | os.PathLike | None = None,
-        image_column: str = "image",
-        caption_column: str = "caption",
+        image_field: str = "image",
+        caption_field: str = "caption",
     ) -> None:
-        self.name, self.columns = name, (image_column, caption_column)
-        self._arguments = (name, path, root, image_column, caption_column)
+        self.name, self.columns = name, (image_field, caption_field)
+        self._arguments = (name, path, root, image_field, caption_field)
         self.files = _parquet_files(Path(path))
         self.root = image_root(self.files[0], root)
         places, sizes = [], []

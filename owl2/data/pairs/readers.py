@@ -1,67 +1,75 @@
-"""Which source reads a file or a folder of pairs, and a check of one."""
+"""The source that reads a file or a folder of pairs, and a check of one."""
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from owl2.data.skipped import Fault, InvalidSample
 
 from .coco import CocoCaptions
 from .jsonl import PairLines
-from .loader import open_image
 from .parquet import PairParquet
-from .sampler import SourceOrder
+from .samples import open_image
 from .source import PairSource
 from .tar_shards import TarShards
+from .window_order import WindowOrder
+
+FORMATS: Mapping[str, tuple[Callable[..., PairSource], tuple[str, ...]]] = {
+    "webdataset": (TarShards, ("index", "caption_field")),
+    "jsonl": (PairLines, ("root", "image_field", "caption_field")),
+    "parquet": (PairParquet, ("root", "image_field", "caption_field")),
+    "coco_captions": (CocoCaptions, ("root",)),
+}
+"""The source that reads each format, and the settings that it takes."""
 
 
 def open_pairs(
     name: str,
     path: str | os.PathLike,
+    *,
+    format: str | None = None,
     root: str | os.PathLike | None = None,
     index: str | os.PathLike | None = None,
     image_field: str | None = None,
     caption_field: str | None = None,
 ) -> PairSource:
-    """The source of a path, by what it is.
+    """Opens a source of pairs.
 
     Args:
-        name: of the source.
-        path: a folder or address of tar shards; a `.jsonl` file; a `.parquet` file or a folder of them; a `.json` file
+        name: Name of the source.
+        path: A folder or address of tar shards; a `.jsonl` file; a `.parquet` file or a folder of them; a `.json` file
             of COCO captions.
-        root: folder of the images that are paths.
-        index: folder of the index of tar shards.
-        image_field, caption_field: of JSON lines and parquet; see the sources for what they are by default.
+        format: One of `FORMATS`; by default what the path looks like.
+        root: Folder of the images that are given as paths; the folder of the file by default.
+        index: Folder of the index of tar shards.
+        image_field: Field or column of the image in JSON lines and parquet; see the sources for the default.
+        caption_field: Field or column of the caption, also of the `.json` members of tar shards.
 
     Raises:
-        ValueError: it is nothing of these, or what its source refuses.
+        ValueError: The format is unknown or has no such setting, or the source refuses the path.
     """
     location = os.fspath(path)
+    format = format or _format_of(location)
+    if format not in FORMATS:
+        raise ValueError(f"{location}: there is no format {format!r} of pairs; there are {', '.join(FORMATS)}")
     given = {"root": root, "index": index, "image_field": image_field, "caption_field": caption_field}
-    if "://" in location or os.path.isdir(location) and not _is_parquet_folder(Path(location)):
-        _refuse(location, "tar shards", given, "root", "image_field")
-        return TarShards(name, location, index, caption_field)
-    if location.endswith(".jsonl"):
-        _refuse(location, "JSON lines", given, "index")
-        return PairLines(name, location, root, image_field or "image", caption_field or "caption")
-    if location.endswith(".parquet") or os.path.isdir(location):
-        _refuse(location, "parquet", given, "index")
-        return PairParquet(name, location, root, image_field or "image", caption_field or "caption")
-    if location.endswith(".json"):
-        _refuse(location, "COCO captions", given, "index", "image_field", "caption_field")
-        if root is None:
-            raise ValueError(f"{location}: COCO captions need a root, the folder of their images, as train2014")
-        return CocoCaptions(name, location, root)
-    raise ValueError(f"{location!r} is neither a folder, nor a file .jsonl, .parquet or .json")
+    settings = {key: value for key, value in given.items() if value is not None}
+    open_source, known = FORMATS[format]
+    for key, value in settings.items():
+        if key not in known:
+            raise ValueError(f"{location}: {format} has no {key}, but {key}={str(value)!r} was given")
+    return open_source(name, location, **settings)
 
 
-def _refuse(location: str, kind: str, given: Mapping[str, Any], *unused: str) -> None:
-    """Raise `ValueError` for settings that this kind of source does not have."""
-    for name in unused:
-        if given[name] is not None:
-            raise ValueError(f"{location}: {kind} have no {name}, but {name}={str(given[name])!r} was given")
+def _format_of(location: str) -> str:
+    if "://" in location or os.path.isdir(location):
+        return "parquet" if "://" not in location and _is_parquet_folder(Path(location)) else "webdataset"
+    formats = {".jsonl": "jsonl", ".parquet": "parquet", ".json": "coco_captions"}
+    suffix = os.path.splitext(location)[1]
+    if suffix not in formats:
+        raise ValueError(f"{location!r} is neither a folder nor a file that ends in {', '.join(formats)}")
+    return formats[suffix]
 
 
 def _is_parquet_folder(folder: Path) -> bool:
@@ -78,7 +86,7 @@ class PairCheck:
     """
 
     def __init__(self, source: PairSource, most: int | None = None) -> None:
-        self.source, self.order = source, SourceOrder(source.groups, 0, source.name)
+        self.source, self.order = source, WindowOrder(source.groups, 0, source.name)
         self.most = self.order.size if most is None else min(most, self.order.size)
         self.read = 0
         self.faults: Counter[Fault] = Counter()

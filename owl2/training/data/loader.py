@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from owl2.data.packing import pack_encoded, pad_packed, rows_of
-from owl2.data.pairs import Skip, SkipCounter
+from owl2.data.sampler import Draw
+from owl2.data.skipped import Skip, SkipCounter
 from owl2.modeling.owl2 import IGNORE_INDEX
 from owl2.processing import Owl2Processor
 from owl2.processing.collation import pad_encoded
@@ -159,7 +160,7 @@ class StageDataLoader:
         self.samples.load_state_dict(state)
         self._state = state
 
-    def _pieces(self, count: int, asked: list[tuple[int, dict[str, Any]]]) -> Iterator[list[Any]]:
+    def _pieces(self, count: int, asked: list[tuple[int, dict[str, Any]]]) -> Iterator[list[Draw]]:
         """Draws that a worker prepares together: those of one micro-batch, or of one buffer of the packer."""
         packed = self.batching.row_length is not None
         size = self.batching.buffer if packed else self.batching.micro_batch_size
@@ -190,7 +191,7 @@ class _Prepare(Dataset[_Prepared]):
     def __init__(self, dataset: Dataset[Any], pad_token_id: int, batching: BatchingConfig) -> None:
         self.dataset, self.pad_token_id, self.batching = dataset, pad_token_id, batching
 
-    def __getitem__(self, draws: list[Any]) -> _Prepared:
+    def __getitem__(self, draws: list[Draw]) -> _Prepared:
         drawn = [self.dataset[draw] for draw in draws]
         samples = [each.sample for each in drawn if each.sample]
         micro_batches = list(micro_batches_of(samples, self.batching, self.pad_token_id))

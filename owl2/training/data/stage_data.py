@@ -13,23 +13,15 @@ from typing import Any, Protocol
 
 from torch.utils.data import Dataset
 
-from owl2.data.mixture import Mixture, MixtureRecipe, MixtureSampler, SourceRecipe, load_mixture_recipe
-from owl2.data.mixture import Source as WeightedSource
-from owl2.data.mixture.cached_records import FirstRecords, Rejected
-from owl2.data.pairs import (
-    CocoCaptions,
-    PairLines,
-    PairParquet,
-    PairSamples,
-    PairSettings,
-    PairSource,
-    StoredPair,
-    TarShards,
-    WeightedSampler,
-)
-from owl2.data.pairs.loader import Drawn
+from owl2.data.mixture import Mixture, MixtureRecipe, RecordOrder, SourceRecipe, load_mixture_recipe
+from owl2.data.mixture.cached_records import FirstRecords
+from owl2.data.mixture.mixture import Records
+from owl2.data.pairs import PairSamples, PairSettings, PairSource, StoredPair, open_pairs
+from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
-from owl2.data.skipped import InvalidSample, Skip, SkipLimit
+from owl2.data.sampler import Draw, DrawnSample, WeightedSampler
+from owl2.data.sampler import Source as WeightedSource
+from owl2.data.skipped import Fault, InvalidSample, Skip, SkipLimit
 from owl2.data.sources import easy_vqa
 from owl2.processing import Owl2Processor
 from owl2.training.recipe.schema import Recipe, Source
@@ -42,11 +34,11 @@ logger = logging.getLogger(__name__)
 class StageData(Protocol):
     """The samples of a stage, drawn one after the other."""
 
-    def take(self, count: int) -> list[Any]:
+    def take(self, count: int) -> list[Draw]:
         """The next draws, so arranged that neighbours are alike in work."""
         ...
 
-    def dataset(self, processor: Owl2Processor) -> Dataset[Drawn]:
+    def dataset(self, processor: Owl2Processor) -> Dataset[DrawnSample]:
         """Encoded samples by their draws."""
         ...
 
@@ -83,15 +75,18 @@ class Pairs:
         data = recipe.data
         self.max_length = data.max_length
         self.settings = PairSettings(data.image_size, recipe.seed, data.augment, data.keep_left_and_right)
-        self.sources = [_pair_source(name, source) for name, source in sources.items()]
+        self.sources = [_open_pairs(name, source) for name, source in sources.items()]
         sizes = {source.name: int(sum(source.groups)) for source in self.sources}
-        weights = {name: float(source.weight or sizes[name]) for name, source in sources.items()}
-        self._blend = WeightedSampler(sizes, recipe.seed, weights)
+        weighted = [
+            WeightedSource(name, sizes[name], sizes[name], float(source.weight or sizes[name]))
+            for name, source in sources.items()
+        ]
+        self._sampler = WeightedSampler(weighted, recipe.seed)
 
-    def take(self, count: int) -> list[Any]:
-        return self._blend.draw(count)
+    def take(self, count: int) -> list[Draw]:
+        return self._sampler.draw(count)
 
-    def dataset(self, processor: Owl2Processor) -> Dataset[Drawn]:
+    def dataset(self, processor: Owl2Processor) -> Dataset[DrawnSample]:
         return PairSamples(self.sources, self.settings, partial(encode_caption, processor, self.max_length))
 
     def texts(self, count: int) -> Iterator[str]:
@@ -103,55 +98,7 @@ class Pairs:
                     continue  # counted when it is drawn
 
     def describe(self) -> list[tuple[str, int, float]]:
-        return [(name, size, self._blend.weights[name]) for name, size in self._blend.sizes.items()]
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._blend.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._blend.load_state_dict(state)
-
-
-class Conversations:
-    """Conversations of stage 2, with and without images."""
-
-    def __init__(self, recipe: Recipe, sources: dict[str, Source], cache: Path) -> None:
-        self.data = recipe.data
-        self.records: dict[str, Any] = {}
-        weighted: list[WeightedSource] = []
-        for name, source in sources.items():
-            opened = _open_conversations(name, source, recipe, cache)
-            weighted += _with_weight(opened.sources, source.weight)
-            doubled = [each.name for each in opened.sources if each.name in self.records]
-            if doubled:
-                raise ValueError(f"there are two sources of the name {doubled[0]}: rename one of them")
-            self.records |= {each.name: opened for each in opened.sources}
-            for each in opened.sources:
-                _warn_of_left_out(each.name, opened.records(each.name).rejected)
-        self._sampler = MixtureSampler(weighted, recipe.seed)
-
-    def take(self, count: int) -> list[Any]:
-        draws = [next(self._sampler) for _ in range(count)]
-
-        def work(draw: Any) -> tuple[bool, float]:
-            size = self.records[draw.source].size(draw)
-            return not (size.images or size.videos), -size.tokens
-
-        return sorted(draws, key=work)  # with images first, the longest first
-
-    def dataset(self, processor: Owl2Processor) -> Dataset[Drawn]:
-        return ConversationSamples(self.records, processor, self.data.image_size, self.data.max_length)
-
-    def texts(self, count: int) -> Iterator[str]:
-        for name, opened in self.records.items():
-            records = opened.records(name)
-            for number in range(min(count, len(records))):
-                for message in records[number].messages:
-                    yield from (part["text"] for part in message["content"] if part["type"] == "text")
-
-    def describe(self) -> list[tuple[str, int, float]]:
-        shares = zip(self._sampler.sources, self._sampler.shares, strict=True)
-        return [(source.name, source.used, share) for source, share in shares]
+        return _described(self._sampler)
 
     def state_dict(self) -> dict[str, Any]:
         return self._sampler.state_dict()
@@ -160,37 +107,97 @@ class Conversations:
         self._sampler.load_state_dict(state)
 
 
-class ConversationSamples(Dataset[Drawn]):
-    """Encoded conversations by their draws; one that is broken comes without a sample."""
+class Conversations:
+    """Conversations of stage 2, with and without images."""
 
-    def __init__(self, records: dict[str, Any], processor: Owl2Processor, image_size: int, max_length: int) -> None:
+    def __init__(self, recipe: Recipe, sources: dict[str, Source], cache: Path) -> None:
+        self.data = recipe.data
+        opened: dict[str, Mixture | _InMemory] = {}
+        weighted: list[WeightedSource] = []
+        for name, source in sources.items():
+            mixture = _open_conversations(name, source, recipe, cache)
+            weighted += _with_weight(mixture.sources, source.weight)
+            doubled = [each.name for each in mixture.sources if each.name in opened]
+            if doubled:
+                raise ValueError(f"there are two sources of the name {doubled[0]}: rename one of them")
+            opened |= {each.name: mixture for each in mixture.sources}
+            for each in mixture.sources:
+                _warn_of_rejected(each.name, mixture.records(each.name).rejected)
+        self._sampler = WeightedSampler(weighted, recipe.seed)
+        self.records = _RecordsByDraw(opened, {each.name: RecordOrder(each, recipe.seed) for each in weighted})
+
+    def take(self, count: int) -> list[Draw]:
+        def work(draw: Draw) -> tuple[bool, float]:
+            records, number = self.records.find(draw)
+            size = records.size(number)
+            return not (size.images or size.videos), -size.tokens
+
+        return sorted(self._sampler.draw(count), key=work)  # with images first, the longest first
+
+    def dataset(self, processor: Owl2Processor) -> Dataset[DrawnSample]:
+        return ConversationSamples(self.records, processor, self.data.image_size, self.data.max_length)
+
+    def texts(self, count: int) -> Iterator[str]:
+        for name, opened in self.records.opened.items():
+            records = opened.records(name)
+            for number in range(min(count, len(records))):
+                for message in records[number].messages:
+                    yield from (part["text"] for part in message["content"] if part["type"] == "text")
+
+    def describe(self) -> list[tuple[str, int, float]]:
+        return _described(self._sampler)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sampler.load_state_dict(state)
+
+
+class ConversationSamples(Dataset[DrawnSample]):
+    """Encoded conversations by their draws; a broken one comes without a sample."""
+
+    def __init__(self, records: "_RecordsByDraw", processor: Owl2Processor, image_size: int, max_length: int) -> None:
         self.records, self.processor = records, processor
         self.image_size, self.max_length = image_size, max_length
 
-    def __getitem__(self, draw: Any) -> Drawn:
+    def __getitem__(self, draw: Draw) -> DrawnSample:
+        records, number = self.records.find(draw)
         try:
-            conversation = self.records[draw.source][draw]
-            sample = encode_conversation(self.processor, conversation, self.image_size, self.max_length)
+            sample = self._sample(records, number)
         except InvalidSample as error:
-            return Drawn({}, draw.source, [Skip(draw.source, error.fault, f"record {draw.record}: {error}")])
-        return Drawn(sample, draw.source, [])
+            return DrawnSample({}, draw.source, [Skip(draw.source, error.fault, f"record {number}: {error}")])
+        return DrawnSample(sample, draw.source, [])
+
+    def _sample(self, records: Records, number: int) -> dict[str, Any]:
+        try:
+            conversation = records[number]
+        except ValueError as error:  # no longer valid, such as a record whose image was removed
+            raise InvalidSample(Fault.UNREADABLE, str(error)) from error
+        return encode_conversation(self.processor, conversation, self.image_size, self.max_length)
 
 
 class _InMemory:
     """Conversations that are made, not read from files, in the shape of a `Mixture` of one source."""
 
     def __init__(self, name: str, conversations: Sequence[Conversation]) -> None:
-        self.name, self._records = name, FirstRecords(conversations, Rejected())
+        self._records = FirstRecords(conversations, Rejected())
         self.sources = (WeightedSource(name, len(conversations), len(conversations), float(len(conversations))),)
 
-    def __getitem__(self, draw: Any) -> Conversation:
-        return self._records[draw.record]
-
-    def size(self, draw: Any) -> Any:
-        return self._records.size(draw.record)
-
-    def records(self, name: str) -> FirstRecords:
+    def records(self, name: str, epoch: int = 0) -> Records:
         return self._records
+
+
+class _RecordsByDraw:
+    """Where the record of a draw lies: the opened sources and their orders, by name."""
+
+    def __init__(self, opened: dict[str, Mixture | _InMemory], orders: dict[str, RecordOrder]) -> None:
+        self.opened, self.orders = opened, orders
+
+    def find(self, draw: Draw) -> tuple[Records, int]:
+        """The records of the draw's source in its epoch, and the number of its record."""
+        number = self.orders[draw.source].record(draw.epoch, draw.position)
+        return self.opened[draw.source].records(draw.source, draw.epoch), number
 
 
 class _EasyVqaCaptions:
@@ -206,21 +213,22 @@ class _EasyVqaCaptions:
         return StoredPair(pair.id, pair.image, pair.caption, self.name)
 
 
-def _pair_source(name: str, source: Source) -> PairSource:
+def _open_pairs(name: str, source: Source) -> PairSource:
     if source.format == "easy_vqa":
         return _EasyVqaCaptions(name, source.split)
     assert source.path is not None, "only easy_vqa has no path"
-    fields = {key: value for key, value in (("caption", source.caption_field), ("image", source.image_field)) if value}
-    if source.format == "webdataset":
-        return TarShards(name, source.path, source.index, source.caption_field)
-    if source.format == "jsonl":
-        return PairLines(name, source.path, source.root, **{f"{key}_field": value for key, value in fields.items()})
-    if source.format == "parquet":
-        return PairParquet(name, source.path, source.root, **{f"{key}_column": value for key, value in fields.items()})
-    return CocoCaptions(name, source.path, source.root or str(Path(source.path).parent))
+    return open_pairs(
+        name,
+        source.path,
+        format=source.format,
+        root=source.root,
+        index=source.index,
+        image_field=source.image_field,
+        caption_field=source.caption_field,
+    )
 
 
-def _open_conversations(name: str, source: Source, recipe: Recipe, cache: Path) -> Any:
+def _open_conversations(name: str, source: Source, recipe: Recipe, cache: Path) -> Mixture | _InMemory:
     if source.format == "easy_vqa":
         questions = easy_vqa.load_questions(source.split)
         return _InMemory(name, easy_vqa.conversations(questions, recipe.seed, source.max_questions))
@@ -234,10 +242,15 @@ def _open_conversations(name: str, source: Source, recipe: Recipe, cache: Path) 
     return Mixture(MixtureRecipe(file, cache.absolute(), recipe.seed, sources), skip_limit=limit)
 
 
-def _warn_of_left_out(name: str, rejected: Rejected) -> None:
+def _warn_of_rejected(name: str, rejected: Rejected) -> None:
     if rejected.records:
         kinds = ", ".join(f"{kind}: {count}" for kind, count in rejected.kinds.items())
         logger.warning("%s: left out %d records (%s); first %s", name, rejected.records, kinds, rejected.named[0])
+
+
+def _described(sampler: WeightedSampler) -> list[tuple[str, int, float]]:
+    """Name, number of samples and share of all draws of each source."""
+    return [(source.name, source.used, share) for source, share in zip(sampler.sources, sampler.shares, strict=True)]
 
 
 def _with_weight(sources: Sequence[WeightedSource], weight: float | None) -> list[WeightedSource]:

@@ -1,12 +1,11 @@
 """Sources opened through the cache: what is read, when, how often, and what it costs."""
 
-import json
 import multiprocessing
 import pickle
 import time
 import tracemalloc
 from collections import Counter
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,25 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from owl2.data.mixture import Draw, Mixture, MixtureRecipe, RecordSize, global_batches, load_mixture_recipe
+from owl2.data.mixture import Mixture, MixtureRecipe, RecordSize, load_mixture_recipe
 from owl2.data.mixture.report import examples, missing_sources, yields
-from owl2.data.pairs import InvalidSample, SkipLimit
 from owl2.data.records import Conversation
+from owl2.data.sampler import Draw, WeightedSampler
+from owl2.data.skipped import SkipLimit
 from owl2.data.sources import slim_orca as slim_orca_reader
 from owl2.data.sources import textcaps as textcaps_reader
 
 
 def entries(recipe: MixtureRecipe) -> list[Path]:
     return sorted(path for path in recipe.cache.iterdir() if path.is_dir())
+
+
+def drawn(mixture: Mixture, count: int) -> Iterator[tuple[Draw, Conversation, RecordSize]]:
+    """The first draws of a run, with their records and what is known of them."""
+    for draw in WeightedSampler(mixture.sources, mixture.recipe.seed).draw(count):
+        records = mixture.records(draw.source, draw.epoch)
+        number = mixture.order(draw.source).record(draw.epoch, draw.position)
+        yield draw, records[number], records.size(number)
 
 
 def chat(question: str, answer: str = "yes", **fields: Any) -> dict[str, Any]:
@@ -34,16 +42,15 @@ class TestRecords:
     def test_they_are_what_the_sources_read(self, recipe, slim_orca, textcaps, tmp_path):
         mixture = Mixture(recipe({"slim_orca": slim_orca, "textcaps": textcaps}, seed=4))
         expected = list(slim_orca_reader.conversations(tmp_path / "orca.jsonl"))
-        assert [mixture[Draw("slim_orca", 0, number)] for number in range(30)] == expected
+        assert [mixture.records("slim_orca")[number] for number in range(30)] == expected
         for epoch in range(3):
             expected = list(textcaps_reader.conversations(tmp_path / "captions.json", tmp_path, 4, epoch))
-            assert [mixture[Draw("textcaps", epoch, number)] for number in range(12)] == expected
+            assert [mixture.records("textcaps", epoch)[number] for number in range(12)] == expected
 
     def test_an_epoch_of_captions_has_others_than_the_one_before(self, recipe, textcaps):
         mixture = Mixture(recipe({"textcaps": textcaps}))
         captions: dict[str, Counter[str]] = {}
-        for draw in islice(mixture.sampler(), 36):
-            conversation = mixture[draw]
+        for _, conversation, _ in drawn(mixture, 36):
             caption = conversation.messages[1]["content"][0]["text"]
             captions.setdefault(conversation.id, Counter())[caption] += 1
         assert len(captions) == 12 and all(len(found) == 3 for found in captions.values())
@@ -54,10 +61,9 @@ class TestRecords:
             Image.new("L", (2, 2)).save(recipe({"slim_orca": slim_orca}).path.parent / name)
         sources = {"slim_orca": slim_orca, "textcaps": textcaps, "m": {"format": "records", "file": "mine.jsonl"}}
         mixture = Mixture(recipe(sources))
-        assert mixture.size(Draw("m", 0, 0)) == RecordSize(3 + 2, 0, 0)
-        assert mixture.size(Draw("m", 0, 1)) == RecordSize(1 + 3, 1, 1)
-        for draw in islice(mixture.sampler(), 60):
-            size, conversation = mixture.size(draw), mixture[draw]
+        assert mixture.records("m").size(0) == RecordSize(3 + 2, 0, 0)
+        assert mixture.records("m").size(1) == RecordSize(1 + 3, 1, 1)
+        for _, conversation, size in drawn(mixture, 60):
             texts = [part.get("text", "") for message in conversation.messages for part in message["content"]]
             assert size[:2] == (len("".join(texts).encode()), len(conversation.images))
 
@@ -79,22 +85,20 @@ class TestRecords:
         file = write("mine.json", [chat("1"), chat("<image>2", images=["a.png"])])
         mixture = Mixture(recipe({"mine": {"format": "records", "file": "mine.json"}}))
         (tmp_path / "a.png").unlink()
-        with pytest.raises(
-            InvalidSample, match=f"{file}, line 1: missing file: .*a.png"
-        ):  # what a run skips and counts
-            mixture[Draw("mine", 0, 1)]
+        with pytest.raises(ValueError, match=f"{file}, line 1: missing file: .*a.png"):
+            mixture.records("mine")[1]
 
     def test_images_of_records_lie_where_the_recipe_says(self, recipe, write, tmp_path):
         (tmp_path / "pictures").mkdir()
         Image.new("L", (2, 2)).save(tmp_path / "pictures" / "a.png")
         write("mine.jsonl", [chat("<image>", images=["a.png"])])
         mixture = Mixture(recipe({"m": {"format": "records", "file": "mine.jsonl", "images": "pictures"}}))
-        assert mixture[Draw("m", 0, 0)].images == (str(tmp_path / "pictures" / "a.png"),)
+        assert mixture.records("m")[0].images == (str(tmp_path / "pictures" / "a.png"),)
 
     def test_only_so_many_are_used_as_the_size_says(self, recipe, slim_orca):
         mixture = Mixture(recipe({"slim_orca": {**slim_orca, "size": 7}}))
         assert mixture.sources[0][1:] == (30, 7, 7)
-        assert len({draw.record for draw in islice(mixture.sampler(), 50)}) == 7
+        assert len({conversation.id for _, conversation, _ in drawn(mixture, 50)}) == 7
 
 
 class TestSkipLimit:
@@ -145,7 +149,7 @@ class TestCache:
         assert entries(made) == first
         rows = (tmp_path / "orca.jsonl").read_text().replace("question 29", "question 92")
         (tmp_path / "orca.jsonl").write_text(rows)
-        assert "question 92" in str(Mixture(made)[Draw("slim_orca", 0, 29)])
+        assert "question 92" in str(Mixture(made).records("slim_orca")[29])
         assert len(entries(made)) == 2
 
     @pytest.mark.parametrize("changes", [{"seed": 1}, {"root": "."}])
@@ -163,14 +167,6 @@ class TestCache:
         records = Mixture(made).records("mine")
         assert [records[number].id for number in range(len(records))] == ["0", "2", "3"]
         assert records.rejected.records == 1 and len(entries(made)) == 1
-
-    def test_the_epochs_of_a_run_are_read_before_it_begins(self, recipe, textcaps, slim_orca, monkeypatch):
-        made = recipe({"textcaps": {**textcaps, "weight": 1}, "slim_orca": {**slim_orca, "weight": 1}})
-        mixture = Mixture(made)
-        mixture.prepare(samples=60)
-        assert Counter(entry.name.split("-")[0] for entry in entries(made)) == {"textcaps": 3, "slim_orca": 1}
-        monkeypatch.setattr("owl2.data.mixture.mixture.conversations_entry", lambda *_: pytest.fail("read too late"))
-        assert len([mixture[draw] for draw in islice(mixture.sampler(), 60)]) == 60
 
     def test_a_broken_source_leaves_nothing_behind_and_names_the_record(self, recipe, slim_orca, tmp_path):
         with (tmp_path / "orca.jsonl").open("a") as file:
@@ -248,9 +244,8 @@ class TestCost:
             Mixture(made)  # what is allocated once
             tracemalloc.start()
             mixture = Mixture(made)
-            sampler = mixture.sampler()
-            for draw in islice(sampler, 200):
-                mixture[draw], mixture.size(draw)
+            for _ in drawn(mixture, 200):
+                pass
             held.append(tracemalloc.get_traced_memory()[0])
             tracemalloc.stop()
         assert held[1] < held[0] + 10_000  # a byte a record
@@ -261,29 +256,39 @@ class TestCost:
         stored.write_bytes(b"x" * stored.stat().st_size)
         mixture = Mixture(made)
         assert [source.found for source in mixture.sources] == [50, 50]
-        assert mixture.size(Draw("slim_orca", 0, 7)).text_bytes == len("what? " * 10 + "that " * 20) - 2
+        assert mixture.records("slim_orca").size(7).text_bytes == len("what? " * 10 + "that " * 20) - 2
         with pytest.raises(ValueError):
-            mixture[Draw("slim_orca", 0, 7)]
+            mixture.records("slim_orca")[7]
 
     def test_another_process_is_sent_paths_not_records(self, of):
         mixture = Mixture(of(5000))
         sent = pickle.dumps(mixture)
         assert len(sent) < 5000
-        assert pickle.loads(sent)[Draw("mine", 0, 4999)] == mixture[Draw("mine", 0, 4999)]
+        assert pickle.loads(sent).records("mine")[4999] == mixture.records("mine")[4999]
         for name in ("slim_orca", "mine"):
             again = pickle.loads(pickle.dumps(mixture.records(name)))
             assert again[4000] == mixture.records(name)[4000] and again.size(3) == mixture.records(name).size(3)
 
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_read_the_same_stream_as_one_process(recipe, slim_orca, textcaps, start):
+def test_workers_read_the_same_records_as_one_process(recipe, slim_orca, textcaps, start):
     mixture = Mixture(recipe({"slim_orca": slim_orca, "textcaps": textcaps}))
+    for name in ("slim_orca", "textcaps"):
+        records = mixture.records(name)
+        numbers = list(mixture.order(name).records())
+        loader: Any = DataLoader(
+            records,  # type: ignore[arg-type]
+            sampler=numbers,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=2,
+            multiprocessing_context=start,
+        )
+        assert list(loader) == [records[number] for number in numbers]
 
-    def stream(**workers: Any) -> list[list[Conversation]]:
-        batches = list(islice(global_batches(mixture.sampler(), 8, mixture.size), 12))
-        return list(DataLoader(mixture, batch_sampler=batches, collate_fn=list, **workers))  # type: ignore[arg-type]
 
-    assert stream(num_workers=2, multiprocessing_context=start) == stream(num_workers=0)
+def _as_it_is(conversation: Conversation) -> Conversation:
+    return conversation
 
 
 class TestReport:
@@ -306,22 +311,21 @@ class TestReport:
 
     def test_examples_are_the_records_drawn_first(self, recipe, slim_orca, textcaps):
         mixture = Mixture(recipe({"slim_orca": slim_orca, "textcaps": textcaps}))
-        drawn = [mixture[draw] for draw in islice(mixture.sampler(), 20) if draw.source == "textcaps"]
-        assert list(examples(mixture, "textcaps", 2)) == drawn[:2]
+        of_textcaps = [conversation for draw, conversation, _ in drawn(mixture, 20) if draw.source == "textcaps"]
+        assert list(examples(mixture, "textcaps", 2)) == of_textcaps[:2]
 
     def test_with_a_limit_only_the_first_records_are_there_and_nothing_is_cached(self, recipe, slim_orca, write):
         write("mine.jsonl", [chat("1"), "text", chat("3"), chat("4")])
         made = recipe({"slim_orca": slim_orca, "mine": {"format": "records", "file": "mine.jsonl"}})
         mixture = Mixture(made, limit=2)
         assert [source.found for source in mixture.sources] == [2, 2]
-        assert mixture[Draw("mine", 0, 1)].messages[0]["content"][0]["text"] == "3"
-        assert mixture.size(Draw("mine", 0, 1)) == RecordSize(4, 0, 0)
+        assert mixture.records("mine")[1].messages[0]["content"][0]["text"] == "3"
+        assert mixture.records("mine").size(1) == RecordSize(4, 0, 0)
         assert mixture.records("mine").rejected.records == 1
         assert not made.cache.exists()
 
 
 def test_a_recipe_read_again_gives_the_same_stream(recipe, slim_orca, textcaps):
     made = recipe({"slim_orca": slim_orca, "textcaps": textcaps}, seed=9)
-    streams = [[mixture[draw] for draw in islice(mixture.sampler(), 50)] for mixture in (Mixture(made), Mixture(made))]
-    assert streams[0] == streams[1]
-    assert json.dumps(Mixture(load_mixture_recipe(made.path)).sampler().state_dict())
+    again = load_mixture_recipe(made.path)
+    assert list(drawn(Mixture(made), 50)) == list(drawn(Mixture(again), 50))

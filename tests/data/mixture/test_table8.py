@@ -2,13 +2,12 @@
 
 import json
 import shutil
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from owl2.data.mixture import Mixture, global_batches, load_mixture_recipe
+from owl2.data.mixture import Mixture, load_mixture_recipe
 from owl2.data.mixture.report import examples, missing_sources, yields
 from owl2.data.sources.mixture_sizes import TABLE_8
 
@@ -121,17 +120,19 @@ def test_all_twelve_sources_are_read_and_stand_beside_their_sizes(mixture) -> No
 
 
 def test_every_source_is_drawn_with_its_images(mixture) -> None:
-    batch = next(global_batches(mixture.sampler(), 53, mixture.size))
-    conversations = {draw: mixture[draw] for draw in batch}
-    assert len({conversation.id for conversation in conversations.values()}) == 53
-    for draw, conversation in conversations.items():
-        assert bool(conversation.images) == (draw.source not in ("sharegpt", "slim_orca"))
-        assert len(conversation.images) == mixture.size(draw).images
-    for row in TABLE_8:
-        assert list(examples(mixture, row.source, 1))
+    ids = set()
+    for source in mixture.sources:
+        records = mixture.records(source.name)
+        for number in mixture.order(source.name).records():
+            ids.add(records[number].id)
+            assert bool(records[number].images) == (source.name not in ("sharegpt", "slim_orca"))
+            assert len(records[number].images) == records.size(number).images
+        assert list(examples(mixture, source.name, 1))
+    assert len(ids) == 53
 
 
 def test_the_epochs_differ_where_the_paper_draws_anew(mixture) -> None:
-    drawn = [mixture[draw] for draw in islice(mixture.sampler(), 53 * 6)]
-    choices = [each.messages[0]["content"][1]["text"] for each in drawn if each.id.startswith("a_okvqa-k1-")]
+    epochs = [mixture.records("a_okvqa", epoch) for epoch in range(6)]
+    conversations = [records[number] for records in epochs for number in range(len(records))]
+    choices = [each.messages[0]["content"][1]["text"] for each in conversations if each.id.startswith("a_okvqa-k1-")]
     assert len(choices) == 18 and len(set(choices)) > 6  # three orders of the options an epoch

@@ -8,16 +8,8 @@ from typing import Any
 
 import pytest
 
-from owl2.data.pairs import (
-    CocoCaptions,
-    Fault,
-    InvalidSample,
-    PairCheck,
-    PairLines,
-    PairParquet,
-    PairSource,
-    open_pairs,
-)
+from owl2.data.pairs import CocoCaptions, PairCheck, PairLines, PairParquet, PairSource, open_pairs
+from owl2.data.skipped import Fault, InvalidSample
 
 
 def faults(source: PairSource) -> list[str]:
@@ -119,7 +111,7 @@ def test_img2datasets_parquet_is_read_by_its_columns(tmp_path: Path, make_jpeg: 
     with pytest.raises(ValueError, match="no column 'image'; it has jpg, caption, key"):
         open_pairs("own", tmp_path)
     with pytest.raises(ValueError, match="'jpg' is of binary, not text"):
-        PairParquet("own", tmp_path, image_column="jpg", caption_column="jpg")
+        PairParquet("own", tmp_path, image_field="jpg", caption_field="jpg")
 
 
 def test_parquet_captions_that_are_not_utf8_are_broken_pairs(tmp_path: Path) -> None:
@@ -191,12 +183,13 @@ def test_a_path_leads_to_its_source(images: Path, tmp_path: Path, shards: Callab
     (folder / "00000.parquet").write_bytes(b"img2dataset's metadata")
     list(index_shards(folder))
     assert isinstance(open_pairs("a", folder), TarShards)
-    assert isinstance(open_pairs("a", coco(tmp_path), images), CocoCaptions)
-    with pytest.raises(ValueError, match="a root, the folder of their images"):
-        open_pairs("a", coco(tmp_path))
-    with pytest.raises(ValueError, match="tar shards have no image_field, but image_field='img'"):
+    assert isinstance(open_pairs("a", coco(tmp_path), root=images), CocoCaptions)
+    assert isinstance(open_pairs("a", coco(images)), CocoCaptions), "images lie beside the file by default"
+    with pytest.raises(ValueError, match="there is no format 'csv' of pairs; there are webdataset, jsonl"):
+        open_pairs("a", folder, format="csv")
+    with pytest.raises(ValueError, match="webdataset has no image_field, but image_field='img'"):
         open_pairs("a", folder, image_field="img")
-    with pytest.raises(ValueError, match="neither a folder, nor a file"):
+    with pytest.raises(ValueError, match="neither a folder nor a file"):
         open_pairs("a", tmp_path / "pairs.csv")
     with pytest.raises(ValueError, match="does not exist"):
         open_pairs("a", tmp_path / "none.jsonl")

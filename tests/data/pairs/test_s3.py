@@ -4,13 +4,14 @@ import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import islice
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from torch.utils.data import DataLoader
 
-from owl2.data.pairs import PairLoader, PairSamples, PairSettings, TarShards, index_shards
+from owl2.data.pairs import PairSamples, PairSettings, TarShards, index_shards
+from owl2.data.sampler import Draw
 
 NEEDED = ("multistorageclient", "boto3")
 pytestmark = pytest.mark.skipif(
@@ -111,8 +112,9 @@ def test_workers_read_from_s3_after_the_main_process_did(
     shards(6)
     list(index_shards("s3://bucket/shards", tmp_path / "index"))
     samples = PairSamples([TarShards("s", "s3://bucket/shards", tmp_path / "index")], PairSettings(8))
+    draws = [Draw("s", epoch, position) for epoch in range(2) for position in range(6)]
     captions = [
-        [sample["caption"] for batch in islice(PairLoader(samples, 3, num_workers=workers), 4) for sample in batch]
+        [drawn.sample["caption"] for drawn in DataLoader(samples, sampler=draws, batch_size=None, num_workers=workers)]  # type: ignore[arg-type]
         for workers in (0, 2)
     ]
     assert captions[0] == captions[1] and len(set(captions[0])) == 6

@@ -5,7 +5,6 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl2.data.pairs import (
-    Fault,
-    InvalidSample,
-    PairCheck,
-    PairLoader,
-    PairSamples,
-    PairSettings,
-    Shard,
-    SkipLimit,
-    TarShards,
-    index_shards,
-)
+from owl2.data.pairs import PairCheck, PairSamples, PairSettings, Shard, TarShards, index_shards
+from owl2.data.pairs.samples import open_image
+from owl2.data.sampler import Draw
+from owl2.data.skipped import Fault, InvalidSample
 
 MakeTar = Callable[..., Path]
 
@@ -46,10 +37,11 @@ def faults_of(folder: Path) -> dict[str, int]:
     return {str(fault): count for fault, count in check.faults.items()} | {"good": check.read}
 
 
-def batches(folder: Path, count: int, size: int = 4) -> list[list[dict[str, Any]]]:
-    """Of a run over the shards in which any share may be broken."""
+def samples_of(folder: Path, epochs: int = 2) -> list[dict[str, Any]]:
+    """All samples that a run takes in some epochs over the shards."""
     samples = PairSamples([opened(folder)[0]], PairSettings(16))
-    return list(islice(PairLoader(samples, size, limit=SkipLimit(1.0)), count))
+    size = samples.orders["web"].size
+    return [samples[Draw("web", epoch, position)].sample for epoch in range(epochs) for position in range(size)]
 
 
 def bomb(side: int) -> bytes:
@@ -83,7 +75,7 @@ def test_hostile_images_are_skipped_and_counted_by_kind(make_tar: MakeTar, make_
         members += [(name, content), (f"{key}.txt", b"bad")]
     folder = make_tar(*members)
     assert faults_of(folder) == {"good": 1, "image oversized": 2, "image damaged": 5}
-    assert {sample["caption"] for batch in batches(folder, 10) for sample in batch} == {"good"}
+    assert {sample["caption"] for sample in samples_of(folder)} == {"good"}
 
 
 def unusual_images() -> dict[str, bytes]:
@@ -112,14 +104,11 @@ def unusual_images() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", unusual_images())
 def test_unusual_images_become_pixels(make_tar: MakeTar, name: str) -> None:
     folder = make_tar((name, unusual_images()[name]), (f"{name.split('.')[0]}.txt", b"caption"))
-    (batch,) = batches(folder, 1)
-    assert [sample["pixel_values"].shape for sample in batch] == [(1, 3, 16, 16)] * 4
+    assert [sample["pixel_values"].shape for sample in samples_of(folder)] == [(1, 3, 16, 16)] * 2
 
 
 def test_an_image_with_an_exif_rotation_is_upright(make_tar: MakeTar) -> None:
     folder = make_tar(("rotated.jpg", unusual_images()["rotated.jpg"]), ("rotated.txt", b"caption"))
-    from owl2.data.pairs.loader import open_image
-
     assert open_image(opened(folder)[0].read(0, 0)).size == (24, 32)
 
 
@@ -146,7 +135,7 @@ def test_captions_that_are_empty_or_no_text_are_counted_apart(
 def test_json_of_any_kind_ends_nothing(make_tar: MakeTar, make_jpeg: Callable[..., bytes], content: bytes) -> None:
     folder = make_tar(("a.jpg", make_jpeg(0)), ("a.json", content), ("b.jpg", make_jpeg(0)), ("b.txt", b"good"))
     assert faults_of(folder)["good"] == 1
-    assert {sample["caption"] for batch in batches(folder, 3) for sample in batch} == {"good"}
+    assert {sample["caption"] for sample in samples_of(folder)} == {"good"}
 
 
 @pytest.mark.parametrize("key", ["../../outside", "/tmp/absolute", "a/../../b", "..", "back\\..\\slash"])
@@ -159,7 +148,7 @@ def test_members_that_climb_out_are_refused_and_nothing_is_written(
     everything = sorted(str(path) for path in tmp_path.rglob("*"))
     found = faults_of(folder)
     assert found.pop("good") == 1 and sum(found.values()) <= 1
-    assert {sample["caption"] for batch in batches(folder, 5) for sample in batch} == {"good"}
+    assert {sample["caption"] for sample in samples_of(folder)} == {"good"}
     written = {str(path.relative_to(folder)) for path in tmp_path.rglob("*") if str(path) not in everything}
     assert written == {".owl2-index", ".owl2-index/shards.json", ".owl2-index/00000.tar.idx"}
 
@@ -222,7 +211,7 @@ def test_a_shard_that_is_cut_off_gives_the_pairs_before_the_cut(shards: Callable
     check = PairCheck(source)
     assert list(check) == [] and check.read == found[0].pairs + 3
     assert found[0].problem is not None and source.problems[0].startswith("00000.tar: cut off or damaged")
-    assert len(batches(folder, 3)) == 3
+    assert len(samples_of(folder, epochs=1)) == sum(source.groups)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tar file" * 100, b"\x1f\x8b\x08" + b"\0" * 600, b"\0" * 10240])
@@ -256,7 +245,7 @@ def test_damage_in_the_middle_is_noticed(shards: Callable[..., Path]) -> None:
     source, found = opened(folder)
     assert found[0].pairs == 2 or found[0].pairs == 3
     assert found[0].problem is not None and "no header at byte" in found[0].problem
-    assert len(batches(folder, 2)) == 2
+    assert len(samples_of(folder, epochs=1)) == sum(source.groups)
 
 
 def test_a_shard_that_changed_after_it_was_indexed_ends_nothing(shards: Callable[..., Path]) -> None:

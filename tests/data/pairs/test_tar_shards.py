@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from owl2.data.pairs import Fault, InvalidSample, StoredPair, TarShards, index_shards
+from owl2.data.pairs import StoredPair, TarShards, index_shards
+from owl2.data.skipped import Fault, InvalidSample
 
 HAS_ENERGON = (
     importlib.util.find_spec("megatron") is not None and importlib.util.find_spec("megatron.energon") is not None

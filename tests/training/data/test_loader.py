@@ -10,7 +10,7 @@ import pytest
 import torch
 from training.tiny_recipes import recipe_of, write_data, write_recipes
 
-from owl2.data.pairs import SkipCounter, SkipLimit
+from owl2.data.skipped import SkipCounter, SkipLimit
 from owl2.processing import Owl2Processor
 from owl2.training.data.loader import (
     BatchingConfig,

@@ -141,7 +141,8 @@ def test_images_and_text_are_those_of_inference(data: Path, processor: Owl2Proce
     samples = opened(data, "instruct", mine=f"format: records, path: {data / 'records.jsonl'}")
     dataset = samples.dataset(processor)
     draw = samples.take(40)[0]
-    conversation = samples.records[draw.source][draw]  # type: ignore[attr-defined]
+    records, number = samples.records.find(draw)  # type: ignore[attr-defined]
+    conversation = records[number]
     wanted = processor.encode_conversation(conversation.messages, images=list(conversation.images))
     found = dataset[draw].sample
     assert all(found[name] == wanted[name] for name in ("input_ids", "labels", "mm_token_type_ids"))

@@ -1,21 +1,19 @@
 """The order of pairs is a formula."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 
-from owl2.data.pairs import SourceOrder, WeightedSampler
-from owl2.data.pairs.sampler import _mixed, permutation, random_bits
+from owl2.data.pairs import WindowOrder
+from owl2.data.pairs.window_order import _mixed, permutation, random_bits
 
 GROUPS = [7, 0, 30, 1, 12]
 
 
-def order(seed: int = 0, name: str = "cc3m", window: int = 16) -> SourceOrder:
-    return SourceOrder(GROUPS, seed, name, window)
+def order(seed: int = 0, name: str = "cc3m", window: int = 16) -> WindowOrder:
+    return WindowOrder(GROUPS, seed, name, window)
 
 
-def epoch_of(source: SourceOrder, epoch: int) -> list[tuple[int, int]]:
+def epoch_of(source: WindowOrder, epoch: int) -> list[tuple[int, int]]:
     return [tuple(source.place(epoch, position)) for position in range(source.size)]
 
 
@@ -27,9 +25,9 @@ def test_every_pair_comes_once_an_epoch_and_epochs_differ() -> None:
 
 
 def test_shards_and_windows_are_both_shuffled_anew_each_epoch() -> None:
-    shards = SourceOrder([1] * 40, 0, "cc3m", window=1)  # a window of one leaves the order of the shards
+    shards = WindowOrder([1] * 40, 0, "cc3m", window=1)  # a window of one leaves the order of the shards
     assert epoch_of(shards, 0) != epoch_of(shards, 1)
-    windows = SourceOrder([64], 0, "cc3m", window=16)  # a single shard leaves the order in the windows
+    windows = WindowOrder([64], 0, "cc3m", window=16)  # a single shard leaves the order in the windows
     offsets = [
         tuple(number % 16 for _, number in epoch_of(windows, epoch)[start : start + 16])
         for epoch in (0, 1)
@@ -50,7 +48,7 @@ def test_seed_and_source_change_the_order() -> None:
 
 
 def test_pairs_of_a_shard_are_read_near_each_other() -> None:
-    source = SourceOrder([10] * 100, 0, "laion", window=40)
+    source = WindowOrder([10] * 100, 0, "laion", window=40)
     groups = [place[0] for place in epoch_of(source, 0)]
     assert all(len(set(groups[start : start + 40])) <= 5 for start in range(0, 1000, 40))
     assert len(set(groups[:40])) >= 4, "but shuffled among several shards"
@@ -77,36 +75,6 @@ def test_the_random_numbers_never_change() -> None:
     assert random_bits(0, 6, 0).tolist() == random_bits(0, 3, 0).tolist() + random_bits(3, 3, 0).tolist()
 
 
-def test_sources_come_in_proportion_to_their_weights_whatever_their_sizes() -> None:
-    draws = WeightedSampler({"small": 10, "large": 100_000}, 0, {"small": 3, "large": 1}).draw(20_000)
-    assert Counter(draw.source for draw in draws)["small"] == pytest.approx(15_000, abs=250)
-
-
-def test_without_weights_all_pairs_come_equally_often() -> None:
-    counts = Counter(draw.source for draw in WeightedSampler({"small": 100, "large": 900}, 0).draw(20_000))
-    assert counts["large"] == pytest.approx(18_000, abs=250)
-
-
-def test_a_source_goes_through_its_epochs_position_by_position() -> None:
-    draws = [
-        draw[1:]
-        for draw in WeightedSampler({"small": 3, "large": 9}, 0, {"small": 1, "large": 1}).draw(30)
-        if draw[0] == "small"
-    ]
-    assert draws == [divmod(count, 3) for count in range(len(draws))] and len(draws) > 6
-
-
-def test_the_order_in_which_sources_are_listed_does_not_matter() -> None:
-    one, other = WeightedSampler({"a": 5, "b": 7, "c": 9}, 0), WeightedSampler({"c": 9, "a": 5, "b": 7}, 0)
-    assert one.draw(100) == other.draw(100)
-
-
-@pytest.mark.parametrize("weights", [{"a": 1}, {"a": 1, "b": 0}, {"a": 1, "b": float("nan")}, {"a": 1, "b": -1}])
-def test_weights_must_be_positive_and_of_the_sources(weights: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="weights"):
-        WeightedSampler({"a": 5, "b": 7}, 0, weights)
-
-
 def test_a_source_without_pairs_is_refused() -> None:
     with pytest.raises(ValueError, match="no pairs"):
-        SourceOrder([0, 0], 0, "empty")
+        WindowOrder([0, 0], 0, "empty")
