@@ -227,13 +227,16 @@ class Owl2Processor(ProcessorMixin):
         pixels = [] if image is None else self.image_processor([load_image(image)])["pixel_values"]
         return encoded_sample(sequence, [False] * rows + [True] * (len(sequence) - rows), pixels)
 
-    def encode_prompt(self, text: str) -> dict[str, list[int]]:
+    def encode_prompt(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         """A text with image placeholders whose `pixel_values` the caller adds: nothing is learnt, nothing is read.
+
+        Args:
+            add_special_tokens: as for `__call__`.
 
         Returns:
             Lists `input_ids`, `attention_mask`, `mm_token_type_ids`.
         """
-        sequence = self._tokenize_images(text)
+        sequence = self._tokenize_images(text, add_special_tokens)
         return {
             "input_ids": sequence.input_ids,
             "attention_mask": [1] * len(sequence),
@@ -310,13 +313,13 @@ class Owl2Processor(ProcessorMixin):
             sequences.append(placeholders.encode(text, rows, add_beginning))
         return sequences, pixels
 
-    def _tokenize_images(self, text: str) -> TokenSequence:
+    def _tokenize_images(self, text: str, add_beginning: bool = True) -> TokenSequence:
         """Tokens of a text whose placeholders are all of images, each with its rows."""
         placeholders = self._placeholders()
         kinds = placeholders.find(text)
         if VIDEO in kinds:
             raise ValueError("the rows of a video depend on its frames: give the video")
-        return placeholders.encode(text, [self.num_image_tokens] * len(kinds))
+        return placeholders.encode(text, [self.num_image_tokens] * len(kinds), add_beginning)
 
     def _append_learnt(self, sequence: TokenSequence, text: str, add_beginning: bool) -> None:
         """Add a text that holds no placeholder, and the end-of-sequence token."""

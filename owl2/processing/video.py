@@ -41,7 +41,7 @@ def load_video(
         num_frames: how many frames to take.
         start, end: of the part, in `unit` from the beginning of the video; `end` is not in it.
         unit: "seconds", or "frames" (the only one for lists and arrays).
-        spacing: "centres", or "seed": the frames that SEED-Bench's program takes (see `FrameSampling`).
+        spacing: "centres", or "seed" or "one_a_second": the frames that other programs take (see `FrameSampling`).
 
     Returns:
         RGB images in the order of time. A damaged part is skipped, and logged with the number of packets lost.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Unit = Literal["seconds", "frames"]
-Spacing = Literal["centres", "seed"]
+Spacing = Literal["centres", "seed", "one_a_second"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class FrameSampling:
             `floor((i + 1/2) * T / num_frames)`. "seed" takes what SEED-Bench's program takes (evaluation
             specification, section 7): with `step = (T - 1) / num_frames` those of index
             `floor(step / 2) + round(step * i)`, of which two are equal if T is `num_frames`; there the last frame of
-            a video does not count, unless the part is given in frames.
+            a video does not count, unless the part is given in frames. "one_a_second" takes what Q-Align's program
+            takes, of F frames a second those of index `floor(F * i)` for each whole second, but at least the first;
+            where these are more than `num_frames`, the centres of equal segments of them.
 
     Raises:
         ValueError: a number is out of range, or an unknown unit or spacing.
@@ -62,6 +64,11 @@ class FrameSampling:
         if total == 0:
             return []
         first, last = self._part(total, rate, name)
+        if self.spacing == "one_a_second":
+            if rate is None:
+                raise ValueError(f"the frame rate of {name} is not known: pass its frames as a list")
+            seconds = [int(rate * second) for second in range(max(1, int((last - first) / rate)))]
+            return [first + seconds[index] for index in sample_indices(len(seconds), self.num_frames)]
         choose = _seed_indices if self.spacing == "seed" else sample_indices
         return [first + index for index in choose(last - first, self.num_frames)]
 

@@ -152,6 +152,21 @@ def test_frames_of_seed_bench_are_those_of_its_program(tmp_path: Path) -> None:
     assert indices_of(repeated) == [2, 3, 4, 5, 6, 6, 7, 8]
 
 
+def test_one_frame_a_second_is_what_q_align_takes(tmp_path: Path) -> None:
+    def taken(total: int, rate: float, most: int = 100) -> list[int]:
+        return FrameSampling(most, spacing="one_a_second").indices(total, rate, "v")
+
+    for total, rate in [(300, 29.97), (47, 10.0), (250, 25.0), (61, 23.976)]:
+        assert taken(total, rate) == [int(rate * second) for second in range(int(total / rate))]
+    assert taken(5, 10.0) == [0]  # shorter than a second
+    assert taken(100, 10.0, most=5) == [10, 30, 50, 70, 90]
+    first, *others = (Image.new("L", (8, 8), 10 * index) for index in range(20))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=200)
+    assert indices_of(load_video(tmp_path / "a.gif", spacing="one_a_second")) == [0, 5, 10, 15]
+    with pytest.raises(ValueError, match="frame rate of v is not known"):
+        FrameSampling(8, spacing="one_a_second").indices(9, None, "v")
+
+
 def test_a_part_that_is_not_there_is_an_error_that_says_why(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", 20)
     with pytest.raises(ValueError, match=r"video\.mp4 has 20 frames, but its part from 4.0 seconds on"):
