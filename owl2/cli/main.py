@@ -12,6 +12,7 @@ COMMANDS = (
     "quickstart",
     "train",
     "cost",
+    "ablate",
     "export",
     "merge-lora",
     "chat",

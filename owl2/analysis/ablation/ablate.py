@@ -1,0 +1,110 @@
+"""`owl2 ablate`: a grid checked, run and reported."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from owl2.evaluation.task import Prediction
+from owl2.evaluation.tasks import task_named
+
+from .cells import flat
+from .grid import Grid, Measurement, expand, load_grid, select
+from .report import write_report
+from .runner import run_cells
+
+SNAPSHOT = "grid.yaml"
+"""The grid that a folder of metrics belongs to."""
+
+
+def ablate(
+    path: Path,
+    out: Path,
+    console: Console,
+    metrics: Path | None = None,
+    only: Sequence[str] = (),
+    smoke: bool = False,
+    jobs: int = 1,
+    report_only: bool = False,
+) -> bool:
+    """Runs a grid, or resumes it, and writes its report.
+
+    Args:
+        path: of the grid.
+        out: where models are trained.
+        metrics: folder of the cells' metrics and of the report, `out` by default. It is small, and what is there is
+            not run again, so that it can be committed and a grid resumed from any clone.
+        only: `FACTOR=LEVEL,LEVEL`.
+        smoke: the short form, whose report says that it is no evidence.
+        report_only: nothing is trained; the report is computed from the metrics that are there.
+
+    Returns:
+        Whether all cells are done.
+
+    Raises:
+        ValueError: the grid is wrong, or the folder is of another one; said before anything trains.
+    """
+    whole = load_grid(path)
+    grid = select(whole, only, smoke)
+    folder = out if metrics is None else metrics
+    _check_folder(folder, whole, smoke)
+    if not report_only:
+        cells = expand(grid, path.parent)
+        check_metrics(grid)
+        _keep(folder, whole, smoke)
+        stages = {stage.directory for cell in cells for stage in cell.stages}
+        console.print(f"{grid.title}: {len(cells)} cells, {len(stages)} stages to train", highlight=False)
+        if not run_cells(cells, grid.measure, out, folder, jobs, console):
+            return False
+    console.print(f"report: {write_report(grid, folder, smoke)}", highlight=False)
+    return True
+
+
+def _check_folder(folder: Path, grid: Grid, smoke: bool) -> None:
+    file = folder / SNAPSHOT
+    if not file.is_file():
+        return
+    there, now = yaml.safe_load(file.read_text(encoding="utf-8")), _snapshot(grid, smoke)
+    differing = [key for key in {**there, **now} if there.get(key) != now.get(key)]
+    if differing:
+        raise ValueError(
+            f"{folder} holds the metrics of another grid ({there.get('title')!r}): {differing[0]} differs. Choose "
+            "another folder"
+        )
+
+
+def _keep(folder: Path, grid: Grid, smoke: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(_snapshot(grid, smoke), sort_keys=False, allow_unicode=True, width=120)
+    (folder / SNAPSHOT).write_text(text, encoding="utf-8")
+
+
+def _snapshot(grid: Grid, smoke: bool) -> dict[str, Any]:
+    return {"short_form": smoke, **grid.to_dict()}
+
+
+def check_metrics(grid: Grid) -> None:
+    """Refuses columns and contrasts that name a metric which no cell will have, as far as that is known beforehand.
+
+    Raises:
+        ValueError: there is one.
+    """
+    known = {name: keys for name, entry in grid.measure.items() if (keys := _keys(entry))}
+    for metric in [column.metric for column in grid.columns] + [contrast.metric for contrast in grid.contrasts]:
+        name, _, key = metric.partition(".")
+        if name in known and key not in known[name]:
+            raise ValueError(f"no cell has the metric {metric}: {name} measures {', '.join(sorted(known[name]))}")
+
+
+def _keys(entry: Measurement) -> set[str]:
+    """The numbers that a benchmark gives: of empty answers. Empty where its choices are ranked."""
+    task = task_named(entry.task)
+    split = task.chosen("split", entry.split)
+    prompt = task.prompt_for(split, entry.prompt)
+    samples = task.load(Path("data"), split, prompt)[: entry.limit]
+    if any(sample.choices for sample in samples):
+        return set()
+    records = [Prediction(sample.id, sample.prompt, "", sample.gold, sample.details) for sample in samples]
+    return set(flat(task.score(records, task.protocols_for(prompt)[0]).summary))

@@ -1,0 +1,196 @@
+"""A cell of a grid: its stages trained, or found trained, its model measured, everything in one small JSON file."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from owl2.checkpoints.loading import load_for_chat
+from owl2.evaluation.inference.ranks import Ranks
+from owl2.evaluation.prediction_files import PREDICTIONS
+from owl2.evaluation.results.scoring import score_directory
+from owl2.evaluation.runner import Settings, plan, predict
+from owl2.evaluation.tasks import task_named
+from owl2.training.cost.estimate import recipe_cost
+from owl2.training.run import train
+from owl2.training.run_directory import RunDirectory
+
+from .grid import Cell, Measurement, StageRun
+
+
+class Busy(Exception):
+    """Another process works on this cell or on a stage that it shares."""
+
+
+class Stopped(Exception):
+    """The cell was asked to stop, and saved what it had."""
+
+
+def metrics_file(folder: Path, cell: Cell) -> Path:
+    """Where the metrics of a cell are."""
+    return folder / "cells" / f"{cell.name}.json"
+
+
+def read_metrics(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """The metrics of a cell, if it is finished.
+
+    Raises:
+        ValueError: the file is of another cell: the recipes or what is measured have changed since.
+    """
+    path = metrics_file(folder, cell)
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if found["key"] != cell.key:
+        raise ValueError(
+            f"{path} was measured with other recipes or measurements than those of this grid ({cell.condition}, seed "
+            f"{cell.seed}): choose another folder"
+        )
+    return found
+
+
+def run_cell(cell: Cell, measure: Mapping[str, Measurement], work: Path, folder: Path, console: Console) -> None:
+    """Trains and measures a cell, and writes its metrics; what other cells share and is done is used as it is.
+
+    Args:
+        work: run directories of the stages and predictions.
+        folder: of the metrics.
+
+    Raises:
+        Busy: another process works on it, or on a stage of it.
+        Stopped: it was asked to stop.
+        ValueError: a stage cannot be trained.
+    """
+    with _only_process(work / f".{cell.name}.lock"):
+        model = None
+        for stage in cell.stages:
+            model = _train(stage, model, work, console)
+        assert model is not None, "a cell has a stage"
+        metrics, correct = _measure(model, measure, work / "predictions" / f"{cell.name}-{cell.key[:12]}")
+        stages = {stage.name: _facts(stage, work / stage.directory) for stage in cell.stages}
+        for name, facts in stages.items():
+            metrics |= {f"{name}.{key}": value for key, value in facts.pop("evaluation").items()}
+        found = {
+            "levels": cell.levels,
+            "seed": cell.seed,
+            "key": cell.key,
+            "metrics": metrics,
+            "correct": correct,
+            "stages": stages,
+        }
+        path = metrics_file(folder, cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+@contextmanager
+def _only_process(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, blocking=False):
+            yield
+    except Timeout as error:
+        raise Busy(str(lock)) from error
+
+
+def _train(stage: StageRun, start: Path | None, work: Path, console: Console) -> Path:
+    """The model that a stage ends with."""
+    directory = RunDirectory(work / stage.directory)
+    if not directory.is_finished:
+        with _only_process(work / f".{stage.directory}.lock"):
+            recipe = stage.recipe(start, directory.path)
+            began = time.perf_counter()
+            try:
+                finished = train(recipe, console)
+            finally:
+                _add_seconds(directory.path, time.perf_counter() - began)
+            if not finished:
+                raise Stopped
+    return directory.model
+
+
+def _add_seconds(directory: Path, seconds: float) -> None:
+    if directory.is_dir():
+        with (directory / "seconds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(round(seconds, 2)) + "\n")
+
+
+def _facts(stage: StageRun, directory: Path) -> dict[str, Any]:
+    """What a stage cost, and the last line of its evaluations."""
+    run = RunDirectory(directory)
+    rows = json.loads(run.table.read_text(encoding="utf-8"))
+    seconds = directory / "seconds.jsonl"
+    measured = run.evaluations.read_text(encoding="utf-8").splitlines() if run.evaluations.is_file() else []
+    evaluation = flat(json.loads(measured[-1])) if measured else {}
+    evaluation.pop("step", None)
+    if "loss" in evaluation:
+        evaluation["perplexity"] = math.exp(evaluation["loss"])
+    steps = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    recipe = run.read_recipe()
+    assert recipe is not None, "the run is finished"
+    cost = recipe_cost(recipe, 1)
+    return {
+        "directory": stage.directory,
+        "parameters": sum(row["parameters"] for row in rows),
+        "trained": sum(row["trained"] for row in rows),
+        "flops_per_sample": cost.flops.total,
+        "samples": steps[-1]["samples"] if steps else 0,
+        "final_loss": steps[-1]["loss"] if steps else None,
+        "seconds": sum(json.loads(line) for line in seconds.read_text().splitlines()) if seconds.is_file() else None,
+        "evaluation": evaluation,
+    }
+
+
+@torch.inference_mode()
+def _measure(model: Path, measure: Mapping[str, Measurement], out: Path) -> tuple[dict[str, float], dict[str, str]]:
+    """The numbers of all summaries by dotted name, and of each measurement which samples were right, as bits."""
+    metrics: dict[str, float] = {}
+    correct: dict[str, str] = {}
+    if not measure:
+        return metrics, correct
+    loaded, processor = load_for_chat(model)
+    for name, entry in measure.items():
+        settings = Settings(Path("data"), out / name, entry.split, entry.prompt, limit=entry.limit)
+        planned = plan(task_named(entry.task), settings, {})
+        predict(planned, loaded, processor, Ranks(), entry.batch_size, on_batch=lambda done, samples: None)
+        result = score_directory(planned.directory)
+        summary = result["protocols"][result["default_protocol"]]["summary"]
+        metrics |= {f"{name}.{key}": value for key, value in flat(summary).items()}
+        correct[name] = packed(_scores_of(planned.directory / PREDICTIONS))
+    return metrics, correct
+
+
+def _scores_of(predictions: Path) -> list[float]:
+    lines = predictions.read_text(encoding="utf-8").split("\n")[1:-1]  # not splitlines: a text may hold U+2028
+    return [json.loads(line).get("score") or 0.0 for line in lines]
+
+
+def flat(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a nested mapping by dotted name."""
+    found: dict[str, float] = {}
+    for key, value in summary.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[f"{prefix}{key}"] = float(value)
+    return found
+
+
+def packed(scores: Sequence[float]) -> str:
+    """Which samples were right (a score of at least 0.5), as hexadecimal digits of their bits behind a leading 1."""
+    bits = "1" + "".join("1" if score >= 0.5 else "0" for score in scores)
+    return f"{int(bits, 2):x}"
+
+
+def unpacked(digits: str) -> list[int]:
+    """What `packed` packed."""
+    return [int(bit) for bit in f"{int(digits, 16):b}"[1:]]

@@ -1,0 +1,62 @@
+"""The metrics of the cells of a grid, as they were saved."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .grid import Grid, conditions
+
+Levels = tuple[tuple[str, str], ...]
+
+
+class Measured(NamedTuple):
+    """The metrics of the cells that are finished, by their levels and seed."""
+
+    cells: dict[Levels, dict[int, dict[str, Any]]]
+
+    def value(self, levels: Mapping[str, str], seed: int, metric: str) -> float | None:
+        """A metric of a cell; None where the cell is missing.
+
+        Raises:
+            ValueError: the cell has no such metric.
+        """
+        cell = self.cells.get(tuple(levels.items()), {}).get(seed)
+        if cell is None:
+            return None
+        if metric not in cell["metrics"]:
+            raise ValueError(
+                f"no cell has the metric {metric}; there are {', '.join(sorted(cell['metrics'])) or 'none'}"
+            )
+        return float(cell["metrics"][metric])
+
+
+def load_measured(grid: Grid, folder: Path) -> Measured:
+    """Reads the metrics of a grid.
+
+    Raises:
+        ValueError: there are none, or those of a cell that the grid has not.
+    """
+    files = sorted((folder / "cells").glob("*.json"))
+    if not files:
+        raise ValueError(f"{folder} has no metrics of cells: run the grid first")
+    cells: dict[Levels, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for file in files:
+        cell = json.loads(file.read_text(encoding="utf-8"))
+        levels = {factor: cell["levels"].get(factor) for factor in grid.factors}
+        if levels != cell["levels"]:
+            raise ValueError(f"{file} is of another grid: its factors are {', '.join(cell['levels'])}")
+        if all(level in grid.factors[factor] for factor, level in levels.items()) and cell["seed"] in grid.seeds:
+            cells[tuple(levels.items())][cell["seed"]] = cell
+    return Measured(dict(cells))
+
+
+def missing_cells(grid: Grid, measured: Measured) -> list[str]:
+    """Cells of the grid that have no metrics."""
+    return [
+        f"{', '.join(levels.values())} seed {seed}"
+        for levels in conditions(grid)
+        for seed in grid.seeds
+        if seed not in measured.cells.get(tuple(levels.items()), {})
+    ]

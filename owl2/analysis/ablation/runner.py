@@ -1,0 +1,159 @@
+"""All cells of a grid, on several processes of this machine and on other machines that share the directory.
+
+Every process walks over the cells in their order and takes the first that nobody works on; who holds what is said by
+file locks, who is done by the files of metrics.
+"""
+
+import multiprocessing
+import os
+import queue
+import signal
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .cells import Busy, Stopped, metrics_file, read_metrics, run_cell
+from .grid import Cell, Measurement
+
+_WAIT_SECONDS = 5.0
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    measure: Mapping[str, Measurement],
+    work: Path,
+    folder: Path,
+    jobs: int,
+    console: Console,
+) -> bool:
+    """Runs every cell that has no metrics yet.
+
+    Args:
+        work: where models are trained.
+        folder: of the metrics.
+        jobs: processes; each has its share of the cores.
+
+    Returns:
+        Whether all cells are done; `False` if the grid was asked to stop (Ctrl-C, SIGTERM) and saved its state.
+
+    Raises:
+        ValueError: a file of metrics is of another grid, or a cell failed.
+    """
+    pending = [cell for cell in cells if read_metrics(folder, cell) is None]
+    done = len(cells) - len(pending)
+    if done:
+        console.print(f"{done} of {len(cells)} cells are done: {folder}", highlight=False)
+    if not pending:
+        return True
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    told: Any = context.Queue()
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    arguments = (cells, dict(measure), work, folder, threads, told)
+    workers = [context.Process(target=_work, args=arguments) for _ in range(min(jobs, len(pending)))]
+    for worker in workers:
+        worker.start()
+    failures: list[str] = []
+    try:
+        with _progress(console) as progress:
+            bar = progress.add_task("cells", total=len(cells), completed=done, left="")
+            started = time.monotonic()
+            while not failures and any(worker.is_alive() for worker in workers):
+                failures += _listen(told, progress)
+                finished = sum(metrics_file(folder, cell).is_file() for cell in cells)
+                progress.update(bar, completed=finished, left=_left(finished - done, len(cells) - finished, started))
+        failures += _listen(told, None)
+    finally:  # of an interruption too: the cells in work are saved
+        _stop(workers)
+    if failures:
+        raise ValueError(failures[0])
+    return all(metrics_file(folder, cell).is_file() for cell in cells)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+    )
+
+
+def _left(finished: int, pending: int, started: float) -> str:
+    if not finished:
+        return "time left: after the first cell"
+    minutes = (time.monotonic() - started) / finished * pending / 60
+    return f"about {minutes / 60:.1f} h left" if minutes > 90 else f"about {minutes:.0f} min left"
+
+
+def _listen(told: Any, progress: Progress | None) -> list[str]:
+    """Prints what the workers say; returns why cells failed."""
+    failures = []
+    try:
+        while True:
+            kind, text = told.get(timeout=1.0 if progress is not None else 0.2)
+            if kind == "failed":
+                failures.append(text)
+            if progress is not None:
+                progress.console.print(text, highlight=False, soft_wrap=True)
+    except queue.Empty:
+        return failures
+
+
+def _stop(workers: Sequence[Any]) -> None:
+    """Asks the workers to save and end, and waits for them."""
+    for worker in workers:
+        if worker.is_alive():
+            os.kill(worker.pid, signal.SIGTERM)
+    for worker in workers:
+        worker.join()
+
+
+def _work(
+    cells: Sequence[Cell], measure: Mapping[str, Measurement], work: Path, folder: Path, threads: int, told: Any
+) -> None:
+    """One process: takes cells until none is left."""
+    import torch
+
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and sends SIGTERM
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / f"log-{os.getpid()}.txt").open("w", encoding="utf-8") as log:
+        console = Console(file=log, width=120)
+        while pending := [cell for cell in cells if not metrics_file(folder, cell).is_file()]:
+            if not _take_one(pending, measure, work, folder, console, told):
+                return
+
+
+def _take_one(
+    pending: Sequence[Cell],
+    measure: Mapping[str, Measurement],
+    work: Path,
+    folder: Path,
+    console: Console,
+    told: Any,
+) -> bool:
+    """Runs the first cell that is free; waits if none is. Returns whether to go on."""
+    for cell in pending:
+        started = time.monotonic()
+        try:
+            run_cell(cell, measure, work, folder, console)
+        except Busy:
+            continue
+        except Stopped:
+            told.put(("stopped", f"stopped in {cell.condition}, seed {cell.seed}; the same command resumes"))
+            return False
+        except Exception as error:  # said by the parent, which ends the grid
+            traceback.print_exc(file=console.file)
+            told.put(("failed", f"{cell.condition}, seed {cell.seed}: {error}"))
+            return False
+        told.put(("done", f"{cell.condition}, seed {cell.seed}: done in {time.monotonic() - started:.0f} s"))
+        return True
+    time.sleep(_WAIT_SECONDS)
+    return True

@@ -1,0 +1,33 @@
+"""`owl2 ablate`: a grid of runs, and the table, tests and plots of what came out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from owl2.environment import restart_with_fast_allocation
+
+
+def ablate(
+    grid: Annotated[Path, typer.Argument(metavar="GRID", help="A YAML file with stages, factors, seeds.")],
+    out: Annotated[Path, typer.Option(help="Where models are trained.")] = Path("runs/ablation"),
+    metrics: Annotated[
+        Path | None, typer.Option(help="Folder of the metrics and the report; that of --out by default.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="FACTOR=LEVEL,LEVEL", help="Only these levels.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="The short form: shows that it runs, is no evidence.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 1,
+    report: Annotated[bool, typer.Option("--report", help="Only compute the report again.")] = False,
+) -> None:
+    """Run an ablation: arms x factors x seeds, with shared stages trained once.
+
+    The same command resumes, also on several machines that share the folders.
+    """
+    if not report:
+        restart_with_fast_allocation()
+    from rich.console import Console
+
+    from owl2.analysis.ablation.ablate import ablate as run
+
+    if not run(grid, out, Console(), metrics, only or [], smoke, jobs, report):
+        raise typer.Exit(130)

@@ -1,0 +1,126 @@
+"""`owl2 ablate` from a grid to its report, on tiny models."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+from training.tiny_recipes import write_data, write_recipes
+
+from owl2.analysis.ablation import cells as cells_module
+from owl2.analysis.ablation.ablate import ablate
+from owl2.analysis.ablation.cells import Busy, run_cell
+from owl2.analysis.ablation.grid import expand, load_grid
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    write_data(tmp_path)
+    write_recipes(tmp_path)
+    short = {"schedule.steps": 2, "schedule.warmup_steps": 1, "checkpoint.every": 100, "evaluate.every": 2}
+    held_out = {"evaluate.sources": {"pairs": {"format": "jsonl", "path": str(tmp_path / "pairs.jsonl")}}}
+    document: dict[str, Any] = {
+        "title": "Toy",
+        "question": "Does it run?",
+        "stages": {
+            "pretrain": {"recipe": "pretrain.yaml", "overrides": short | held_out},
+            "instruct": {"recipe": "instruct.yaml", "overrides": {**short, "evaluate.every": 0}},
+        },
+        "factors": {"rate": {"low": {"instruct": {"optimizer.learning_rate": 1e-5}}, "high": {}}},
+        "seeds": [0],
+        "measure": {"test": {"task": "easy_vqa", "limit": 6}},
+        "columns": [
+            {"metric": "test.accuracy", "title": "VQA"},
+            {"metric": "pretrain.perplexity", "title": "perplexity", "better": "less"},
+        ],
+    }
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def changed(grid: Path, **values: Any) -> Path:
+    document = yaml.safe_load(grid.read_text()) | values
+    grid.write_text(yaml.safe_dump(document, sort_keys=False))
+    return grid
+
+
+def test_cells_share_a_stage_are_measured_and_are_not_run_again(grid, tmp_path, monkeypatch):
+    loaded = load_grid(grid)
+    cells, work, folder = expand(loaded, grid.parent), tmp_path / "work", tmp_path / "metrics"
+    trained: list[str] = []
+    train = cells_module.train
+    monkeypatch.setattr(
+        cells_module, "train", lambda recipe, console: trained.append(Path(recipe.out).name) or train(recipe, console)
+    )
+    for cell in cells:
+        run_cell(cell, loaded.measure, work, folder, QUIET)
+    assert [name.split("-")[0] for name in trained] == ["pretrain", "instruct", "instruct"]
+    found = json.loads((folder / "cells" / "low-seed0.json").read_text())
+    assert found["levels"] == {"rate": "low"} and found["key"] == cells[0].key
+    assert found["metrics"]["pretrain.perplexity"] > 1 and 0 <= found["metrics"]["test.accuracy"] <= 1
+    assert found["stages"]["instruct"]["samples"] > 0 and len(cells_module.unpacked(found["correct"]["test"])) == 6
+    assert (tmp_path / "metrics" / "cells" / "low-seed0.json").stat().st_size < 5000
+    # all is there: nothing is trained, and the report is computed from the metrics alone
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(cells_module, "train", lambda *_: pytest.fail("it was trained again"))
+    assert ablate(grid, tmp_path / "other", QUIET, metrics=folder)
+    assert "VQA" in (folder / "report.md").read_text()
+
+
+def test_a_cell_that_another_process_works_on_is_left_to_it(grid, tmp_path):
+    loaded = load_grid(grid)
+    cell = expand(loaded, grid.parent)[0]
+    with cells_module._only_process(tmp_path / f".{cell.name}.lock"), pytest.raises(Busy):
+        run_cell(cell, loaded.measure, tmp_path, tmp_path, QUIET)
+
+
+@pytest.mark.slow
+def test_two_processes_run_a_grid_to_its_report(grid, tmp_path):
+    command = [sys.executable, "-m", "owl2", "ablate", str(grid), "--out", str(tmp_path / "run"), "--jobs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 cells, 3 stages to train" in done.stdout and "report.md" in done.stdout
+    assert (tmp_path / "run" / "report.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": [{"metric": "test.acuracy", "title": "x"}]}, "no cell has the metric test.acuracy: test measures"),
+        ({"factors": {"rate": {"a": {}, "b": {}}}}, "are the same run"),
+        (
+            {"stages": {"pretrain": {"recipe": "absent.yaml"}}, "columns": [{"metric": "test.accuracy", "title": "x"}]},
+            "absent.yaml",
+        ),
+    ],
+)
+def test_a_mistake_is_said_before_anything_trains(grid, tmp_path, change, message, monkeypatch):
+    monkeypatch.setattr("owl2.analysis.ablation.ablate.run_cells", lambda *_: pytest.fail("it began"))
+    factors = {"factors": {"rate": {"a": {}}}} if "stages" in change else {}
+    with pytest.raises(ValueError, match=message):
+        ablate(changed(grid, **factors, **change), tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_grid_is_refused(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr("owl2.analysis.ablation.ablate.run_cells", lambda *_: False)
+    assert not ablate(grid, tmp_path / "run", QUIET)
+    with pytest.raises(ValueError, match=r"holds the metrics of another grid \('Toy'\): seeds differs"):
+        ablate(changed(grid, seeds=[0, 1]), tmp_path / "run", QUIET)
+    with pytest.raises(ValueError, match="short_form differs"):
+        ablate(changed(grid, seeds=[0]), tmp_path / "run", QUIET, smoke=True)
+
+
+def test_metrics_of_other_recipes_are_refused(grid, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "cells").mkdir(parents=True)
+    (folder / "cells" / "low-seed0.json").write_text(json.dumps({"key": "another"}))
+    with pytest.raises(ValueError, match="was measured with other recipes or measurements"):
+        ablate(grid, folder, QUIET)
