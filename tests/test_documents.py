@@ -103,7 +103,11 @@ def test_every_citation_of_the_specification_is_a_heading_there() -> None:
 
 def test_every_make_command_in_them_is_a_target() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
-    found = {name for page in GUIDES for name in re.findall(r"^make ([\w-]+)|`make ([\w-]+)", page.read_text(), re.M)}
+    found = {
+        name
+        for page in GUIDES
+        for name in re.findall(r"^make ([a-z][\w-]*)|`make ([a-z][\w-]*)", page.read_text(), re.M)
+    }
     assert {"quickstart", "test"} <= {first or second for first, second in found} <= targets
 
 
@@ -113,9 +117,23 @@ def test_every_owl2_command_in_them_exists_and_the_other_way_round() -> None:
         for page in GUIDES
         for name in re.findall(r"(?<!from )\bowl2 (?:--debug )?([a-z][a-z-]+) (?=[-.A-Z`]|  )", page.read_text())
     }
-    shown |= {name for page in GUIDES for name in re.findall(r"`owl2 ([a-z-]+)`", page.read_text())}
+    shown |= {name for page in GUIDES for name in re.findall(r"`owl2 ([a-z][a-z-]*)`", page.read_text())}
     assert shown <= set(COMMANDS)
     assert set(COMMANDS) - {"quickstart"} <= shown
+
+
+def test_every_recipe_named_in_a_command_is_one_of_the_package() -> None:
+    recipes = ROOT / "owl2" / "recipes"
+    commands = [re.findall(r"owl2 (?:train|cost) ([a-z][\w/-]*)(?=[\s`])", page.read_text()) for page in GUIDES]
+    named = {name for names in commands for name in names}
+    assert {"pretrain", "small/pretrain"} <= named
+    assert [name for name in named if not (recipes / f"{name}.yaml").is_file()] == []
+
+
+def test_the_light_and_the_dark_figure_differ_in_colours_alone() -> None:
+    light, dark = ((ROOT / "docs" / "images" / f"architecture-{name}.svg").read_text() for name in ("light", "dark"))
+    bodies = {re.sub(r"<style>.*</style>", "", figure, flags=re.S) for figure in (light, dark)}
+    assert light != dark and len(bodies) == 1
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/use/chat.md", "docs/use/batches-and-videos.md"])
