@@ -64,6 +64,16 @@ def without_placeholders(generator: CandidateGenerator, image_token_id: int) -> 
     return generator
 
 
-def cached_length(past_key_values: Any) -> int:
+def cached_length(cache: Any) -> int:
     """Number of tokens whose keys and values a cache holds."""
-    return 0 if past_key_values is None else int(past_key_values.get_seq_length())
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def complete_types(types: torch.Tensor | None, input_ids: torch.Tensor | None) -> torch.Tensor | None:
+    """Types [B, S] of all tokens: those behind the ones given, proposed in assisted decoding, are text.
+
+    transformers lengthens only `token_type_ids` by the tokens that are proposed.
+    """
+    if types is None or input_ids is None or types.shape[1] >= input_ids.shape[1]:
+        return types
+    return F.pad(types, (0, input_ids.shape[1] - types.shape[1]))

@@ -24,6 +24,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import eager_attention
+from .compatibility import CACHE, named_cache
 from .configuration import Owl2TextConfig
 from .modality_adaptive import ModalityAdaptiveRMSNorm, ModalityRouting, build_routing, modality_adaptive_projections
 from .pretrained import Owl2PreTrainedModel
@@ -60,7 +61,6 @@ class Owl2DecoderAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None,
         routing: ModalityRouting | None,
-        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         projections = [(getattr(self, f"{name}_proj"), getattr(self, f"vision_{name}_proj", None)) for name in "qkv"]
@@ -71,8 +71,9 @@ class Owl2DecoderAttention(nn.Module):
         query, key = self.q_norm(query).transpose(1, 2), self.k_norm(key).transpose(1, 2)
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         value = value.transpose(1, 2)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        cache = kwargs.pop(CACHE, None)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)  # a paged one also sets arguments
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         output, weights = attention(
             self,
@@ -135,6 +136,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
         is_vision: torch.Tensor | None = None,
         num_vision: int | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Runs the decoder.
@@ -145,25 +147,27 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
             position_ids: [B, S]; without an attention mask, each place where they restart begins another packed sample.
             is_vision: [B, S] bool, the modality indicator M (section 3.3); `None` if every token is text.
             num_vision: number of true entries of `is_vision`, so that the device need not be asked.
+            past_key_values, cache: two names of the same, the keys and values of the tokens read so far.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        caches = named_cache(past_key_values, cache)
         # Before the cache is made: transformers looks for packed samples only without a cache and an attention mask.
         make_mask = create_causal_mask if self.config.sliding_window is None else create_sliding_window_causal_mask
         causal_mask = make_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_ids=position_ids,
+            **{CACHE: caches.get(CACHE)},
         )
         if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past = caches[CACHE].get_seq_length() if CACHE in caches else 0
             position_ids = positions_of_tokens(attention_mask, inputs_embeds, past)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and not caches:
+            caches = {CACHE: DynamicCache(config=self.config)}
         routing = self._route(inputs_embeds, is_vision, num_vision)
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
@@ -174,11 +178,11 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
                 attention_mask=causal_mask,
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
+                **caches,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: caches.get(CACHE)})
 
     def _route(
         self, inputs_embeds: torch.Tensor, is_vision: torch.Tensor | None, num_vision: int | None

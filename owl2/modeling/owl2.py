@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.generation import CandidateGenerator, GenerationMixin, LogitsProcessorList
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from .chunked_loss import summed_next_token_loss
+from .compatibility import CACHE, named_cache
 from .configuration import Owl2Config
-from .generation import cached_length, placeholder_tolerant, without_placeholders
+from .generation import cached_length, complete_types, placeholder_tolerant, without_placeholders
 from .language_decoder import Owl2LanguageDecoder
 from .pretrained import Owl2PreTrainedModel
 from .vision_encoder import Owl2VisionEncoder
@@ -26,33 +27,26 @@ IGNORE_INDEX = -100
 
 
 @dataclass
-class Owl2ModelOutput(ModelOutput):
+class Owl2ModelOutput(BaseModelOutputWithPast):
     """Output of `Owl2Model`.
 
     Attributes:
+        last_hidden_state: [B, S, D].
+        past_key_values: since transformers 5.24 `cache`.
         image_hidden_states: [N, Q + 1, D] visual tokens as the decoder reads them.
         attentions: decoder, a tuple of [B, heads, S, T]; `vision_attentions` [N, heads, T, T] and
             `abstractor_attentions` [N, heads, Q, Q + T] likewise, with `output_attentions=True` and eager attention.
     """
 
-    last_hidden_state: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
     vision_attentions: tuple[torch.Tensor, ...] | None = None
     abstractor_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
-class Owl2CausalLMOutput(ModelOutput):
+class Owl2CausalLMOutput(CausalLMOutputWithPast):
     """Output of `Owl2ForConditionalGeneration`: loss, logits [B, S, V] and the fields of `Owl2ModelOutput`."""
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
     vision_attentions: tuple[torch.Tensor, ...] | None = None
     abstractor_attentions: tuple[torch.Tensor, ...] | None = None
@@ -102,6 +96,7 @@ class Owl2Model(Owl2PreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> Owl2ModelOutput:
         """Reads text and pictures together.
@@ -113,6 +108,7 @@ class Owl2Model(Owl2PreTrainedModel):
             position_ids: [B, S]; without an attention mask, each place where they restart begins another packed sample.
             mm_token_type_ids: [B, S], 0 text, 1 image, 2 video: the modality indicator M. By default taken from
                 `input_ids`.
+            past_key_values, cache: two names of the same, the keys and values of the tokens read so far.
 
         Raises:
             ValueError: the numbers of images and of placeholder rows do not agree, or pixel_values have another shape.
@@ -139,17 +135,14 @@ class Owl2Model(Owl2PreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             is_vision=is_vision,
             num_vision=num_vision,
             use_cache=use_cache,
+            **named_cache(past_key_values, cache),
             **kwargs,
         )
         return Owl2ModelOutput(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            **outputs,
             image_hidden_states=visual.image_hidden_states,
             vision_attentions=visual.vision_attentions,
             abstractor_attentions=visual.abstractor_attentions,
@@ -268,6 +261,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
         num_items_in_batch: int | torch.Tensor | None = None,
         supervised_logits_only: bool = False,
         loss_only: bool = False,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> Owl2CausalLMOutput:
         """Language modelling over text and pictures; see `Owl2Model.forward` for the inputs.
@@ -286,9 +280,9 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             mm_token_type_ids=mm_token_type_ids,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **named_cache(past_key_values, cache),
             **kwargs,
         )
         hidden_states, targets = outputs.last_hidden_state, None
@@ -329,14 +323,21 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
             targets = targets.masked_fill(attention_mask == 0, IGNORE_INDEX)
         return targets
 
+    def generate(
+        self, *args: Any, past_key_values: Cache | None = None, cache: Cache | None = None, **kwargs: Any
+    ) -> Any:
+        """As in transformers; a cache kept from the turns before may have either name in every version."""
+        return super().generate(*args, **named_cache(past_key_values, cache), **kwargs)
+
     def prepare_inputs_for_generation(
         self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """As in transformers; an assistant model, which is never said to be in its first step, gets the images too."""
+        kwargs["mm_token_type_ids"] = complete_types(kwargs.get("mm_token_type_ids"), input_ids)
         # By the name `inputs_embeds` transformers sees that they may be given.
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         pixel_values = kwargs.get("pixel_values")
-        if pixel_values is not None and cached_length(kwargs.get("past_key_values")) == 0:
+        if pixel_values is not None and cached_length(kwargs.get(CACHE)) == 0:
             inputs["pixel_values"] = pixel_values
         return inputs
 
@@ -365,9 +366,10 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
         Of a prompt whose beginning is in the cache already, the images of that beginning may be given or not.
         """
         pixel_values = model_kwargs.pop("pixel_values", None)
-        embeddings, types = model_kwargs.get("inputs_embeds"), model_kwargs.get("mm_token_type_ids")
+        embeddings = model_kwargs.get("inputs_embeds")
+        types = model_kwargs["mm_token_type_ids"] = complete_types(model_kwargs.get("mm_token_type_ids"), input_ids)
         ids = input_ids if embeddings is None else None
-        cached = cached_length(model_kwargs.get("past_key_values"))
+        cached = cached_length(model_kwargs.get(CACHE))
         mask = model_kwargs.get("attention_mask")
         given = ids if embeddings is None else embeddings
         if cached and (

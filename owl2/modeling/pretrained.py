@@ -24,7 +24,7 @@ class Owl2PreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _no_split_modules = ["Owl2VisionLayer", "Owl2AbstractorLayer", "Owl2DecoderLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True

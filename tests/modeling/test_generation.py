@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 from helpers import IMAGE, batch, sample, tiny_config, tiny_model
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.modeling.compatibility import CACHE
 
 PROMPT = [4, IMAGE, 5, IMAGE, 3]
 
@@ -23,15 +24,27 @@ def generate(model: Owl2ForConditionalGeneration, inputs: dict[str, Any], **sett
     return model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
 
 
+def with_types(model: Owl2ForConditionalGeneration, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs as the processor gives them, with the modality of each token."""
+    return {**inputs, "mm_token_type_ids": (inputs["input_ids"] == model.config.image_token_id).long()}
+
+
+@pytest.mark.parametrize("typed", [False, True], ids=["ids", "ids and types"])
+@pytest.mark.parametrize("parts", [PROMPT, [9]], ids=["images", "text"])
 @pytest.mark.parametrize("seed", [0, 7], ids=["the model itself", "another model"])
-def test_an_assistant_model_sees_the_images_and_changes_no_token(seed: int) -> None:
+def test_an_assistant_model_sees_the_images_and_changes_no_token(
+    seed: int, parts: list[int | str], typed: bool
+) -> None:
     model, assistant = tiny_model(), tiny_model(seed=seed)
-    inputs = prompt(model, PROMPT)
+    inputs = prompt(model, parts)
+    if typed:
+        inputs = with_types(model, inputs)
     assert torch.equal(generate(model, inputs, assistant_model=assistant), generate(model, inputs))
 
 
+@pytest.mark.parametrize("typed", [False, True], ids=["ids", "ids and types"])
 @pytest.mark.parametrize("inside", [False, True], ids=["id outside of the vocabulary", "id inside"])
-def test_prompt_lookup_proposes_no_image(inside: bool) -> None:
+def test_prompt_lookup_proposes_no_image(inside: bool, typed: bool) -> None:
     config = tiny_config()
     if inside:
         config.image_token_id = 96
@@ -40,6 +53,8 @@ def test_prompt_lookup_proposes_no_image(inside: bool) -> None:
     before_image = inputs["input_ids"][0, 3].item()
     inputs["input_ids"][0, -1] = before_image  # what followed it in the prompt is the image
     expected = generate(model, inputs)
+    if typed:
+        inputs = with_types(model, inputs)
     assert torch.equal(generate(model, inputs, prompt_lookup_num_tokens=4), expected)
 
 
@@ -70,15 +85,16 @@ def test_a_processor_of_the_users_sees_the_prompt_and_the_scores_of_the_vocabula
     assert new.tolist() == [[7] * 8] and torch.equal(seen[0], inputs["input_ids"])
 
 
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
 @pytest.mark.parametrize("given", ["all images", "new images", "all images, types"])
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_a_conversation_goes_on_from_the_cache_of_its_beginning(given: str, num_beams: int) -> None:
+def test_a_conversation_goes_on_from_the_cache_of_its_beginning(given: str, num_beams: int, name: str) -> None:
     model = tiny_model()
     samples = [sample(model.config, parts, seed) for seed, parts in enumerate(([2, IMAGE, 5], [IMAGE, 4, IMAGE]))]
     later = [sample(model.config, parts, seed) for seed, parts in enumerate(([3, IMAGE, 2], [5, IMAGE]), start=5)]
     begun = batch(samples, "left")
     with torch.no_grad():
-        cache = model(**{**begun, "labels": None}, use_cache=True).past_key_values
+        cache = model(**{**begun, "labels": None}, use_cache=True)[CACHE]
     new = batch(later, "right")
     pixels = [each["pixel_values"] for pair in zip(samples, later, strict=True) for each in pair]
     whole = {
@@ -90,10 +106,10 @@ def test_a_conversation_goes_on_from_the_cache_of_its_beginning(given: str, num_
     if given == "new images":
         whole["pixel_values"] = new["pixel_values"]
     if given == "all images, types":
-        whole["mm_token_type_ids"] = (whole["input_ids"] == model.config.image_token_id).long()
+        whole = with_types(model, whole)
     if num_beams > 1:
         cache.batch_repeat_interleave(num_beams)
-    assert torch.equal(generate(model, whole, num_beams=num_beams, past_key_values=cache), expected)
+    assert torch.equal(generate(model, whole, num_beams=num_beams, **{name: cache}), expected)
 
 
 def test_a_text_may_follow_a_cache_with_or_without_its_images() -> None:
@@ -109,8 +125,49 @@ def test_a_text_may_follow_a_cache_with_or_without_its_images() -> None:
     for given in (whole, {**whole, "pixel_values": None}, only_new):
         cache = model.generate(
             **inputs, max_new_tokens=3, do_sample=False, eos_token_id=-1, pad_token_id=0, return_dict_in_generate=True
-        ).past_key_values
+        )[CACHE]
         assert torch.equal(generate(model, given, past_key_values=cache), expected)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_forward_takes_the_cache_of_an_earlier_turn_by_its_old_and_its_new_name(name: str) -> None:
+    model = tiny_model()
+    inputs = prompt(model, PROMPT)
+    more = torch.tensor([[8, 9]])
+    with torch.no_grad():
+        cache = model(**inputs, use_cache=True)[CACHE]
+        continued = model(input_ids=more, use_cache=True, **{name: cache})
+        whole = model(
+            input_ids=torch.cat([inputs["input_ids"], more], dim=1), pixel_values=inputs["pixel_values"]
+        ).logits
+    assert continued[CACHE] is cache
+    torch.testing.assert_close(continued.logits, whole[:, -2:])
+
+
+def test_two_caches_are_refused() -> None:
+    model = tiny_model()
+    inputs = prompt(model, [4])
+    with torch.no_grad():
+        cache = model(**inputs, use_cache=True)[CACHE]
+    with pytest.raises(ValueError, match="not as both"):
+        model(**inputs, past_key_values=cache, cache=cache)
+    with pytest.raises(ValueError, match="not as both"):
+        generate(model, inputs, past_key_values=cache, cache=cache)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_continuous_batching_generates_the_same_tokens(attention: str) -> None:
+    model = tiny_model(attention=attention)
+    prompts = [[5, 9, 4], [7] * 20, [11, 3]]
+    expected = [
+        generate(model, {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)})
+        for ids in prompts
+    ]
+    settings = GenerationConfig(max_new_tokens=8, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    pages = ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=16)
+    found = model.generate_batch(prompts, settings, continuous_batching_config=pages, progress_bar=False)
+    tokens = [found[request].generated_tokens for request in sorted(found, key=lambda name: int(name.split("_")[-1]))]
+    assert tokens == [row[0].tolist() for row in expected]
 
 
 @pytest.mark.parametrize("filled", [False, True], ids=["with pixels", "already holding the visual tokens"])

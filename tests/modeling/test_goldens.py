@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText
 import owl2  # noqa: F401  (registers the Auto classes)
 from owl2.checkpoints import owl2_to_official
 from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.modeling.compatibility import CACHE
 from owl2.modeling.positions import interpolate_positions
 
 LOGITS = 2e-4
@@ -118,8 +119,8 @@ def test_every_intermediate_value_is_the_official_one(directory: Path) -> None:
     values["abstractor_last_hidden_state"] = output.image_hidden_states
     for index, probabilities in enumerate(output.attentions):
         values[f"attn_probs_{index}"] = probabilities
-        values[f"cache_k_{index}"] = output.past_key_values.layers[index].keys
-        values[f"cache_v_{index}"] = output.past_key_values.layers[index].values
+        values[f"cache_k_{index}"] = output[CACHE].layers[index].keys
+        values[f"cache_v_{index}"] = output[CACHE].layers[index].values
     wanted = {
         name.removeprefix("intermediate/"): tensor
         for name, tensor in reference.tensors.items()

@@ -12,6 +12,8 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from owl2.modeling.compatibility import CACHE
+
 ActivationCheckpointing = Literal["none", "selective", "full"]
 
 GRAPHS = 64
@@ -60,7 +62,7 @@ def _recomputed(forward: Callable[..., Any], **options: Any) -> Callable[..., An
 
     @functools.wraps(forward)
     def recomputed(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("past_key_values") is not None:
+        if kwargs.get(CACHE) is not None:
             raise ValueError("Activation checkpointing computes layers twice, which a cache cannot: use_cache=False.")
         return checkpoint(forward, *args, use_reentrant=False, **options, **kwargs)
 
