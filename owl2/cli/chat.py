@@ -79,14 +79,9 @@ def _read_prompt() -> str:
 
 
 def _open(directory: str, dtype: str, device: str, system: str | None, truncate: bool) -> "ChatSession":
-    from transformers.utils import logging
-
     from owl2.chat import ChatSession
     from owl2.checkpoints.loading import load_for_chat
 
-    logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
     model, processor = load_for_chat(directory, dtype, device)
     return ChatSession(model, processor, system, truncate)
 

@@ -295,12 +295,9 @@ def _styled(run: "Run", has_colors: bool) -> tuple[str, str]:
 
 def _load_processor(directory: str) -> "tuple[Owl2Processor, int]":
     """The processor of a model, and how many tokens its context holds."""
-    from transformers.utils import logging
-
     from owl2 import Owl2Config, Owl2Processor
     from owl2.checkpoints.inspect import checkpoint_layout
 
-    logging.set_verbosity_error()
     checkpoint_layout(directory)
     path = Path(directory).expanduser()
     context = Owl2Config.from_pretrained(path).text_config.max_position_embeddings

@@ -23,7 +23,6 @@ def export(
 
     from owl2.training.export import export as export_run
 
-    logging.set_verbosity_error()
     logging.disable_progress_bar()
     taken = export_run(source, target, step, getattr(torch, dtype), layout)
     typer.echo(f"{target}: step {taken} of {source} in {dtype}, {layout} layout")

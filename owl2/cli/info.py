@@ -31,12 +31,9 @@ def info(
 
     Exit code 2 if not everything does.
     """
-    from transformers.utils import logging
-
     from owl2.checkpoints.inspect import inspect_checkpoint
     from owl2.checkpoints.loading import prompt_of
 
-    logging.set_verbosity_error()
     report = inspect_checkpoint(directory)
     prompt = prompt_of(directory)
     if as_json:

@@ -1,5 +1,6 @@
 """The command `owl2`. Its commands are found by name and imported only when they are needed."""
 
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from .errors import user_errors_as_one_line
+from .quiet import only_our_lines
 
 COMMANDS = (
     "quickstart",
@@ -45,8 +47,9 @@ class LazyCommands(TyperGroup):
         return typer.main.get_command(single)
 
     def invoke(self, ctx: Any) -> Any:
-        with user_errors_as_one_line(debug=ctx.params["debug"]):
-            return super().invoke(ctx)
+        with nullcontext() if ctx.params["verbose"] else only_our_lines():
+            with user_errors_as_one_line(debug=ctx.params["debug"]):
+                return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -68,6 +71,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show also what PyTorch, transformers and others say.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", envvar="OWL2_DEBUG", help="Show where an error arose.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")

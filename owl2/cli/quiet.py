@@ -1,0 +1,55 @@
+"""What other packages say is left out, unless `owl2 -v` asks for it: stderr has our own lines alone."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import typer
+
+
+@contextmanager
+def only_our_lines() -> Iterator[None]:
+    """Within it, loggers and warnings of other packages are silent below an error; progress bars need a terminal."""
+    with ExitStack() as restored:
+        restored.enter_context(warnings.catch_warnings())
+        if not sys.warnoptions:  # python -W, PYTHONWARNINGS: somebody wants to see them
+            warnings.filterwarnings("ignore", module=r"(?!owl2\b)")
+            warnings.showwarning = _show_warning
+        restored.callback(logging.setLoggerClass, logging.getLoggerClass())
+        logging.setLoggerClass(_OursAlone)
+        _quieten_transformers(restored)
+        yield
+
+
+class _OursAlone(logging.Logger):
+    """Loggers that are made from now on, which are those of the packages that a command goes on to import."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        is_ours = self.name.partition(".")[0] == "owl2"
+        return (is_ours or level >= logging.ERROR) and super().isEnabledFor(level)
+
+
+def _quieten_transformers(restored: ExitStack) -> None:
+    """It has a level and bars of its own: from the environment, or where it is imported already by its functions."""
+    has_bars = sys.stderr.isatty()
+    settings = {"TRANSFORMERS_VERBOSITY": "error", **({} if has_bars else {"HF_HUB_DISABLE_PROGRESS_BARS": "1"})}
+    for name, value in settings.items():
+        if name not in os.environ:
+            os.environ[name] = value
+            restored.callback(os.environ.pop, name, None)
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as of_transformers
+
+        restored.callback(of_transformers.set_verbosity, of_transformers.get_verbosity())
+        of_transformers.set_verbosity_error()
+        if not has_bars and of_transformers.is_progress_bar_enabled():
+            restored.callback(of_transformers.enable_progress_bar)
+            of_transformers.disable_progress_bar()
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    typer.echo(f"owl2: {' '.join(str(message).split())}", err=True)
