@@ -13,6 +13,7 @@ from .quiet import only_our_lines
 COMMANDS = (
     "quickstart",
     "train",
+    "recipes",
     "cost",
     "ablate",
     "export",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from owl2.data.mixture.cached_records import valid_records
+from owl2.recipes import recipe_names
 
 from .check import encode_unopened
 from .formats import Problem, ProblemKind, RecordFile
@@ -54,8 +55,8 @@ class Summary(NamedTuple):
 
 
 def is_recipe(path: Path) -> bool:
-    """Whether a file is the recipe of a mixture, and not a file of records."""
-    return path.suffix in (".yaml", ".yml")
+    """Whether it is the recipe of a mixture, by its file or its name, and not a file of records."""
+    return path.suffix in (".yaml", ".yml") or (path.as_posix() in recipe_names() and not path.is_file())
 
 
 def gather_stats(

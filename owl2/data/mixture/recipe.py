@@ -26,6 +26,7 @@ import yaml
 from owl2.data.annotations import AnyPath
 from owl2.data.sources.mixture_sizes import TABLE_8
 from owl2.processing.image_loading import check_local_path
+from owl2.recipes import find_recipe, is_of_package
 
 RECORDS = "records"
 """The format of files of LLaVA conversations and chat messages; the others are the twelve sources of Table 8."""
@@ -72,17 +73,21 @@ class MixtureRecipe:
 def load_mixture_recipe(path: str | PathLike[str]) -> MixtureRecipe:
     """Reads a recipe.
 
+    Args:
+        path: YAML file, or the name of a mixture of the package, whose relative paths begin where the command runs.
+
     Raises:
         ValueError: the file is missing or no YAML; a key is unknown, missing or twice there; a value is of the wrong
             kind. Whether the files that it names are there is not looked up.
     """
-    file = Path(check_local_path(path, "mixture recipe"))
+    file = find_recipe(path) if "://" not in str(path) else Path(check_local_path(path, "mixture recipe"))
+    folder = Path.cwd() if is_of_package(file) else file.parent
     values = _mapping(_read_yaml(file), str(file))
     _check_keys(values, _KEYS, str(file))
     for key in ("cache", "sources"):
         if key not in values:
             raise ValueError(f"{file}: {key!r} is missing: a recipe has a directory 'cache' and 'sources'")
-    root = file.parent / _text(values.get("root", "."), f"{file}: root")
+    root = folder / _text(values.get("root", "."), f"{file}: root")
     seed = values.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise ValueError(f"{file}: seed is {seed!r}, not a whole number")
@@ -91,7 +96,7 @@ def load_mixture_recipe(path: str | PathLike[str]) -> MixtureRecipe:
         raise ValueError(f"{file}: 'sources' names no source")
     return MixtureRecipe(
         path=file,
-        cache=(file.parent / _text(values["cache"], f"{file}: cache")).absolute(),
+        cache=(folder / _text(values["cache"], f"{file}: cache")).absolute(),
         seed=seed,
         sources=tuple(_source(str(name), value, root, f"{file}: {name}") for name, value in sources.items()),
     )

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from owl2.data.mixture.recipe import StrictLoader
+from owl2.recipes import find_recipe
 
 from .schema import Recipe
 
@@ -30,7 +31,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe, the recipes that it is based on, and overrides.
 
     Args:
-        path: YAML file; its key `base` names another one, relative to it, whose values it inherits.
+        path: YAML file, or the name of a recipe of the package. Its key `base` names another one, relative to it or by
+            its name in the package, whose values it inherits. The YAML file of a `mixture` may lie beside it too.
         overrides: `section.key=value`, the value in YAML (`optimizer.learning_rate=1e-4`, `train.lora=null`).
 
     Raises:
@@ -39,8 +41,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     tree: Tree = {}
     origin: dict[tuple[str, ...], str] = {}
-    for file in reversed(_inheritance(Path(path))):
+    for file in reversed(_inheritance(find_recipe(path))):
         settings = {key: value for key, value in read_yaml(file).items() if key != "base"}
+        _find_mixtures(settings, file)
         _merge(tree, settings, origin, str(file))
     for override in overrides:
         keys, value = _parse_override(override)
@@ -82,13 +85,27 @@ def _inheritance(path: Path) -> list[Path]:
     files = [path]
     while (base := read_yaml(files[-1]).get("base")) is not None:
         if not isinstance(base, str):
-            raise ValueError(f"{files[-1]}: base must be the path of another recipe, not {base!r}")
-        following = files[-1].parent / base
+            raise ValueError(f"{files[-1]}: base must be the path or name of another recipe, not {base!r}")
+        following = _beside(files[-1], base) or find_recipe(base)
         if following.resolve() in [file.resolve() for file in files]:
             chain = " -> ".join(map(str, [*files, following]))
             raise ValueError(f"the recipe is based on itself: {chain}")
         files.append(following)
     return files
+
+
+def _beside(file: Path, name: str) -> Path | None:
+    path = file.parent / name
+    return path if path.is_file() else None
+
+
+def _find_mixtures(settings: Tree, file: Path) -> None:
+    """Replaces the paths of mixtures that lie beside a recipe by what they are from where the command runs."""
+    for section in ("data", "evaluate"):
+        sources = settings[section].get("sources") if isinstance(settings.get(section), dict) else None
+        for source in sources.values() if isinstance(sources, dict) else ():
+            if isinstance(source, dict) and source.get("format") == "mixture" and isinstance(source.get("path"), str):
+                source["path"] = str(_beside(file, source["path"]) or source["path"])
 
 
 def read_yaml(path: Path) -> Tree:

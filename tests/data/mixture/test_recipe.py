@@ -84,7 +84,7 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path, text, message) -> None:
 
 
 def test_a_recipe_that_is_not_there_is_an_error(tmp_path) -> None:
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="there is no recipe"):
         load_mixture_recipe(tmp_path / "none.yaml")
 
 

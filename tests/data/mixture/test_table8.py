@@ -101,9 +101,7 @@ def mixture(tmp_path: Path) -> Mixture:
         path.write_text(json.dumps(value))
     for folder in ("gqa/images", "ocr_vqa/images"):
         (tmp_path / "data" / folder).mkdir()
-    copy = tmp_path / "recipes" / "mixtures" / RECIPE.name
-    copy.parent.mkdir(parents=True)
-    shutil.copy(RECIPE, copy)
+    copy = shutil.copy(RECIPE, tmp_path)
     return Mixture(load_mixture_recipe(copy))
 
 

@@ -1,0 +1,54 @@
+"""The recipes that come with the package, by name: `small/pretrain`, `mixtures/table8`, ..."""
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent
+
+
+def recipe_names() -> list[str]:
+    """Names of all recipes, those of training first."""
+    found = [file.relative_to(_FOLDER).with_suffix("").as_posix() for file in _FOLDER.rglob("*.yaml")]
+    return sorted(found, key=lambda name: ("/" in name, name))
+
+
+def find_recipe(name: str | os.PathLike[str]) -> Path:
+    """The file of a recipe.
+
+    Args:
+        name: path of a file, or name of a recipe of the package; a file of that name goes before.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    names = recipe_names()
+    wanted = path.with_suffix("") if path.suffix in (".yaml", ".yml") else path
+    if path == wanted and path.as_posix() in names:
+        return _FOLDER / f"{path.as_posix()}.yaml"
+    near = get_close_matches(wanted.as_posix().removeprefix("recipes/"), names, 3)
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    raise ValueError(f"there is no recipe {os.fspath(name)}: {hint}`owl2 recipes` lists those of the package")
+
+
+def is_of_package(file: Path) -> bool:
+    """Whether a file lies among the recipes of the package, where nobody keeps data."""
+    return file.resolve().is_relative_to(_FOLDER.resolve())
+
+
+def description(name: str) -> str:
+    """The first sentence of the comment at the head of a recipe of the package."""
+    words = []
+    for line in find_recipe(name).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        words.append(line.removeprefix("#").strip())
+    return _first_sentence(" ".join(words))
+
+
+def _first_sentence(text: str) -> str:
+    end = text.find(". ")
+    return text if end < 0 else text[: end + 1]
