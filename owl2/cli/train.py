@@ -11,7 +11,7 @@ from .errors import EXIT_CODE, show_error
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, such as recipes/pretrain.yaml.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, or a name that `owl2 recipes` lists.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="SECTION.KEY=VALUE", help="Other values, for example out=DIR or schedule.steps=100."),
