@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from owl2.modeling import Owl2ForConditionalGeneration, Owl2TextConfig
-from owl2.training.cost.flops import projection_sizes
+from owl2.modeling.parts import projection_sizes
 
 from .folder import ADAPTER, CONFIG, PREFIX, WEIGHTS, AdapterFolder, peft
 
