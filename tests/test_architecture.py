@@ -1,11 +1,34 @@
-"""Imports run down the layers that pyproject.toml lists, and no two modules need each other."""
+"""What may import what: our own modules run down the layers that pyproject.toml lists, packages are those declared."""
 
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from importlinter.cli import lint_imports
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+NOT_DECLARED = {
+    "lmms_eval": "runs us as its plugin, and is not on PyPI in the form that does",
+    "vlmeval": "runs us as its plugin, and is not on PyPI",
+}
+"""Packages that are imported and not declared, with the reason."""
+
+NOT_IMPORTED = {
+    "sentencepiece": "transformers reads tokenizer.model with it",
+    "protobuf": "transformers reads tokenizer.model with it",
+    "accelerate": "transformers needs it to read GGUF files and for its own Trainer",
+    "gguf": "transformers reads GGUF files with it",
+    "tensorboard": "torch.utils.tensorboard writes with it",
+    "torchao": "transformers and peft quantize with it",
+}
+"""Packages that are declared and not imported, with the reason."""
 
 
 def test_imports_run_down_the_layers_without_circles(
@@ -14,3 +37,36 @@ def test_imports_run_down_the_layers_without_circles(
     monkeypatch.chdir(ROOT)
     status = lint_imports(config_filename="pyproject.toml", no_cache=True)
     assert status == 0, capsys.readouterr().out
+
+
+def normalized(name: str) -> str:
+    """A distribution's name as PyPI compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported_packages() -> set[str]:
+    """Third-party packages that any module of owl2 imports, at its top or within a function."""
+    names: set[str] = set()
+    for file in (ROOT / "owl2").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.add(str(node.module).partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"owl2"}
+
+
+def declared_packages() -> set[str]:
+    extras = PROJECT["optional-dependencies"]
+    lists = [PROJECT["dependencies"], *(extras[name] for name in extras if name not in ("dev", "serve"))]
+    return {normalized(Requirement(each).name) for listed in lists for each in listed}
+
+
+def test_packages_are_imported_if_and_only_if_they_are_declared() -> None:
+    distributions = packages_distributions()
+    imported = {name: [normalized(each) for each in distributions.get(name, [name])] for name in imported_packages()}
+    declared = declared_packages()
+    undeclared = {name for name, found in imported.items() if not declared & set(found)}
+    assert undeclared == set(NOT_DECLARED)
+    unused = declared - {each for found in imported.values() for each in found}
+    assert unused == set(NOT_IMPORTED)

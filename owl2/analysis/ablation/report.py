@@ -6,33 +6,20 @@ Everything is computed from the saved metrics alone.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from owl2.analysis.statistics import Comparison, compare, finding, holm
+from owl2.analysis.statistics import compare, holm
 
 from .cells import unpacked
 from .grid import Contrast, Grid
 from .measured import Measured, load_measured, missing_cells
 from .plots import plot_columns
 from .tables import contrast_table, cost_table, result_table
+from .tested import Tested
 
 SMOKE = "smoke test, not evidence"
-
-
-class Tested(NamedTuple):
-    """A contrast with what the tests say; `corrected_p` is Holm's, over the primary contrasts."""
-
-    contrast: Contrast
-    seeds: list[int]
-    differences: list[float]
-    comparison: Comparison
-    corrected_p: float
-
-    @property
-    def verdict(self) -> str:
-        return finding(self.comparison, self.corrected_p)
 
 
 def evaluate_contrasts(grid: Grid, measured: Measured) -> list[Tested]:

@@ -12,7 +12,7 @@ from owl2.analysis.statistics import Interval
 if TYPE_CHECKING:
     from .grid import Column, Grid
     from .measured import Measured
-    from .report import Tested
+    from .tested import Tested
 
 _CONTRASTS = (
     "contrast",

@@ -1,0 +1,21 @@
+"""A contrast of a grid with what the statistics say of it."""
+
+from typing import NamedTuple
+
+from owl2.analysis.statistics import Comparison, finding
+
+from .grid import Contrast
+
+
+class Tested(NamedTuple):
+    """A contrast with what the tests say; `corrected_p` is Holm's, over the primary contrasts."""
+
+    contrast: Contrast
+    seeds: list[int]
+    differences: list[float]
+    comparison: Comparison
+    corrected_p: float
+
+    @property
+    def verdict(self) -> str:
+        return finding(self.comparison, self.corrected_p)
