@@ -23,6 +23,7 @@ COMMANDS = (
     "evaluate",
     "score",
     "report",
+    "quality",
     "info",
     "doctor",
 )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+from .media_files import IMAGE_SUFFIXES
+
 MATRIX_FILE = "matrix.json"
 
 

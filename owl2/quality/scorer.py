@@ -7,7 +7,7 @@ words are computed, and softmax and weighting are in float32 (of a float64 model
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +116,34 @@ class QualityScorer:
         Raises:
             ValueError: as a call; no aspect.
         """
-        if not aspects:
-            raise ValueError("ratings needs at least one aspect")
-        sources = as_list(images)
-        prompts = {aspect: self._prompt(self.protocol, aspect) for aspect in aspects}
-        found: dict[str, list[torch.Tensor]] = {aspect: [] for aspect in prompts}
+        sources, parts = as_list(images), []
         with self._graph_of(sources):
             for start in range(0, len(sources), self.batch_size):
-                visual = self._encode(sources[start : start + self.batch_size])
-                for aspect, prompt in prompts.items():
-                    found[aspect].append(self._probabilities(visual, prompt))
-            return {aspect: Ratings.of(torch.cat(parts), self.protocol.weights) for aspect, parts in found.items()}
+                parts.append(self.rate_pixels(self.prepare(sources[start : start + self.batch_size]), aspects))
+            return {aspect: _joined([part[aspect] for part in parts]) for aspect in parts[0]}
+
+    def prepare(self, images: Sequence[Any] | torch.Tensor) -> torch.Tensor:
+        """`pixel_values` [B, 3, H, W] of a list of images or a tensor, padded as the protocol wants.
+
+        Raises:
+            ValueError: an image cannot be read.
+        """
+        return prepare(images, self.processor.image_processor, self.protocol.aspect_ratio)
+
+    def rate_pixels(self, pixel_values: torch.Tensor, aspects: Sequence[str]) -> dict[str, Ratings]:
+        """What `ratings` does, of one batch that `prepare` made.
+
+        Raises:
+            ValueError: no aspect.
+        """
+        if not aspects:
+            raise ValueError("name at least one aspect, such as quality")
+        prompts = {aspect: self._prompt(self.protocol, aspect) for aspect in aspects}
+        visual = self._encode(pixel_values)
+        return {
+            aspect: Ratings.of(self._probabilities(visual, prompt), self.protocol.weights)
+            for aspect, prompt in prompts.items()
+        }
 
     def rate_video(self, video: Any, aspects: Sequence[str] | None = None) -> tuple[dict[str, Ratings], int]:
         """Aspects of one video from one frame a second, all frames in one prompt.
@@ -145,8 +162,10 @@ class QualityScorer:
         frames = video_frames(video, self._most_frames(wanted))
         prompts = {aspect: self._prompt(self.protocol, aspect, "video", len(frames)) for aspect in wanted}
         with self._graph_of(frames):
-            parts = [self._encode(frames[at : at + self.batch_size]) for at in range(0, len(frames), self.batch_size)]
-            visual = torch.cat(parts).flatten(0, 1).unsqueeze(0)  # [1, T * (Q + 1), D]
+            pixels = self.prepare(frames).split(self.batch_size)
+            visual = (
+                torch.cat([self._encode(part) for part in pixels]).flatten(0, 1).unsqueeze(0)
+            )  # [1, T * (Q + 1), D]
             found = {aspect: self._probabilities(visual, prompt) for aspect, prompt in prompts.items()}
         return {aspect: Ratings.of(each, self.protocol.weights) for aspect, each in found.items()}, len(frames)
 
@@ -166,7 +185,7 @@ class QualityScorer:
         with self._graph_of(ones, others):
             for start in range(0, len(ones), self.batch_size):
                 part = slice(start, start + self.batch_size)
-                visual = torch.cat([self._encode(ones[part]), self._encode(others[part])], dim=1)
+                visual = torch.cat([self._encode(self.prepare(images[part])) for images in (ones, others)], dim=1)
                 found.append(self._probabilities(visual, prompt, COMPARISON_TEMPERATURE))
             return Comparison.of(torch.cat(found), COMPARISON.weights)
 
@@ -200,9 +219,9 @@ class QualityScorer:
         """
         prompt, sources, scores = self._prompt(COMPARISON, self.aspect), as_list(images), []
         with torch.no_grad():
-            first = self._encode(list(anchors.files))  # [N, Q + 1, D]
+            first = self._encode(self.prepare(list(anchors.files)))  # [N, Q + 1, D]
             for index in range(len(sources)):
-                second = self._encode(sources[index : index + 1]).expand(len(first), -1, -1)
+                second = self._encode(self.prepare(sources[index : index + 1])).expand(len(first), -1, -1)
                 found = [
                     self._probabilities(torch.cat(pair, dim=1), prompt, COMPARISON_TEMPERATURE)
                     for pair in zip(first.split(self.batch_size), second.split(self.batch_size), strict=True)
@@ -222,10 +241,9 @@ class QualityScorer:
         wanted = any(isinstance(images, torch.Tensor) and images.requires_grad for images in sources)
         return torch.set_grad_enabled(wanted and torch.is_grad_enabled())
 
-    def _encode(self, images: Sequence[Any] | torch.Tensor) -> torch.Tensor:
+    def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Visual tokens [B, Q + 1, D]."""
-        pixels = prepare(images, self.processor.image_processor, self.protocol.aspect_ratio)
-        pixels = pixels.to(self.model.device, self.model.dtype)
+        pixels = pixel_values.to(self.model.device, self.model.dtype)
         visual = self.model.model.encode_images(pixels).image_hidden_states
         assert visual is not None
         return visual
@@ -260,6 +278,11 @@ class QualityScorer:
             text = text.replace("<|image|>", image * frames)
             self._prompts[key] = _tokenize(self.processor, text, protocol)
         return self._prompts[key]
+
+
+def _joined(parts: Sequence[Ratings]) -> Ratings:
+    """The ratings of batches, one after the other."""
+    return Ratings(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Ratings)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+"""`owl2 quality`: score images and videos."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from owl2.quality.run import Outcome
+
+SHOWN_PROBLEMS = 8
+"""Of the files that could not be scored, so many are named on the terminal; the file of scores names all."""
+
+
+def quality(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IMAGES|FOLDER|LIST", help="Images, videos, folders, or .txt lists of them.")
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")],
+    aspect: Annotated[
+        list[str] | None, typer.Option(help="quality (the default), aesthetics, or another word; may be repeated.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="q_align, q_align_scorer, q_align_repository, deqa or pyiqa_0_1_16.")
+    ] = "q_align",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="scores.csv or scores.jsonl; a second run resumes.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; it does not change scores.")] = 8,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+) -> None:
+    """Score images and videos; `torchrun -m owl2 quality ... --out FILE` shares them among GPUs.
+
+    Without --out a line for each is printed: score, aspect and file.
+    """
+    from owl2.quality.media_files import media_files
+    from owl2.quality.protocols import protocol_named
+    from owl2.quality.score_file import ScoreFile
+
+    aspects = aspect or ["quality"]
+    for each in aspects:
+        protocol_named(protocol).text(each)
+    target = None if out is None else ScoreFile(out)
+    files = media_files(inputs)
+
+    from transformers.utils import logging
+
+    from owl2.quality.command import print_scores, write_scores
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    loading = (model, protocol, aspects, batch_size, dtype, device)
+    if target is None:
+        _conclude(print_scores(*loading, files, typer.echo), len(files), out)
+    else:
+        _conclude(write_scores(*loading, files, target), len(files), out)
+
+
+def _conclude(outcome: "Outcome | None", count: int, out: Path | None) -> None:
+    if outcome is None:  # another rank than the first
+        return
+    for file, problem in outcome.problems[:SHOWN_PROBLEMS]:
+        typer.echo(f"owl2: not scored: {file}: {problem}", err=True)
+    if len(outcome.problems) > SHOWN_PROBLEMS:
+        typer.echo(f"owl2: and {len(outcome.problems) - SHOWN_PROBLEMS} more", err=True)
+    if outcome.problems and not outcome.scored and not outcome.known:
+        raise ValueError(f"None of the {count} files could be scored.")
+    if out is not None:
+        known = f", {outcome.known} were there before" if outcome.known else ""
+        bad = f", {len(outcome.problems)} could not be scored" if outcome.problems else ""
+        typer.echo(f"{out}: {outcome.scored} of {count} files scored{known}{bad}")

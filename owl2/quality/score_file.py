@@ -1,0 +1,97 @@
+"""The file of scores: CSV or JSON lines, one row for each file and aspect, to which an interrupted run can add."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .protocols import LEVELS
+
+COLUMNS = ("file", "aspect", "score", "mean", "deviation", *LEVELS, "frames", "problem")
+SUFFIXES = (".csv", ".jsonl")
+
+
+class ScoreFile:
+    """A file of scores and, beside it, the settings they were made with (`scores.csv.settings.json`).
+
+    Raises:
+        ValueError: the ending is neither `.csv` nor `.jsonl`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix not in SUFFIXES:
+            raise ValueError(f"{path} must end with {' or '.join(SUFFIXES)}")
+        self.path = path
+        self.settings_path = path.with_name(path.name + ".settings.json")
+
+    def part(self, rank: int) -> "ScoreFile":
+        """The file to which one of several ranks writes."""
+        return ScoreFile(self.path.with_name(f"{self.path.stem}.rank-{rank}{self.path.suffix}"))
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Refuses to add to the scores of another setting.
+
+        Raises:
+            ValueError: with the first setting that differs.
+        """
+        if not self.settings_path.is_file():
+            if self.path.is_file():
+                raise ValueError(f"{self.path} exists, but not by owl2 quality: choose another --out")
+            return
+        there = json.loads(self.settings_path.read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if there.get(name) != value:
+                raise ValueError(
+                    f"{self.path} holds scores of another setting: {name} is {there.get(name)!r} there and {value!r} "
+                    "now. Choose another --out"
+                )
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Of a new file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.settings_path.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """What the file holds; nothing if there is none. A row that was cut off is taken out of the file."""
+        if not self.path.is_file():
+            return
+        _cut_after_last_line(self.path)
+        with self.path.open(encoding="utf-8", newline="") as file:
+            if self.path.suffix == ".csv":
+                yield from csv.DictReader(file)
+            else:
+                for line in file:
+                    yield json.loads(line)
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends rows, whose names are among `COLUMNS`."""
+        is_new = not self.path.is_file() or self.path.stat().st_size == 0
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            if self.path.suffix == ".csv":
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                if is_new:
+                    writer.writeheader()
+                writer.writerows(rows)
+            else:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def take_in(self, parts: Iterable["ScoreFile"]) -> None:
+        """Appends the rows of parts, and removes these files."""
+        for part in parts:
+            self.add(part.rows())
+            part.path.unlink()
+
+    def parts(self) -> list["ScoreFile"]:
+        """Of an earlier run that did not end."""
+        return [ScoreFile(path) for path in sorted(self.path.parent.glob(f"{self.path.stem}.rank-*{self.path.suffix}"))]
+
+
+def _cut_after_last_line(path: Path) -> None:
+    """Removes what follows the last end of a line: a row whose writing was interrupted."""
+    with path.open("r+b") as file:
+        size = file.seek(0, 2)
+        block = min(size, 1 << 20)
+        file.seek(size - block)
+        end = file.read(block).rfind(b"\n")
+        file.truncate(size - block + end + 1)
