@@ -25,7 +25,7 @@ MODALITY_OF_PART = {
     "decoder_vision": "vision",
     "decoder_text": "text",
     "embeddings": "text",
-    "shared": "both",
+    "decoder_shared": "both",
 }
 """Which tokens a part computes: images, text, or all of them."""
 

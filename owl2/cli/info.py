@@ -18,7 +18,7 @@ PART_NAMES = {
     "abstractor": "visual abstractor",
     "decoder_vision": "decoder, vision half",
     "decoder_text": "decoder, text half",
-    "shared": "decoder, shared",
+    "decoder_shared": "decoder, shared",
     "embeddings": "embeddings and head",
 }
 

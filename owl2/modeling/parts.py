@@ -11,7 +11,7 @@ _PARTS = {
     "decoder_vision": r"^model\.language_model\..*vision_",
     "embeddings": r"^model\.language_model\.embed_tokens\.|^lm_head\.",
     "decoder_text": r"^model\.language_model\.layers\.",  # the separate parts' text copies; see part_of
-    "shared": r"^model\.language_model\.",
+    "decoder_shared": r"^model\.language_model\.",
 }
 
 
@@ -67,4 +67,4 @@ def part_of_projection(config: Owl2TextConfig, name: str) -> str:
     """Part of `owl2.modeling.parts.PARTS` that a decoder's projection belongs to."""
     if name.startswith("vision_"):
         return "decoder_vision"
-    return "decoder_text" if f"vision_{name}" in projection_sizes(config) else "shared"
+    return "decoder_text" if f"vision_{name}" in projection_sizes(config) else "decoder_shared"

@@ -17,7 +17,6 @@ from owl2.training.checkpoint.manager import DamagedCheckpoint, complete_steps, 
 from owl2.training.checkpoint.safetensors_storage import damaged_files, read_index, read_tensors
 from owl2.training.model.build import apply_trainable
 from owl2.training.recipe.schema import Recipe
-from owl2.training.recipe.yaml_file import load_recipe
 
 from .run_directory import RunDirectory
 
@@ -50,7 +49,8 @@ def export(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is there and not empty: choose a new directory.")
     run, step = _run_and_step(source, step)
-    recipe = load_recipe(run.recipe)
+    recipe = run.read_recipe()
+    assert recipe is not None, "_run_and_step found it"
     if recipe.train.lora is not None and layout == "official":
         raise ValueError("The official layout has no adapters: export to ours, owl2 merge-lora, then save_official.")
     model, processor = _initial(run, recipe, dtype)

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from owl2.training.recipe.renamed import with_present_names
 from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import differing_keys, dump_recipe, parse_recipe, read_yaml
 
@@ -60,7 +61,7 @@ class RunDirectory:
         """The recipe that the run began with, if it has begun."""
         if not self.recipe.is_file():
             return None
-        return parse_recipe(read_yaml(self.recipe), str(self.recipe))
+        return parse_recipe(with_present_names(read_yaml(self.recipe)), str(self.recipe))
 
     def refuse_other(self, recipe: Recipe) -> None:
         """Raises if the directory holds a run of another recipe, or a model or checkpoints that no recipe explains.

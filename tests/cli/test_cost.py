@@ -25,7 +25,9 @@ def big(tmp_path: Path) -> Path:
             "image_size": 448,
             "max_length": 2048,
         },
-        "train": {"parts": ["vision_encoder", "abstractor", "decoder_vision", "decoder_text", "shared", "embeddings"]},
+        "train": {
+            "parts": ["vision_encoder", "abstractor", "decoder_vision", "decoder_text", "decoder_shared", "embeddings"]
+        },
         "optimizer": {"learning_rate": 2e-5},
         "schedule": {"steps": 4800, "warmup_steps": 250},
         "batch": {"global_batch_size": 256, "micro_batch_size": 4},
@@ -54,7 +56,7 @@ def test_parameters_are_those_of_the_paper(owl2) -> None:
     parameters = cost(owl2, RECIPES / "instruct.yaml", "--gpus", 8)["parameters"]
     assert sum(parameters["all"].values()) == 8_197_859_328
     frozen_language_model = cost(owl2, RECIPES / "pretrain.yaml", "--gpus", 8)["parameters"]
-    assert frozen_language_model["trained"]["shared"] == 0
+    assert frozen_language_model["trained"]["decoder_shared"] == 0
     assert sum(frozen_language_model["trained"].values()) == pytest.approx(1.46e9, rel=0.01)
 
 

@@ -175,4 +175,4 @@ def test_part_counts_of_the_published_model_are_the_published_ones() -> None:
     assert counts["decoder_vision"] == published["language_vision_specific(multiway.1)"]
     assert counts["decoder_text"] == published["language_text_specific(multiway.0)"]
     assert counts["embeddings"] == published["embed_tokens"] + published["lm_head"]
-    assert counts["shared"] == published["language_shared"] - counts["embeddings"]
+    assert counts["decoder_shared"] == published["language_shared"] - counts["embeddings"]

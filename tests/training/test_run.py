@@ -198,7 +198,12 @@ def test_frozen_parts_stay_as_they_were_and_the_table_says_what_trains(whole: di
         name for name in before if ".vision_" in name and "language_model" in name
     }
     rows = {row["part"]: row for row in json.loads((out / "trainable.json").read_text())}
-    assert rows["shared"]["trained"] == 0 < rows["decoder_vision"]["trained"] == rows["decoder_vision"]["parameters"]
+    assert (
+        rows["decoder_shared"]["trained"]
+        == 0
+        < rows["decoder_vision"]["trained"]
+        == rows["decoder_vision"]["parameters"]
+    )
     assert sum(row["trained"] for row in rows.values()) == sum(before[name].numel() for name in changed)
     assert rows["vision_encoder"]["lowest_rate"] == pytest.approx(1e-2 * 0.9**2)
 
@@ -217,6 +222,29 @@ def test_a_directory_in_which_no_run_began_is_no_finished_run(data: Path, tmp_pa
     with pytest.raises(ValueError, match=rf"holds {name}, but no run began there \(recipe.yaml is missing\)"):
         run_recipe(data, "pretrain", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_that_began_under_former_names_of_keys_resumes(
+    data: Path, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    stop_after(data, tmp_path / "run", 2)
+    recipe = tmp_path / "run" / "recipe.yaml"
+    written = recipe.read_text()
+    for former, present in (
+        ("clip", "max_grad_norm"),
+        ("minimum_rate", "min_learning_rate"),
+        ("language_rate", "language_lr_scale"),
+        ("global_size", "global_batch_size"),
+        ("micro_size", "micro_batch_size"),
+        ("vision_half", "decoder_vision"),
+        ("text_half", "decoder_text"),
+        ("shared", "decoder_shared"),
+    ):
+        assert present in written
+        written = written.replace(present, former)
+    recipe.write_text(written)
+    finished, _ = run_recipe(data, "instruct", tmp_path / "run")
+    assert finished and curve(tmp_path / "run") == curve(whole["instruct"])
 
 
 def test_a_damaged_recipe_of_a_run_is_named(data: Path, tmp_path: Path) -> None:

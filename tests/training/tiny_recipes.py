@@ -95,7 +95,9 @@ def write_recipes(directory: Path) -> None:
             "augment": False,
             "cache": str(directory / "cache"),
         },
-        "train": {"parts": ["vision_encoder", "abstractor", "decoder_vision", "decoder_text", "shared", "embeddings"]},
+        "train": {
+            "parts": ["vision_encoder", "abstractor", "decoder_vision", "decoder_text", "decoder_shared", "embeddings"]
+        },
     }
     (directory / "pretrain.yaml").write_text(yaml.safe_dump(pretrain))
     (directory / "instruct.yaml").write_text(yaml.safe_dump(instruct))

@@ -224,7 +224,7 @@ def _changes(recipe: Recipe, gpus: int) -> Iterator[tuple[dict[str, Any], int]]:
         all_of_it[checkpointing] = "full"
     if len(all_of_it) > 1:
         yield all_of_it, gpus
-    parts, whole = recipe.train.parts, {"decoder_text", "shared", "embeddings"}
+    parts, whole = recipe.train.parts, {"decoder_text", "decoder_shared", "embeddings"}
     if recipe.train.lora is None and whole & set(parts):
         adapters = {"train.lora": {}, "train.parts": [part for part in parts if part not in whole]}
         yield {**all_of_it, **adapters}, gpus

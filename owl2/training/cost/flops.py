@@ -157,10 +157,12 @@ def decoder_products(
     Args:
         learns_before: whether anything in front of the decoder trains, so that its input needs a gradient.
     """
-    norms = {"decoder_vision", "decoder_text"} if "norm" in config.modality_adaptive else {"shared"}
+    norms = {"decoder_vision", "decoder_text"} if "norm" in config.modality_adaptive else {"decoder_shared"}
     first_input = learns_before or bool(norms & trained.parts)
     inside = (
-        first_input or trained.lora is not None or bool(trained.parts & {"shared", "decoder_text", "decoder_vision"})
+        first_input
+        or trained.lora is not None
+        or bool(trained.parts & {"decoder_shared", "decoder_text", "decoder_vision"})
     )
     first = _layer_products(config, text_rows, vision_rows, trained, first_input, inside)
     others = _layer_products(config, text_rows, vision_rows, trained, inside, inside)

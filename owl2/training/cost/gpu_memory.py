@@ -23,7 +23,7 @@ WEIGHT_AND_ADAM, GRADIENT = 12, 4
 OTHER = 2 * 2**30
 """CUDA context, libraries, buffers of communication, fragmentation: what is not counted tensor by tensor."""
 
-DECODER_PARTS = ("decoder_vision", "decoder_text", "shared")
+DECODER_PARTS = ("decoder_vision", "decoder_text", "decoder_shared")
 
 KINDS = ("frozen weights", "trained weights and optimizer", "gradients", "gathered layers", "activations", "images")
 KINDS += ("logits", "other")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-PartName = Literal["vision_encoder", "abstractor", "decoder_vision", "decoder_text", "shared", "embeddings"]
+PartName = Literal["vision_encoder", "abstractor", "decoder_vision", "decoder_text", "decoder_shared", "embeddings"]
 
 
 STAGE_FORMATS = {
@@ -249,7 +249,7 @@ class TrainSettings(Section):
             raise ValueError("nothing would train: name parts or give lora")
         if self.quantization is not None and self.lora is None:
             raise ValueError("a quantized language model cannot train in full: give lora")
-        doubled = {"decoder_text", "shared"} & set(self.parts) if self.lora is not None else set()
+        doubled = {"decoder_text", "decoder_shared"} & set(self.parts) if self.lora is not None else set()
         if doubled:
             raise ValueError(f"{', '.join(sorted(doubled))} would train in full and through lora: take one of the two")
         return self

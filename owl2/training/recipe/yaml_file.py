@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from owl2.data.mixture.recipe import StrictLoader
 from owl2.recipes import find_recipe
 
+from . import renamed
 from .schema import Recipe
 
 Tree = dict[str, Any]
@@ -169,8 +170,12 @@ def _explain(problem: Any, name: str, origin: dict[tuple[str, ...], str]) -> str
     file = next((origin[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in origin), name)
     key = ".".join(keys)
     if problem["type"] == "extra_forbidden":
+        if keys in renamed.KEYS:
+            return f"{file}: the key {key} is now called {keys[0]}.{renamed.KEYS[keys]}"
         nearest = _nearest(key)
         return f"{file}: there is no key {key}" + (f"; did you mean {nearest}?" if nearest else "")
+    if keys[:2] == ("train", "parts") and problem["input"] in renamed.PARTS:
+        return f"{file}: the part {problem['input']} is now called {renamed.PARTS[problem['input']]}"
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{file}: the key {key} is missing"

@@ -49,7 +49,7 @@ PARTS_THAT_TRAIN = {
     "stage 2": PARTS,
     "abstractor": ("abstractor",),
     "vision half": ("decoder_vision",),
-    "language model": ("decoder_text", "shared"),
+    "language model": ("decoder_text", "decoder_shared"),
     "embeddings": ("embeddings",),
     "nothing": (),
 }

@@ -61,7 +61,7 @@ def test_an_unknown_key_is_named_with_its_nearest_neighbour_and_its_file(
         ({"schedule": {"warmup_steps": 99}}, "warmup_steps 99 is more than steps 3"),
         ({"train": {"parts": []}}, "nothing would train"),
         ({"train": {"parts": ["eyes"]}}, "train.parts.0: Input should be 'vision_encoder', 'abstractor'"),
-        ({"train": {"parts": ["shared"], "lora": {}}}, "shared would train in full and through lora"),
+        ({"train": {"parts": ["decoder_shared"], "lora": {}}}, "decoder_shared would train in full and through lora"),
         ({"train": {"quantization": "int4"}}, "a quantized language model cannot train in full"),
         ({"train": {"drop_path": 0.1}}, "train.drop_path: Input should be 0"),
         ({"parallel": {"tensor": 2, "compile": True}}, "parallel.tensor=2 needs parallel.compile=false"),
@@ -85,6 +85,22 @@ def test_a_wrong_value_is_refused_in_words(directory: Path, settings: dict[str, 
     with pytest.raises(ValueError) as caught:
         load_recipe(changed(directory, **settings))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": {"clip": 1}}, "the key optimizer.clip is now called optimizer.max_grad_norm"),
+        ({"batch": {"micro_size": 4}}, "the key batch.micro_size is now called batch.micro_batch_size"),
+        ({"train": {"parts": ["abstractor", "vision_half"]}}, "the part vision_half is now called decoder_vision"),
+        ({"train": {"parts": ["shared"]}}, "the part shared is now called decoder_shared"),
+    ],
+)
+def test_a_former_name_is_answered_with_the_present_one(
+    directory: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe(changed(directory, **settings))
 
 
 def test_overrides_count_over_the_file_and_the_file_over_its_base(directory: Path) -> None:
@@ -185,7 +201,7 @@ class TestShippedRecipes:
         recipe = load_recipe(RECIPES / "instruct.yaml")
         assert table_9(recipe) == (2e-5, 1e-7, 0.0, 4_800, 250, 256, 448, 2_048)
         assert set(recipe.train.parts) == {
-            "vision_encoder", "abstractor", "decoder_vision", "decoder_text", "shared", "embeddings"
+            "vision_encoder", "abstractor", "decoder_vision", "decoder_text", "decoder_shared", "embeddings"
         }  # fmt: skip
 
     def test_single_gpu_recipes_learn_the_same(self) -> None:
@@ -210,7 +226,7 @@ class TestShippedRecipes:
         recipe = load_recipe(RECIPES / "ablations" / f"table1_{method}_{module}_mam.yaml")
         assert recipe.model.modality_adaptive == (("norm", "k", "v") if module == "with" else ())
         assert (recipe.train.lora is not None) == (method == "lora")
-        assert ("shared" in recipe.train.parts) == (method == "full")
+        assert ("decoder_shared" in recipe.train.parts) == (method == "full")
         assert ("decoder_vision" in recipe.train.parts) == (module == "with")
 
 
