@@ -19,6 +19,7 @@ COMMANDS = (
     "export",
     "merge-lora",
     "chat",
+    "serve",
     "data",
     "evaluate",
     "score",

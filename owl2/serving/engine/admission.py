@@ -1,0 +1,143 @@
+"""Who may enter the engine: never more than it takes, the clients in turns, nobody longer than the queue's limit."""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from .errors import DeadlineExceeded, Overloaded, ShuttingDown
+
+
+@dataclass(frozen=True)
+class AdmissionLimits:
+    """Attributes:
+    running: places in the engine, one for each answer that is being written.
+    queued: requests that wait, of all clients and of one.
+    queue_seconds: longest wait.
+    rate: requests a minute and client, 0 for no limit.
+    """
+
+    running: int
+    queued: int
+    queued_per_client: int
+    queue_seconds: float
+    rate: float = 0.0
+
+
+class Admission:
+    """Places for answers. Waiting clients take turns, whatever the number of requests of each."""
+
+    def __init__(self, limits: AdmissionLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits
+        self.running = 0
+        self.is_open = True
+        self._clock = clock
+        self._queues: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()  # the next client first
+        self._rates: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests left, when
+
+    @property
+    def queued(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
+
+    @asynccontextmanager
+    async def places(self, client: str, count: int = 1) -> AsyncIterator[None]:
+        """Holds `count` places for a client.
+
+        Raises:
+            Overloaded: too many requests wait, or this client sends them too fast.
+            DeadlineExceeded: no place became free in time.
+            ShuttingDown: the engine takes nothing any more.
+        """
+        if not self.is_open:
+            raise ShuttingDown("the server is shutting down", retry_after=5)
+        self._check_rate(client)
+        await self._wait(client, count)
+        try:
+            yield
+        finally:
+            self.running -= count
+            self._admit()
+
+    def close(self) -> None:
+        """Refuses all that comes or waits from now on."""
+        self.is_open = False
+        for queue in self._queues.values():
+            for _, place in queue:
+                if not place.done():
+                    place.set_exception(ShuttingDown("the server is shutting down", retry_after=5))
+        self._queues.clear()
+
+    async def _wait(self, client: str, count: int) -> None:
+        if not self._queues and self.running + count <= self.limits.running:
+            self.running += count
+            return
+        queue = self._queues.get(client, deque())
+        if self.queued >= self.limits.queued or len(queue) >= self.limits.queued_per_client:
+            whose = "of yours " if len(queue) >= self.limits.queued_per_client else ""
+            raise Overloaded(
+                f"{len(queue) if whose else self.queued} requests {whose}are waiting already", retry_after=1
+            )
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(client, queue).append((count, place))
+        self._admit()
+        try:
+            async with asyncio.timeout(self.limits.queue_seconds):
+                await asyncio.shield(place)
+        except TimeoutError:
+            self._give_up(client, count, place)
+            raise DeadlineExceeded(
+                f"no place became free within {self.limits.queue_seconds:g} s", retry_after=self.limits.queue_seconds
+            ) from None
+        except asyncio.CancelledError:
+            self._give_up(client, count, place)
+            raise
+
+    def _give_up(self, client: str, count: int, place: "asyncio.Future[None]") -> None:
+        if place.done() and not place.cancelled() and place.exception() is None:  # it was admitted at the last moment
+            self.running -= count
+        else:
+            place.cancel()
+            queue = self._queues.get(client, deque())
+            queue = deque(entry for entry in queue if entry[1] is not place)
+            if queue:
+                self._queues[client] = queue
+            else:
+                self._queues.pop(client, None)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Fills free places, one request of each waiting client after the other."""
+        while self._queues:
+            client, queue = next(iter(self._queues.items()))
+            count, place = queue[0]
+            if self.running + count > self.limits.running:
+                return  # who needs several places is not overtaken for ever by those who need one
+            queue.popleft()
+            del self._queues[client]
+            if queue:
+                self._queues[client] = queue  # to the end
+            self.running += count
+            place.set_result(None)
+
+    def _check_rate(self, client: str) -> None:
+        """A bucket of one minute's requests for each client, refilled evenly."""
+        if not self.limits.rate:
+            return
+        now = self._clock()
+        left, then = self._rates.pop(client, (self.limits.rate, now))
+        left = min(self.limits.rate, left + (now - then) * self.limits.rate / 60)
+        self._rates[client] = (left - 1 if left >= 1 else left, now)
+        self._forget_idle_clients(now)
+        if left < 1:
+            wait = (1 - left) * 60 / self.limits.rate
+            raise Overloaded(f"more than {self.limits.rate:g} requests a minute", retry_after=wait)
+
+    def _forget_idle_clients(self, now: float) -> None:
+        """Whoever has sent nothing for a minute has a full bucket again."""
+        while self._rates:
+            client, (_, then) = next(iter(self._rates.items()))
+            if now - then < 60:
+                return
+            del self._rates[client]

@@ -1,0 +1,74 @@
+"""mPLUG-Owl2 as the continuous batching of transformers calls it: one row of ids, of which some are images'.
+
+Shapes: S tokens of all requests of a step, D hidden, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutput
+
+from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.modeling.pretrained import Owl2PreTrainedModel
+
+from .image_table import ImageTable
+from .sampler import GumbelSampler
+
+
+class PagedOwl2(Owl2PreTrainedModel, GenerationMixin):
+    """The language decoder of a model over the ids of text and of an image table.
+
+    Args:
+        model: shares its weights; nothing of it is changed.
+        images: visual tokens by virtual id.
+        sampler: draws the tokens.
+    """
+
+    def __init__(self, model: Owl2ForConditionalGeneration, images: ImageTable, sampler: GumbelSampler) -> None:
+        super().__init__(model.config)
+        self._tp_plan: dict[str, str] = {}  # what `post_init` would set, which also initialises weights
+        self.owl2 = model
+        self.images = images
+        self.sampler = sampler
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.owl2.get_input_embeddings()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: Any = None,
+        logits_to_keep: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutput:
+        """Logits [1, kept, V] of a step.
+
+        Args:
+            input_ids: [1, S], the requests one after the other.
+            logits_to_keep: the positions that end in a new token.
+            kwargs: the paged cache, and where each request begins in it; they go through to the attention.
+        """
+        is_vision = input_ids >= self.images.first_id  # [1, S]
+        num_vision = int(is_vision.sum())
+        embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_vision, 0))
+        if num_vision:
+            visual = self.images.lookup(input_ids).to(embeddings.dtype)
+            embeddings = torch.where(is_vision.unsqueeze(-1), visual, embeddings)
+        kwargs["use_cache"] = False  # the manager keeps it
+        hidden = self.owl2.model.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            is_vision=is_vision if num_vision else None,
+            num_vision=num_vision or None,
+            **kwargs,
+        ).last_hidden_state  # [1, S, D]
+        if logits_to_keep is not None:
+            hidden = hidden[:, logits_to_keep]
+        return CausalLMOutput(logits=self.owl2.lm_head(hidden))
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        return self.sampler.as_list()

@@ -1,0 +1,156 @@
+"""From the fields of a request to answers: shared by chat completions and completions."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+
+from owl2.serving.engine.detokenizer import token_text
+from owl2.serving.engine.engine import AnswerRequest, Delta
+from owl2.serving.engine.errors import InvalidRequest, PromptTooLong, RequestError
+from owl2.serving.engine.sampler import Sampling
+from owl2.serving.prompts import Prompt
+
+from .errors import error_object
+from .schemas import _SamplingFields
+from .state import ServerState
+
+Result = TypeVar("Result")
+
+
+def answer_request(
+    state: ServerState,
+    fields: _SamplingFields,
+    prompt: Prompt,
+    client: str,
+    max_tokens: int | None,
+    top_logprobs: int | None,
+) -> AnswerRequest:
+    """What the engine is asked.
+
+    Raises:
+        RequestError: a limit is exceeded; the error names the field.
+    """
+    limits = state.settings.limits
+    for name, value, limit in (
+        ("n", fields.n, limits.choices),
+        ("stop", len(fields.stop_texts), limits.stop_texts),
+        ("top_logprobs", top_logprobs, limits.top_logprobs),
+        ("max_tokens", max_tokens, limits.new_tokens),
+    ):
+        if value is not None and limit is not None and value > limit:
+            raise InvalidRequest(f"{name}: {value} is over the limit of {limit}", name)
+    if limits.prompt_tokens is not None and len(prompt) > limits.prompt_tokens:
+        raise PromptTooLong(f"the prompt takes {len(prompt)} tokens, over the limit of {limits.prompt_tokens}")
+    room = state.engine.check(prompt, max_tokens)
+    return AnswerRequest(
+        prompt=prompt,
+        sampling=_sampling(fields, state.prompts.vocab_size, top_logprobs),
+        max_new_tokens=min(room, limits.new_tokens or room),
+        seed=secrets.randbits(63) if fields.seed is None else fields.seed,
+        stop=fields.stop_texts,
+        choices=fields.n or 1,
+        client=client,
+    )
+
+
+def _sampling(fields: _SamplingFields, vocab_size: int, top_logprobs: int | None) -> Sampling:
+    bias: list[tuple[int, float]] = []
+    for token, value in (fields.logit_bias or {}).items():
+        if not (token.isascii() and token.isdigit() and int(token) < vocab_size):
+            raise InvalidRequest(
+                f"logit_bias: {token!r} is no token of the {vocab_size} of the vocabulary", "logit_bias"
+            )
+        bias.append((int(token), float(value)))
+    return Sampling(
+        temperature=1.0 if fields.temperature is None else fields.temperature,
+        top_k=max(fields.top_k or 0, 0),
+        top_p=1.0 if fields.top_p is None else fields.top_p,
+        frequency_penalty=fields.frequency_penalty or 0.0,
+        presence_penalty=fields.presence_penalty or 0.0,
+        logit_bias=tuple(bias),
+        top_logprobs=top_logprobs,
+    )
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def described_token(state: ServerState, token: int, logprob: float) -> dict[str, Any]:
+    """A token as OpenAI describes it: its text, and its bytes unless it is only a part of a character."""
+    text = token_text(state.engine.tokenizer, token)
+    return {
+        "token": text,
+        "logprob": max(logprob, -9999.0),  # JSON has no infinity
+        "bytes": None if "\ufffd" in text else list(text.encode()),
+    }
+
+
+async def until_disconnected(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of some work, which is cancelled if the client goes away.
+
+    Raises:
+        ClientDisconnect: it did.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        watcher.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def stream(
+    request: Request,
+    deltas: AsyncIterator[Delta],
+    chunks_of: Callable[[Delta], list[dict[str, Any]]],
+    last_chunk: Callable[[], dict[str, Any] | None],
+) -> StreamingResponse:
+    """Server-sent events. What goes wrong before the first token is an error like any other; later, an event."""
+    first = await until_disconnected(request, anext(deltas))  # type: ignore[arg-type]
+
+    async def events() -> AsyncIterator[str]:
+        async with aclosing(deltas):  # type: ignore[type-var]
+            try:
+                for chunk in chunks_of(first):
+                    yield _event(chunk)
+                async for delta in deltas:
+                    for chunk in chunks_of(delta):
+                        yield _event(chunk)
+            except RequestError as error:
+                yield _event(error_object(error.status, str(error), error.param, error.code))
+                return
+            closing = last_chunk()
+            if closing is not None:
+                yield _event(closing)
+            yield "data: [DONE]\n\n"
+
+    return StreamingResponse(
+        events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    )
+
+
+def _event(chunk: dict[str, Any]) -> str:
+    return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"

@@ -1,0 +1,106 @@
+"""The application: routes, checks, and the life of the engine."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from owl2 import __version__
+from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.processing import Owl2Processor
+from owl2.serving.engine.admission import AdmissionLimits
+from owl2.serving.engine.engine import Engine
+from owl2.serving.engine.worker import WorkerOptions
+from owl2.serving.prompts import PromptBuilder
+from owl2.serving.settings import ServeSettings
+
+from . import chat, information
+from .errors import add_error_handlers
+from .metrics import Metrics
+from .security import Gate
+from .state import ServerState
+
+_TOKENS_OF_AN_ANSWER = 1024
+"""By default the cache has room for this many tokens of prompt and answer for each of the answers written at once."""
+
+
+def create_app(
+    model: Owl2ForConditionalGeneration, processor: Owl2Processor, settings: ServeSettings, model_name: str
+) -> FastAPI:
+    """A server for one model; the engine starts and stops with it."""
+    metrics = Metrics()
+    engine = _engine(model, processor, settings, metrics)
+    metrics.watch(engine)
+    prompts = PromptBuilder(processor, model.config.text_config.vocab_size)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await engine.start()
+        yield
+        await engine.stop(settings.shutdown_seconds)
+
+    # The pages of /docs and /redoc load scripts from elsewhere.
+    app = FastAPI(title="owl2", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.server = ServerState(engine, prompts, settings, model_name, metrics)
+    app.include_router(chat.router)
+    app.include_router(information.router)
+    add_error_handlers(app)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.add_middleware(Gate, settings=settings)
+    _describe_errors(app)
+    return app
+
+
+def _engine(
+    model: Owl2ForConditionalGeneration, processor: Owl2Processor, settings: ServeSettings, metrics: Metrics
+) -> Engine:
+    own, limits = settings.engine, settings.limits
+    worker = WorkerOptions(
+        max_requests=own.max_requests,
+        max_batch_tokens=max(own.max_batch_tokens, own.max_requests),
+        cache_tokens=_cache_tokens(model, settings),
+        page_tokens=own.page_tokens,
+        shares_prefixes=own.prefix_cache,
+    )
+    admission = AdmissionLimits(
+        running=own.max_requests,
+        queued=limits.queued,
+        queued_per_client=limits.queued_per_client,
+        queue_seconds=limits.queue_seconds,
+        rate=limits.requests_per_minute,
+    )
+    return Engine(
+        model, processor, worker, admission, own.image_cache_bytes, limits.answer_seconds, observe=metrics.observe
+    )
+
+
+def _cache_tokens(model: Owl2ForConditionalGeneration, settings: ServeSettings) -> int | None:
+    own = settings.engine
+    if own.cache_tokens is not None or model.device.type == "cuda":
+        return own.cache_tokens
+    context = model.config.text_config.max_position_embeddings
+    return max(context + own.page_tokens, own.max_requests * min(context, _TOKENS_OF_AN_ANSWER))
+
+
+def _describe_errors(app: FastAPI) -> None:
+    """Takes the framework's own description of refused requests out of the OpenAPI document: here they are 400."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = original()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document.get("components", {}).get("schemas", {}).pop(name, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

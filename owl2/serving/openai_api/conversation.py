@@ -1,0 +1,58 @@
+"""Messages of a request to a prompt: what the chat template knows, and the images in their order."""
+
+import asyncio
+from typing import Any
+
+from PIL import Image
+
+from owl2.serving.engine.errors import InvalidRequest
+from owl2.serving.prompts import Prompt
+
+from .media import contents_of_data_url, decode_image
+from .schemas import ImagePart, Message, TextPart, VideoPart
+from .state import ServerState
+
+
+async def prompt_of_messages(state: ServerState, messages: list[Message]) -> Prompt:
+    """Decodes and tokenizes beside the event loop.
+
+    Raises:
+        InvalidRequest: an image cannot be read (the error says which), or a limit is exceeded.
+    """
+    limits = state.settings.limits
+    if len(messages) > limits.messages:
+        raise InvalidRequest(f"{len(messages)} messages are over the limit of {limits.messages}", "messages")
+    media = [
+        (f"messages[{index}].content[{place}]", part)
+        for index, message in enumerate(messages)
+        for place, part in enumerate(message.parts)
+        if not isinstance(part, TextPart)
+    ]
+    if len(media) > limits.images:
+        raise InvalidRequest(f"{len(media)} images and videos are over the limit of {limits.images}", "messages")
+    if any(isinstance(part, VideoPart) for _, part in media):
+        raise InvalidRequest("videos are not supported", "messages")
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(state.preparation, _prepare, state, messages, media)
+
+
+def _prepare(state: ServerState, messages: list[Message], media: list[tuple[str, Any]]) -> Prompt:
+    images: list[Image.Image] = []
+    for param, part in media:
+        assert isinstance(part, ImagePart)
+        contents = contents_of_data_url(part.url, "image", param)
+        images.append(decode_image(contents, state.settings.limits, len(images) + 1, param))
+    return state.prompts.of_messages([_plain(message) for message in messages], images)
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """A message as chat templates know it."""
+    role = "system" if message.role == "developer" else message.role
+    if isinstance(message.content, str):
+        return {"role": role, "content": message.content}
+    kinds = {ImagePart: "image", VideoPart: "video"}
+    content = [
+        {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": kinds[type(part)]}
+        for part in message.parts
+    ]
+    return {"role": role, "content": content}

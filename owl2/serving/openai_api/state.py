@@ -1,0 +1,53 @@
+"""What the routes share."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+
+from owl2.serving.engine.engine import Engine
+from owl2.serving.engine.errors import RequestError
+from owl2.serving.prompts import PromptBuilder
+from owl2.serving.settings import ServeSettings
+
+from .metrics import Metrics
+
+
+class ModelNotFound(RequestError):
+    status = 404
+    code = "model_not_found"
+
+
+@dataclass
+class ServerState:
+    """One model with its engine.
+
+    Attributes:
+        preparation: the one thread that decodes images and tokenizes.
+    """
+
+    engine: Engine
+    prompts: PromptBuilder
+    settings: ServeSettings
+    model_name: str
+    metrics: Metrics
+    created: int = field(default_factory=lambda: int(time.time()))
+    preparation: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "owl2-prompts"))
+
+    def check_model(self, name: str | None) -> None:
+        """Raises `ModelNotFound` for any other name than that of the model; none is right."""
+        if name is not None and name != self.model_name:
+            raise ModelNotFound(f"there is no model {name!r}: this server has {self.model_name!r}", "model")
+
+
+def state_of(request: Request) -> ServerState:
+    state: Any = request.app.state
+    return state.server
+
+
+def client_of(request: Request) -> str:
+    """Who asks, for fairness and rates: the key or, without keys, the address."""
+    key = request.headers.get("authorization", "")
+    return key or (request.client.host if request.client else "")

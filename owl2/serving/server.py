@@ -1,0 +1,35 @@
+"""A model directory served over HTTP until the process is told to stop."""
+
+import logging
+from pathlib import Path
+
+import uvicorn
+
+from owl2.checkpoints.loading import load_for_chat
+
+from .openai_api.app import create_app
+from .settings import ServeSettings
+
+logger = logging.getLogger(__name__)
+
+
+def serve(directory: str, settings: ServeSettings, dtype: str = "auto", device: str = "auto") -> None:
+    """Loads a model and answers until SIGINT or SIGTERM; answers that are being written are then finished first.
+
+    Raises:
+        ValueError: as `load_for_chat`; the settings do not fit the model.
+    """
+    model, processor = load_for_chat(directory, dtype, device)
+    name = settings.model_name or Path(directory).expanduser().resolve().name
+    app = create_app(model, processor, settings, name)
+    logger.info("serving %s at http://%s:%d/v1", name, settings.host, settings.port)
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="info",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)) + 1,
+    )
