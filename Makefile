@@ -7,8 +7,8 @@ ARGS ?=
 VENV := .venv
 OLDEST := .venv-oldest
 EXTRAS := quickstart,video
-TEST_EXTRAS := $(EXTRAS),train,pretrain,quantization,eval,lm-eval,dev
-OLDEST_EXTRAS := $(EXTRAS),train,quantization,eval,dev
+TEST_EXTRAS := $(EXTRAS),train,pretrain,quantization,eval,lm-eval,serve,dev
+OLDEST_EXTRAS := $(EXTRAS),train,quantization,eval,serve,dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # glibc otherwise hands large buffers back after every operation, and page faults dominate training on a CPU. These must
