@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request, Response
 from owl2.serving.engine.engine import AnswerRequest, Delta
 from owl2.serving.engine.sampler import TokenLogprobs
 
-from .answering import answer_request, described_token, stream, until_disconnected, usage
-from .conversation import prompt_of_messages
+from . import answering, conversation
+from .answering import answer_request, described_token, usage
 from .errors import ERROR_RESPONSES
 from .schemas import ChatCompletionRequest
 from .state import ServerState, client_of, state_of
@@ -24,7 +24,7 @@ async def chat_completions(body: ChatCompletionRequest, request: Request) -> Res
     """The next turn of a conversation, with images in its messages."""
     state = state_of(request)
     state.check_model(body.model)
-    prompt = await prompt_of_messages(state, body.messages)
+    prompt = await conversation.prompt_of_messages(state, body.messages)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     asked = answer_request(state, body, prompt, client_of(request), max_tokens, top_logprobs)
@@ -32,8 +32,8 @@ async def chat_completions(body: ChatCompletionRequest, request: Request) -> Res
     deltas = state.engine.answer(asked)
     if body.stream:
         reply.reports_usage = body.stream_options is not None and body.stream_options.include_usage
-        return await stream(request, deltas, reply.chunks, reply.last_chunk)
-    return await until_disconnected(request, reply.complete(deltas))
+        return await answering.stream(request, deltas, reply.chunks, reply.last_chunk)
+    return await answering.until_disconnected(request, reply.complete(deltas))
 
 
 class _Reply:
