@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from owl2.analysis.attention import attention_on_image
+from owl2.analysis.attention.on_image import attention_on_image
 from owl2.checkpoints import initialize, load_tokenizer
 from owl2.data.records import turns
 from owl2.data.sources import easy_vqa

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import IMAGE, sample, tiny_config, tiny_model
 
-from owl2.analysis.attention import attention_on_image
+from owl2.analysis.attention.on_image import attention_on_image
 
 
 def test_attention_on_an_image_is_the_decoders_times_the_abstractors() -> None:

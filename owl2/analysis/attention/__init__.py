@@ -1,0 +1,1 @@
+"""Where a model looks (paper, section 4.4)."""
