@@ -14,8 +14,29 @@ from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 PYTHON = ">=3.11,<3.14"
+
+NEWEST_TESTED = {
+    "torch": "2.13.0",
+    "transformers": "5.24.0",
+    "tokenizers": "0.23.3",
+    "safetensors": "0.8.0",
+    "huggingface_hub": "2.4.0",
+    "numpy": "2.4.6",
+    "pillow": "13.0.0",
+    "jinja2": "3.1.6",
+    "sentencepiece": "0.2.3",
+    "protobuf": "7.36.2",
+    "packaging": "26.3",
+    "filelock": "4.3.1",
+    "typer": "0.29.2",
+    "rich": "15.0.0",
+    "pydantic": "2.14.3",
+    "pyyaml": "6.0.3",
+}
+"""Of each required package, as in constraints/cpu.txt; an installed owl2 has no other way to know."""
 
 MALLOC_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -88,9 +109,9 @@ def examine() -> Environment:
         platform=platform.platform(),
         required=required,
         extras=extras,
-        devices=devices(),
+        devices=devices() if find_spec("torch") is not None else [],
         problems=problems,
-        hints=malloc_hints(),
+        hints=[*newer_than_tested(required), *malloc_hints()],
     )
 
 
@@ -107,6 +128,15 @@ def declared_packages() -> tuple[list[Package], dict[str, list[Package]]]:
         elif extra[1] not in _RESERVED_EXTRAS:
             extras.setdefault(extra[1], []).append(package)
     return required, extras
+
+
+def newer_than_tested(packages: list[Package]) -> list[str]:
+    """A line about each package of a later release than any that owl2 was tested with."""
+    return [
+        f"{package.name} {package.found} is newer than {NEWEST_TESTED[package.name]}, the newest that was tested"
+        for package in packages
+        if package.found is not None and Version(Version(package.found).public) > Version(NEWEST_TESTED[package.name])
+    ]
 
 
 def torchvision_error() -> str | None:

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 import owl2
-from owl2.environment import MALLOC_SETTINGS, PYTHON
+from owl2.environment import MALLOC_SETTINGS, NEWEST_TESTED, PYTHON
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -101,6 +101,11 @@ class TestPackaging:
                 lowest = next(part.version for part in requirement.specifier if part.operator == ">=")
                 assert requirement.specifier.contains(pinned[requirement.name])
                 assert pinned[requirement.name].startswith(lowest), requirement.name
+
+    def test_doctor_knows_the_newest_versions_that_are_tested(self):
+        pinned = constraints("cpu.txt")
+        names = [Requirement(line).name for line in PROJECT["dependencies"]]
+        assert {name: pinned[name] for name in names} == NEWEST_TESTED
 
     def test_the_allocator_settings_of_make_are_those_that_doctor_asks_for(self):
         exported = dict(re.findall(r"^export (MALLOC_\w+) := (\d+)$", (ROOT / "Makefile").read_text(), re.M))

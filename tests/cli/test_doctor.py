@@ -1,11 +1,16 @@
 """`owl2 doctor`: what is here, what is missing, how to get it."""
 
 import json
+from collections.abc import Callable
 from importlib.metadata import version
 
 import pytest
+import torch
+from transformers import DynamicCache
 
 from owl2 import environment
+from owl2.environment import NEWEST_TESTED
+from owl2.self_test import self_test
 
 
 @pytest.fixture
@@ -24,7 +29,7 @@ def installed(monkeypatch):
 def test_a_machine_that_runs_the_tests_is_ready(owl2):
     result = owl2("doctor")
     assert result.exit_code == 0, result.output
-    assert "owl2 is ready." in result.stdout and "cpu: " in result.stdout
+    assert "owl2 is ready" in result.stdout and "cpu: " in result.stdout
 
 
 def test_json_has_the_versions_that_are_installed(owl2):
@@ -75,3 +80,76 @@ def test_the_allocator_hint_goes_when_its_settings_are_there(owl2, monkeypatch):
     for name, value in environment.MALLOC_SETTINGS.items():
         monkeypatch.setenv(name, value)
     assert "MALLOC" not in owl2("doctor").stdout
+
+
+def test_a_version_newer_than_tested_is_named_and_no_problem(owl2, installed):
+    newer = f"{NEWEST_TESTED['transformers']}.1"
+    installed(transformers=newer)
+    result = owl2("doctor")
+    assert f"transformers {newer} is newer than {NEWEST_TESTED['transformers']}" in result.stdout
+    assert result.exit_code == 0, result.output
+
+
+def test_a_build_of_the_newest_tested_version_is_not_newer(installed):
+    package = environment.Package("torch", ">=2", f"{NEWEST_TESTED['torch']}+cu130")
+    assert environment.newer_than_tested([package]) == []
+
+
+class TestSelfTest:
+    """Each fault is of a kind that a new release has had, or could have, without an error being raised."""
+
+    @pytest.fixture
+    def failed(self) -> Callable[[], str]:
+        return lambda: "; ".join(f"{check.name}: {check.failure}" for check in self_test() if not check.passed)
+
+    def test_everything_passes_on_the_installed_versions(self, failed):
+        assert failed() == ""
+
+    def test_a_mask_that_is_ignored_is_found(self, failed, monkeypatch):
+        real = torch.nn.functional.scaled_dot_product_attention
+
+        def ignoring(query, key, value, attn_mask=None, **options):
+            return real(query, key, value, **options)
+
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", ignoring)
+        assert "padded on the left: ValueError: logits differ" in failed()
+
+    def test_a_cache_that_forgets_is_found(self, failed, monkeypatch):
+        monkeypatch.setattr(DynamicCache, "update", lambda self, keys, values, *_, **__: (keys, values))
+        assert "for text: ValueError" in failed() and "with an image: ValueError" in failed()
+
+    def test_generation_that_drops_the_cache_is_found(self, failed, monkeypatch):
+        from owl2 import Owl2ForConditionalGeneration
+
+        real = Owl2ForConditionalGeneration.generate
+        without = lambda self, *given, **options: real(self, *given, **options, use_cache=False)  # noqa: E731
+        monkeypatch.setattr(Owl2ForConditionalGeneration, "generate", without)
+        assert "the cache is not used" in failed()
+
+    def test_a_model_that_saves_other_weights_is_found(self, failed, monkeypatch):
+        from owl2 import Owl2ForConditionalGeneration
+
+        real = Owl2ForConditionalGeneration.save_pretrained
+
+        def saving(self, directory, **options):
+            with torch.no_grad():
+                self.get_output_embeddings().weight.mul_(1.1)
+            real(self, directory, **options)
+            with torch.no_grad():
+                self.get_output_embeddings().weight.div_(1.1)
+
+        monkeypatch.setattr(Owl2ForConditionalGeneration, "save_pretrained", saving)
+        assert failed().startswith("saved and loaded") and "logits differ" in failed()
+
+    def test_a_class_that_cannot_be_built_fails_and_the_command_says_so(self, owl2, monkeypatch):
+        from owl2 import Owl2ForConditionalGeneration
+
+        def broken(self, *_):
+            raise TypeError("unexpected keyword argument 'cache'")
+
+        monkeypatch.setattr(Owl2ForConditionalGeneration, "__init__", broken)
+        result = owl2("doctor")
+        assert result.exit_code == 1
+        assert "FAILED  model and processor are built: TypeError: unexpected keyword argument" in result.stdout
+        assert "owl2 does not work with this combination of versions" in result.stdout
+        assert f"transformers=={NEWEST_TESTED['transformers']}" in result.stdout
