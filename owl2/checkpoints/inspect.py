@@ -14,10 +14,12 @@ from safetensors import SafetensorError, safe_open
 
 from owl2.files import read_settings
 from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration
-from owl2.modeling.official_checkpoint import _read_weights, _weight_files, official_to_owl2
+from owl2.modeling.official_checkpoint import _read_weights, _weight_files, official_to_owl2, owl2_to_official
 from owl2.modeling.parts import PARTS, part_of
 
-Layout = Literal["owl2", "official"]
+from .official_adapter import OTHERS, WEIGHTS, is_official_adapter, read_official_adapter
+
+Layout = Literal["owl2", "official", "official adapter"]
 
 MODALITY_OF_PART = {
     "vision_encoder": "vision",
@@ -126,7 +128,7 @@ class CheckpointReport:
 
 
 def checkpoint_layout(directory: str | Path) -> Layout:
-    """Layout of a model directory: ours, or the official code's.
+    """Layout of a model directory: ours, or the official code's model or adapter.
 
     Raises:
         ValueError: there is no such directory, or it holds no mPLUG-Owl2 model.
@@ -138,6 +140,8 @@ def checkpoint_layout(directory: str | Path) -> Layout:
             f"The model directory {directory} {found}. owl2 fetches nothing: download a published model first, "
             "for example with: hf download NAME --local-dir DIRECTORY"
         )
+    if is_official_adapter(path):
+        return "official adapter"
     file = path / "config.json"
     if not file.is_file() and (path / "adapter_config.json").is_file():
         raise ValueError(
@@ -162,17 +166,23 @@ def checkpoint_layout(directory: str | Path) -> Layout:
 def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
     """Compares a model directory with the model that its `config.json` describes.
 
+    Of an adapter of the official code all keys are compared with the model that they change.
+
     Raises:
         ValueError: it is not a model directory, or its files cannot be read.
     """
     layout = checkpoint_layout(directory)
     path = Path(directory).expanduser()
+    if layout == "official adapter" and not (path / "config.json").is_file():
+        raise ValueError(f"{directory} is an adapter without a config.json: what it fits cannot be said.")
     try:
         config = Owl2Config.from_pretrained(path)
     except ValueError as error:
         raise ValueError(f"{path / 'config.json'} describes no model that there can be: {error}") from error
     with torch.device("meta"):
         model = Owl2ForConditionalGeneration(config)
+    if layout == "official adapter":
+        return _inspect_adapter(directory, model)
     files = _weight_files(path)
     tensors = {name: tensor for file in files for name, tensor in _read_headers(file)}
     types = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()]
@@ -188,6 +198,33 @@ def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
     )
     _compare(tensors, model, report)
     return report
+
+
+def _inspect_adapter(directory: str | Path, model: Owl2ForConditionalGeneration) -> CheckpointReport:
+    path = Path(directory).expanduser()
+    adapter = read_official_adapter(path)
+    shapes = {name: tensor.shape for name, tensor in owl2_to_official(model.state_dict(), model.config).items()}
+    tensors = [tensor for pair in adapter.pairs.values() for tensor in pair] + list(adapter.replaced.values())
+    types = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
+    files = [path / name for name in (*WEIGHTS, OTHERS) if (path / name).is_file()]
+    problems = adapter.problems(shapes)
+    return CheckpointReport(
+        directory=str(directory),
+        layout="official adapter",
+        config=model.config,
+        files=[file.name for file in files],
+        bytes=sum(file.stat().st_size for file in files),
+        parameters=count_parameters(model),
+        stored_as={name: types.count(name) for name in sorted(set(types))},
+        keys=adapter.keys,
+        keys_used=adapter.keys - _keys_of(problems, adapter.pairs),
+        mismatched=problems,
+    )
+
+
+def _keys_of(problems: list[str], pairs: Mapping[str, Any]) -> int:
+    """How many keys of an adapter are those that do not fit: two of a pair, else one."""
+    return sum(2 if problem.split(" ")[0] in pairs else 1 for problem in problems)
 
 
 def count_parameters(model: Owl2ForConditionalGeneration) -> dict[str, int]:

@@ -17,6 +17,9 @@ def quality(
         list[str], typer.Argument(metavar="IMAGES|FOLDER|LIST", help="Images, videos, folders, or .txt lists of them.")
     ],
     model: Annotated[str, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="DIR", help="If DIR is a LoRA adapter: the model that it was trained on.")
+    ] = None,
     aspect: Annotated[
         list[str] | None, typer.Option(help="quality (the default), aesthetics, or another word; may be repeated.")
     ] = None,
@@ -50,7 +53,7 @@ def quality(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    loading = (model, protocol, aspects, batch_size, dtype, device)
+    loading = (model, protocol, aspects, batch_size, dtype, device, base)
     if target is None:
         _conclude(print_scores(*loading, files, typer.echo), len(files), out)
     else:

@@ -57,6 +57,8 @@ def settings_from_model(directory: Any, **kwargs: Any) -> dict[str, Any]:
     if not _has_file(directory, CONFIG_NAME, arguments):
         return settings
     config, _ = PreTrainedConfig.get_config_dict(directory, **arguments)
+    if config.get("image_aspect_ratio") == "pad":  # the quality models; other values leave the official inference
+        image_settings.setdefault("aspect", "pad")
     visual = config.get("visual_config", {})
     vision = visual.get("visual_model") or config.get("vision_config") or {}
     abstractor = visual.get("visual_abstractor") or config.get("abstractor_config") or {}

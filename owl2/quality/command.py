@@ -18,6 +18,7 @@ def write_scores(
     batch_size: int,
     dtype: str,
     device: str,
+    base: str | None,
     files: Sequence[str],
     out: ScoreFile,
 ) -> Outcome | None:
@@ -27,9 +28,9 @@ def write_scores(
             f"cuda:{ranks.local_rank}" if device == "auto" and ranks.size > 1 and torch.cuda.is_available() else device
         )
         scorer = QualityScorer.from_pretrained(
-            model, dtype, place, protocol=protocol, aspect=aspects[0], batch_size=batch_size
+            model, dtype, place, base, protocol=protocol, aspect=aspects[0], batch_size=batch_size
         )
-        outcome = score_files(scorer, files, aspects, out, run_settings(model, scorer, aspects), ranks)
+        outcome = score_files(scorer, files, aspects, out, run_settings(model, base, scorer, aspects), ranks)
         return outcome if ranks.is_first else None
 
 
@@ -40,12 +41,13 @@ def print_scores(
     batch_size: int,
     dtype: str,
     device: str,
+    base: str | None,
     files: Sequence[str],
     show: Callable[[str], None],
 ) -> Outcome:
     """Scores files in this process, and shows a line for each: score, aspect, file."""
     scorer = QualityScorer.from_pretrained(
-        model, dtype, device, protocol=protocol, aspect=aspects[0], batch_size=batch_size
+        model, dtype, device, base, protocol=protocol, aspect=aspects[0], batch_size=batch_size
     )
     outcome = Outcome()
     for rows in score_rows(scorer, files, aspects):

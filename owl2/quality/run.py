@@ -173,11 +173,12 @@ def _progress(is_shown: bool) -> Progress:
     )
 
 
-def run_settings(model: str, scorer: QualityScorer, aspects: Sequence[str]) -> dict[str, Any]:
+def run_settings(model: str, base: str | None, scorer: QualityScorer, aspects: Sequence[str]) -> dict[str, Any]:
     """What scores depend on, for the file beside them."""
     protocol = scorer.protocol
     return {
         "model": str(Path(model).resolve()),
+        "base": None if base is None else str(Path(base).resolve()),
         "protocol": protocol.name,
         "prompts": [protocol.text(aspect) for aspect in aspects],
         "begin_token": protocol.begin_token,

@@ -93,3 +93,10 @@ def test_a_model_directory_of_ours_gives_rows_and_size(official: Path) -> None:
 
 def test_a_missing_padding_token_is_chosen(llama3_processor: Owl2Processor) -> None:
     assert llama3_processor.tokenizer.pad_token == llama3_processor.tokenizer.eos_token
+
+
+@pytest.mark.parametrize(("value", "aspect"), [("pad", "pad"), ("square", "resize")])
+def test_the_padding_of_the_quality_models_is_honoured(official: Path, value: str, aspect: str) -> None:
+    config = json.loads((official / "config.json").read_text())
+    (official / "config.json").write_text(json.dumps({**config, "image_aspect_ratio": value}))
+    assert Owl2Processor.from_pretrained(official).image_processor.aspect == aspect

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from owl2.checkpoints.inspect import checkpoint_layout
+from owl2.checkpoints.loading import processor_of_adapter
+from owl2.checkpoints.official_adapter import is_official_adapter, load_official_adapter
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 
@@ -12,7 +14,8 @@ from .lora import load_adapter, merge_adapters
 def merge_lora(adapter: str | Path, base: str | Path, out: str | Path) -> Path:
     """Writes the model that `adapter` makes of `base`, with its processor, in our layout and the base's precision.
 
-    The processor is that of the adapter folder, if it holds one: it knows the resolution of the training.
+    The adapter is one of ours or of the official code (`owl2.checkpoints.official_adapter`), which needs no PEFT. The
+    processor is that of the adapter folder, if it holds one: it knows the resolution of the training.
 
     Args:
         base: directory of the model that the adapter was trained on, in our or the official layout; of a model that
@@ -29,6 +32,11 @@ def merge_lora(adapter: str | Path, base: str | Path, out: str | Path) -> Path:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: choose another directory for the merged model")
     checkpoint_layout(base)
+    if is_official_adapter(adapter):
+        processor = processor_of_adapter(adapter, base)
+        load_official_adapter(adapter, base, dtype="auto").save_pretrained(out)
+        processor.save_pretrained(out)
+        return out
     model = Owl2ForConditionalGeneration.from_pretrained(base, dtype="auto")
     merge_adapters(load_adapter(model, adapter))
     with_processor = (Path(adapter) / "processor_config.json").is_file()
