@@ -1,13 +1,20 @@
-"""Attention of an answer back on the image (paper, section 4.4), through decoder and visual abstractor.
+"""Attention of a position back on the image (paper, section 4.4), through decoder and visual abstractor.
 
-Shapes: L decoder layers, S sequence, Q queries, grid rows x columns of patches.
+Shapes: L decoder layers, T tokens, N images, H heads, Q queries, P patches in rows x columns.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import nn
 
 from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
+
+from .recording import base_model, decoder_attention
+
+Through = Literal["last", "rollout"]
+"""How the abstractor is followed back: by its last layer alone, or rolled out over all (Abnar and Zuidema, 2020)."""
 
 
 class ImageAttention(NamedTuple):
@@ -24,43 +31,93 @@ class ImageAttention(NamedTuple):
 
 @torch.no_grad()
 def attention_on_image(
-    model: Owl2ForConditionalGeneration, inputs: dict[str, Any], position: int = -1, image: int = 0
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    position: int = -1,
+    image: int = 0,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    through: Through = "last",
 ) -> ImageAttention:
     """Where a position of a prompt looks in one of its images.
 
     The decoder's attention to each learnable query, mean over layers and heads, is spread over the patches as the
-    abstractor's last layer (mean over heads) reads them. The default position, the last of a prompt, is the one that
-    predicts the answer.
+    abstractor reads them. The default position, the last of a prompt, is the one that predicts the answer.
 
     Args:
         inputs: a batch of one, as the processor makes it.
         image: which of the prompt's images.
+        layers, heads: of the decoder; all by default.
 
     Raises:
-        ValueError: the prompt has no such image.
+        ValueError: the prompt has no such image, or the decoder no such layer or head.
     """
-    config = model.config
-    images = inputs["pixel_values"].shape[0] if "pixel_values" in inputs else 0
+    config = base_model(model).config
+    given = inputs.get("pixel_values")
+    images = 0 if given is None else given.shape[0]
     if not 0 <= image < images:
         raise ValueError(f"Asked for image {image}, but the prompt has {images}.")
-    implementation = config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        outputs = model(**inputs, output_attentions=True)
-    finally:
-        model.set_attn_implementation(implementation)
-    is_vision = _visual_rows(inputs, config)
-    decoder = torch.stack([layer[0, :, position].float().mean(0) for layer in outputs.attentions])  # [L, S]
-    num_queries = config.abstractor_config.num_learnable_queries
+    decoder = decoder_attention(model, inputs, (position,), layers, heads).weights[:, 0, 0]  # [L, T]
+    is_vision = visual_rows(inputs, config)[0].cpu()
+    read = patches_read(base_model(model), inputs["pixel_values"][image : image + 1], through)[0]  # [Q, rows, columns]
+    on_image = on_patches(decoder.mean(0)[is_vision], read, image, config)
+    return ImageAttention(on_image, decoder[:, is_vision].sum(1))
+
+
+def on_patches(to_visual: torch.Tensor, read: torch.Tensor, image: int, config: Owl2Config) -> torch.Tensor:
+    """Attention to the visual tokens, spread over the patches of one image; [rows, columns], sums to 1.
+
+    Args:
+        to_visual: [visual tokens] of all images, in their order.
+        read: [Q, rows, columns], see `patches_read`.
+    """
     first = image * config.tokens_per_image
-    to_queries = decoder.mean(0)[is_vision][first : first + num_queries]  # [Q]
-    abstractor = outputs.abstractor_attentions[-1][image].float().mean(0)  # [Q, Q + T]
-    height, width = (side // config.vision_config.patch_size for side in inputs["pixel_values"].shape[-2:])
-    on_patches = to_queries @ abstractor[:, -height * width :]  # [rows * columns]
-    return ImageAttention((on_patches / on_patches.sum()).view(height, width), decoder[:, is_vision].sum(1))
+    weights = to_visual[first : first + read.shape[0]]  # the end of the image has no patch of its own
+    found = torch.einsum("q,qrc->rc", weights, read.to(weights))
+    return found / found.sum()
 
 
-def _visual_rows(inputs: dict[str, Any], config: Owl2Config) -> torch.Tensor:
-    """Where the visual tokens are, [S] bool. The processor marks them; a tokenizer may give them an id of its own."""
+@torch.no_grad()
+def patches_read(
+    model: Owl2ForConditionalGeneration, pixel_values: torch.Tensor, through: Through = "last"
+) -> torch.Tensor:
+    """What each learnable query reads from the patches, [N, Q, rows, columns], mean over heads.
+
+    Args:
+        pixel_values: [N, 3, H, W].
+        through: with "last", attention of the last layer; with "rollout", each layer's attention counts half and what
+            the query held before the other half, as its residual connection adds them.
+    """
+    abstractor = model.model.abstractor
+    before = abstractor.config._attn_implementation
+    abstractor.set_attn_implementation("eager")
+    try:
+        vision = model.model.vision_tower(pixel_values)
+        patch = model.config.vision_config.patch_size
+        grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
+        prefix = model.model.vision_tower.num_prefix
+        attentions = abstractor(
+            vision.last_hidden_state, grid=grid, num_prefix=prefix, output_attentions=True
+        ).attentions
+    finally:
+        abstractor.set_attn_implementation(before)
+    by_layer = [layer.float().mean(1).cpu() for layer in attentions]  # [N, Q, Q + prefix + P]
+    found = by_layer[-1] if through == "last" else _rolled_out(by_layer)
+    return found[..., -grid[0] * grid[1] :].unflatten(-1, grid)
+
+
+def _rolled_out(by_layer: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[N, Q, Q + T]: where what the queries hold after the last layer comes from."""
+    queries, context = by_layer[0].shape[1], by_layer[0].shape[2]
+    origin = torch.eye(queries, context).expand(len(by_layer[0]), -1, -1)  # before the first layer: themselves
+    vision = torch.eye(context)[queries:]  # vision tokens are the same in every layer
+    for attention in by_layer:
+        read = attention[..., :queries] @ origin + attention[..., queries:] @ vision
+        origin = 0.5 * origin + 0.5 * read
+    return origin
+
+
+def visual_rows(inputs: Mapping[str, Any], config: Owl2Config) -> torch.Tensor:
+    """Where the visual tokens are, [B, T] bool. The processor marks them: a tokenizer may give them another id."""
     types = inputs.get("mm_token_type_ids")
-    return inputs["input_ids"][0] == config.image_token_id if types is None else types[0] != 0
+    return inputs["input_ids"] == config.image_token_id if types is None else types != 0

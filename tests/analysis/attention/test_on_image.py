@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import IMAGE, sample, tiny_config, tiny_model
 
-from owl2.analysis.attention.on_image import attention_on_image
+from owl2.analysis.attention.on_image import attention_on_image, patches_read
 
 
 def test_attention_on_an_image_is_the_decoders_times_the_abstractors() -> None:
@@ -51,3 +51,33 @@ def test_the_processor_may_give_visual_tokens_an_id_of_its_own() -> None:
     }
     for found, expected in zip(attention_on_image(model, marked), attention_on_image(model, inputs), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_a_rollout_follows_every_layer_of_the_abstractor() -> None:
+    model = tiny_model()
+    pixels = sample(model.config, [2, IMAGE], seed=3)["pixel_values"]
+    found = patches_read(model, pixels, through="rollout")[0]
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        layers = model.model.encode_images(pixels, output_attentions=True).abstractor_attentions
+    queries, context = layers[0].shape[2:]
+    # a row of what each query holds: shares of the queries before the first layer, then of the vision tokens
+    held = torch.eye(queries, context)
+    for layer in layers:
+        attention = layer[0].mean(0)
+        after = torch.zeros_like(held)
+        for query in range(queries):
+            read = sum(attention[query, other] * held[other] for other in range(queries))
+            read[queries:] += attention[query, queries:]
+            after[query] = (held[query] + read) / 2
+        held = after
+    torch.testing.assert_close(found.flatten(1), held[:, -16:])
+    torch.testing.assert_close(held.sum(1), torch.ones(queries))
+
+
+def test_layers_of_the_decoder_can_be_chosen() -> None:
+    model = tiny_model()
+    inputs = sample(model.config, [3, IMAGE, 2], seed=4)
+    both = [attention_on_image(model, inputs, layers=(layer,)) for layer in (0, 1)]
+    torch.testing.assert_close(torch.cat([one.per_layer for one in both]), attention_on_image(model, inputs).per_layer)
+    assert (both[0].on_image - both[1].on_image).abs().max() > 1e-4
