@@ -1,4 +1,8 @@
-"""One process at a time works in a run directory: two would overwrite each other's checkpoints."""
+"""One process at a time works in a run directory: two would overwrite each other's checkpoints.
+
+The lock is POSIX's (`lockf`), not one of `filelock`: that of `flock` belongs to the open file, so forked data workers
+share it, and a worker that outlives a killed run would keep the directory locked.
+"""
 
 import os
 import platform
@@ -30,13 +34,13 @@ def only_process_in(directory: Path) -> Iterator[None]:
             return
         file.seek(0)
         raise ValueError(
-            f"another run goes on in {directory} ({file.read().strip() or 'unknown process'}): wait, stop it, or "
+            f"another run is active in {directory} ({file.read().strip() or 'unknown process'}): wait, stop it, or "
             "choose another directory"
         )
 
 
 def _is_held_elsewhere(file: TextIO) -> bool:
-    """Takes the lock. Forked processes do not inherit it, so no worker that outlives its parent keeps it."""
+    """Takes the lock, or finds that another process has it."""
     try:
         import fcntl
     except ImportError:

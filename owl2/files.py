@@ -1,14 +1,17 @@
-"""Files read whole: through a memory map, which forked processes share, into a hash, or as settings."""
+"""Files read and written whole: mapped into memory, hashed, read as a JSON object, replaced at once."""
 
 import hashlib
 import json
 import mmap
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """The bytes of a file that is not empty, for reading."""
+    """The bytes of a file that is not empty, in a memory map, which forked processes share."""
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -19,16 +22,44 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_settings(path: Path, of_what: str, error_type: type[ValueError] = ValueError) -> dict[str, Any]:
+def read_json_object(path: Path, what: str, error_type: type[ValueError] = ValueError) -> dict[str, Any]:
     """The object in a JSON file.
 
+    Args:
+        path: The file.
+        what: What it should hold, for the message of the error.
+        error_type: Type of the error.
+
     Raises:
-        ValueError: the file is not JSON, or holds something else; as `error_type`.
+        ValueError: The file is not JSON, or holds something else; as `error_type`.
     """
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise error_type(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise error_type(f"{path} holds a {type(settings).__name__}, not {of_what}.")
-    return settings
+    if not isinstance(value, dict):
+        raise error_type(f"{path} holds a {type(value).__name__}, not {what}")
+    return value
+
+
+def write_whole(path: Path, contents: bytes | str | Iterable[str]) -> None:
+    """Writes or replaces a file so that readers see all of the new contents or none of them.
+
+    They are written beside the file, brought to disk and renamed. Threads and processes may write the same file at one
+    time: one of them is the last.
+
+    Args:
+        path: The file, in a directory that exists.
+        contents: Bytes, or text, perhaps in pieces, for UTF-8.
+    """
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            for piece in [contents] if isinstance(contents, bytes | str) else contents:
+                file.write(piece if isinstance(piece, bytes) else piece.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

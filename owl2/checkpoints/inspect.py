@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
-from owl2.files import read_settings
+from owl2.files import read_json_object
 from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration
 from owl2.modeling.official_checkpoint import _read_weights, _weight_files, official_to_owl2, owl2_to_official
 from owl2.modeling.parts import PARTS, part_of
@@ -152,7 +152,7 @@ def checkpoint_layout(directory: str | Path) -> Layout:
         inner = [child.name for child in sorted(path.iterdir()) if (child / "config.json").is_file()]
         hint = f" Did you mean {path / inner[0]}?" if inner else ""
         raise ValueError(f"{path} has no config.json: it is not a model directory.{hint}")
-    fields = read_settings(file, "the settings of a model")
+    fields = read_json_object(file, "the settings of a model")
     if "visual_config" in fields:
         return "official"
     if fields.get("model_type") != Owl2Config.model_type:

@@ -6,14 +6,14 @@ of its own, `partial-RANK.jsonl`; what is there is not predicted again.
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from owl2.files import file_sha256
+from owl2.files import file_sha256, write_whole
 
 from .task import Prediction, Ranking, Sample, Scores
 
@@ -68,13 +68,8 @@ def write_predictions(path: Path, header: dict[str, Any], records: Sequence[Pred
     """Writes a file of predictions, whole or not at all."""
     parsed: Iterable[Any] = scores.parsed if scores else [None] * len(records)
     values: Iterable[float | None] = scores.scores if scores else [None] * len(records)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(header_line(header))
-        file.writelines(line_of(*entry) for entry in zip(records, parsed, values, strict=True))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    lines = (line_of(*entry) for entry in zip(records, parsed, values, strict=True))
+    write_whole(path, chain([header_line(header)], lines))
 
 
 def header_line(header: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 
-from owl2.files import read_settings
+from owl2.files import read_json_object
 
 from .configuration import Owl2Config
 from .errors import CheckpointError
@@ -108,7 +108,7 @@ def _load_generation_config(model: PreTrainedModel, directory: Path) -> None:
 def _read_generation_config(directory: Path) -> dict[str, Any] | None:
     """Settings of generation in a local folder, if it has any."""
     file = directory / "generation_config.json"
-    return read_settings(file, "settings", CheckpointError) if file.is_file() else None
+    return read_json_object(file, "settings", CheckpointError) if file.is_file() else None
 
 
 def _refuse_mismatch(what: str, info: dict[str, Any], refused: set[str], rename: Callable[[str], str]) -> None:

@@ -16,17 +16,16 @@ A file of records stays where it is; its entry holds `spans.npy` (int64 [3, all 
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 import owl2.data.formats
 import owl2.data.sources
@@ -34,7 +33,7 @@ from owl2.data.formats import RecordFile
 from owl2.data.formats.record_offsets import RecordOffsets
 from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
-from owl2.files import file_sha256
+from owl2.files import file_sha256, read_json_object, write_whole
 
 from .cached_records import size_of, valid_records
 from .record_size import RecordSize
@@ -132,7 +131,7 @@ def _entry(
     entry = root / f"{name}-{key}"
     if entry.is_dir() and is_current is None:
         return entry
-    with _locked(root / f".{name}-{key}.lock"):
+    with FileLock(root / f".{name}-{key}.lock"):
         if entry.is_dir():
             if is_current is None or is_current(entry):
                 return entry
@@ -148,16 +147,6 @@ def _entry(
             shutil.rmtree(unfinished)
             raise
     return entry
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone among the processes that ask for this file, also on other machines that share the disk."""
-    import fcntl  # not on Windows
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _identity(value: Any, root: Path) -> Any:
@@ -177,16 +166,13 @@ def _contents_hash(path: Path, memory: Path) -> str:
     if known is not None and known[:2] == seen:
         return known[2]
     digest = file_sha256(path)
-    with _locked(memory.with_suffix(".lock")):
-        hashes = {**_remembered(memory), str(path): [*seen, digest]}
-        unfinished = memory.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(hashes))
-        unfinished.replace(memory)
+    with FileLock(memory.with_suffix(".lock")):
+        write_whole(memory, json.dumps({**_remembered(memory), str(path): [*seen, digest]}))
     return digest
 
 
 def _remembered(memory: Path) -> dict[str, Any]:
-    return json.loads(memory.read_text()) if memory.exists() else {}
+    return read_json_object(memory, "the hashes of files") if memory.exists() else {}
 
 
 @cache

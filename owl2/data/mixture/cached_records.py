@@ -15,7 +15,7 @@ from owl2.data.formats import RecordFile
 from owl2.data.formats.record_offsets import RecordOffsets
 from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
-from owl2.files import map_file
+from owl2.files import map_file, read_json_object
 
 from .record_size import RecordSize
 
@@ -94,7 +94,7 @@ class FirstRecords:
 
 
 def _left_out_of(entry: Path) -> Rejected:
-    return Rejected(**json.loads((entry / "about.json").read_text())["rejected"])
+    return Rejected(**read_json_object(entry / "about.json", "what an entry was made from")["rejected"])
 
 
 def size_of(conversation: Conversation) -> RecordSize:

@@ -19,6 +19,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from owl2.files import read_json_object, write_whole
+
 from .storage import Folder, LocalFolder, open_folder
 
 logger = logging.getLogger(__name__)
@@ -118,7 +120,7 @@ def index_shards(
         for shard in pool.map(_index_shard, jobs, chunksize=4):
             shards.append(shard)
             yield shard
-    _write(target / _LIST, json.dumps({"shards": [shard._asdict() for shard in shards]}, indent=0).encode())
+    write_whole(target / _LIST, json.dumps({"shards": [shard._asdict() for shard in shards]}, indent=0))
 
 
 def scan(file: IO[bytes]) -> tuple[list[int], str | None]:
@@ -159,7 +161,7 @@ def _index_shard(job: tuple[Folder, str, Path, Shard | None]) -> Shard:
     with folder.open(name) as file:
         offsets, problem = scan(file)
     file_of_index.parent.mkdir(parents=True, exist_ok=True)
-    _write(file_of_index, np.array(offsets, dtype="<u8").tobytes())
+    write_whole(file_of_index, np.array(offsets, dtype="<u8").tobytes())
     return Shard(name, len(offsets) - 1, size, problem)
 
 
@@ -182,17 +184,10 @@ def _known_shards(path: Path) -> dict[str, Shard]:
 
 def _read_list(path: Path) -> list[Shard]:
     try:
-        shards = [Shard(**entry) for entry in json.loads(path.read_bytes())["shards"]]
+        shards = [Shard(**entry) for entry in read_json_object(path, "a list of shards")["shards"]]
         for shard in shards:
             if ".." in PurePosixPath(shard.name).parts or PurePosixPath(shard.name).is_absolute():
                 raise ValueError(f"the shard {shard.name!r} lies outside of its folder")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"the index {path} is damaged, index the shards again: {error}") from error
     return shards
-
-
-def _write(path: Path, contents: bytes) -> None:
-    """Through another name, so that nobody reads half a file."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(contents)
-    partial.replace(path)

@@ -2,9 +2,10 @@
 
 import json
 import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
+
+from owl2.files import write_whole
 
 from .request import JudgeRequest, Reply
 
@@ -42,11 +43,4 @@ class JudgeCache:
         path = self.path(request)
         path.parent.mkdir(parents=True, exist_ok=True)
         entry = json.dumps({"request": request.identity(), "reply": asdict(reply)}, indent=1)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(entry)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(path, entry)

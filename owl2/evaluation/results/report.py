@@ -9,6 +9,7 @@ from typing import Any
 from owl2.evaluation.results.published.tables import Column
 from owl2.evaluation.task import Task
 from owl2.evaluation.tasks import TASKS, task_named
+from owl2.files import read_json_object
 
 from .charts import draw_bars, draw_radar
 from .published import PublishedTable, markdown, published_tables
@@ -65,9 +66,9 @@ def read_results(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
+        result = read_json_object(file, "the scores of a task")
         task_named(result["task"])
-        return dict(result)
+        return result
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not a result of owl2 score: {error}") from error
 

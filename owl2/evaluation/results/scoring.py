@@ -21,6 +21,7 @@ from owl2.evaluation.prediction_files import (
 )
 from owl2.evaluation.task import JudgedScoring, Prediction, Scores, Task
 from owl2.evaluation.tasks import task_named
+from owl2.files import read_json_object, write_whole
 
 SCORES = "scores.json"
 
@@ -243,10 +244,10 @@ def _add_results(
         "protocols": results,
     }
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json_object(path, "the scores of a task")
         if before.get("predictions_sha256") == result["predictions_sha256"]:
             result["protocols"] = {**before["protocols"], **results}
-    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
 
 

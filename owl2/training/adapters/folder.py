@@ -3,7 +3,6 @@
 The weights are those of the adapters and of every module that trained in full beside them (PEFT's `modules_to_save`).
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from owl2.files import read_json_object
 from owl2.modeling import Owl2ForConditionalGeneration
 
 ADAPTER = "default"
@@ -110,11 +110,7 @@ class AdapterFolder:
             own[name].copy_(tensor)
 
     def _stored(self) -> dict[str, Any]:
-        file = self.path / CONFIG
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is not valid JSON: {error}") from error
+        return read_json_object(self.path / CONFIG, "the settings of an adapter")
 
     @contextmanager
     def _weights(self) -> Iterator[Any]:
