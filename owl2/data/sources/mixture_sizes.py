@@ -1,6 +1,5 @@
 """How many conversations each source of the instruction mixture gives: Table 8 of the supplement, 1.23 M in all."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -27,23 +26,3 @@ TABLE_8 = (
     Expected("regional vqa", "visual_genome", 86_000),
 )
 """`source` is the name of the module that reads it."""
-
-
-class Comparison(NamedTuple):
-    """What was found of a source; `expected` is `None` for one that Table 8 does not have."""
-
-    source: str
-    found: int
-    expected: int | None
-
-
-def found_beside_expected(found: Mapping[str, int]) -> list[Comparison]:
-    """Numbers of conversations beside Table 8's: its sources in its order, other sources, and the total.
-
-    Args:
-        found: number of conversations by source; sources of the table that it lacks count as 0.
-    """
-    expected = {row.source: row.size for row in TABLE_8}
-    comparisons = [Comparison(source, found.get(source, 0), size) for source, size in expected.items()]
-    comparisons += [Comparison(source, number, None) for source, number in found.items() if source not in expected]
-    return [*comparisons, Comparison("total", sum(found.values()), sum(expected.values()))]
