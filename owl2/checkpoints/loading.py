@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from owl2.files import read_settings
+from owl2.files import read_json_object
 from owl2.modeling import CheckpointError, Owl2ForConditionalGeneration
 from owl2.processing.processor import Owl2Processor
 
@@ -91,7 +91,7 @@ def processor_of_adapter(directory: str | Path, base: str | Path) -> Owl2Process
         return load_processor(path)
     processor = load_processor(base)
     config = path / "config.json"
-    if config.is_file() and read_settings(config, "the settings of a model").get("image_aspect_ratio") == "pad":
+    if config.is_file() and read_json_object(config, "the settings of a model").get("image_aspect_ratio") == "pad":
         processor.image_processor.aspect = "pad"
     return processor
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from owl2.files import read_settings
+from owl2.files import read_json_object
 from owl2.modeling import CheckpointError, Owl2ForConditionalGeneration
 from owl2.modeling.official_checkpoint import _read_weights, official_to_owl2, owl2_to_official
 
@@ -31,7 +31,7 @@ def is_official_adapter(directory: str | Path) -> bool:
     if (path / OTHERS).is_file():
         return True
     config = path / "config.json"
-    return config.is_file() and "visual_config" in read_settings(config, "the settings of a model")
+    return config.is_file() and "visual_config" in read_json_object(config, "the settings of a model")
 
 
 @dataclass
@@ -155,7 +155,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _scaling(file: Path) -> _Scaling:
-    settings = read_settings(file, "the settings of an adapter", CheckpointError)
+    settings = read_json_object(file, "the settings of an adapter", CheckpointError)
     if settings.get("peft_type") != "LORA":
         raise CheckpointError(f"{file} describes an adapter of the kind {settings.get('peft_type')!r}, not LORA.")
     unknown = [name for name in ("use_dora", "fan_in_fan_out", "alpha_pattern") if settings.get(name)]
