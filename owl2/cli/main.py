@@ -16,6 +16,7 @@ COMMANDS = (
     "recipes",
     "cost",
     "ablate",
+    "attention",
     "export",
     "merge-lora",
     "chat",

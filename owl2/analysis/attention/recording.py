@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from owl2.modeling import Owl2ForConditionalGeneration
 
 _NAME = "owl2_recorded"
+_ROWS_AT_A_TIME = 256
 
 
 class DecoderAttention(NamedTuple):
@@ -28,8 +29,10 @@ class DecoderAttention(NamedTuple):
 
     Attributes:
         layers: Numbers of the layers, from 0.
-        weights: [L, B, R, T] in float32, mean over the chosen heads; rows sum to 1. On the CPU.
-        outputs: What the forward pass returned, with the logits of the chosen positions [B, R, V].
+        weights: [L, B, R, T] in float32, mean over the chosen heads; rows sum to 1. On the CPU. R is 1 where the mean
+            over the positions was asked for.
+        outputs: What the forward pass returned, with the logits of the chosen positions [B, R, V]; of the last one
+            where their mean was asked for.
     """
 
     layers: list[int]
@@ -40,8 +43,8 @@ class DecoderAttention(NamedTuple):
 class _Recorder:
     """Collects rows while a model runs."""
 
-    def __init__(self, positions: torch.Tensor, layers: Sequence[int], heads: Sequence[int] | None) -> None:
-        self.positions, self.heads = positions, heads
+    def __init__(self, positions: torch.Tensor, layers: Sequence[int], heads: Sequence[int] | None, mean: bool) -> None:
+        self.positions, self.heads, self.mean = positions, heads, mean
         self.rows: dict[int, torch.Tensor | None] = {layer: None for layer in layers}
 
     def record(
@@ -52,16 +55,28 @@ class _Recorder:
         assert isinstance(layer, int), "attention of the decoder knows its layer"
         if layer not in self.rows:
             return
-        new, length = query.shape[2], key.shape[2]
-        positions = self.positions.to(query.device)
-        groups = query.shape[1] // key.shape[1]
-        chosen = list(range(query.shape[1])) if self.heads is None else list(self.heads)
-        total = query.new_zeros((query.shape[0], len(positions), length), dtype=torch.float32)
+        found = [
+            self._rows(positions, query, key, mask, scaling)
+            for positions in self.positions.to(query.device).split(_ROWS_AT_A_TIME)
+        ]
+        if self.mean:
+            total = sum(rows.sum(1, keepdim=True) for rows in found) / len(self.positions)
+            self.rows[layer] = total.cpu()  # type: ignore[union-attr]
+        else:
+            self.rows[layer] = torch.cat([rows.cpu() for rows in found], dim=1)
+
+    def _rows(
+        self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float
+    ) -> torch.Tensor:
+        """[B, R, T], mean over the heads; one head at a time bounds the memory."""
+        new, length, groups = query.shape[2], key.shape[2], query.shape[1] // key.shape[1]
+        heads = range(query.shape[1]) if self.heads is None else self.heads
         allowed = _allowed(mask, positions, new, length, query.device)
-        for head in chosen:  # one head at a time bounds the memory
+        total = query.new_zeros((query.shape[0], len(positions), length), dtype=torch.float32)
+        for head in heads:
             scores = query[:, head, positions].float() @ key[:, head // groups].float().transpose(1, 2) * scaling
             total += _softmax(scores, allowed)
-        self.rows[layer] = (total / len(chosen)).cpu()
+        return total / len(heads)
 
 
 def _allowed(
@@ -124,6 +139,7 @@ def decoder_attention(
     positions: Sequence[int] = (-1,),
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
+    mean: bool = False,
 ) -> DecoderAttention:
     """The decoder's attention from some positions.
 
@@ -134,6 +150,7 @@ def decoder_attention(
         positions: among the new tokens; negative ones count from the end.
         layers: all of them by default; negative ones count from the end.
         heads: all of them by default.
+        mean: over the positions, so that those of a long prompt need no memory each.
 
     Raises:
         ValueError: there is no such position, layer or head.
@@ -144,9 +161,10 @@ def decoder_attention(
     rows = _indices("position", positions, length)
     chosen = _indices("layer", range(config.num_hidden_layers) if layers is None else layers, config.num_hidden_layers)
     of_heads = None if heads is None else _indices("head", heads, config.num_attention_heads)
-    recorder = _Recorder(torch.tensor(rows), chosen, of_heads)
+    recorder = _Recorder(torch.tensor(rows), chosen, of_heads, mean)
+    kept = torch.tensor(rows[-1:] if mean else rows, device=inputs["input_ids"].device)
     with _recording(base, recorder):
-        outputs = model(**inputs, logits_to_keep=torch.tensor(rows, device=inputs["input_ids"].device))
+        outputs = model(**inputs, logits_to_keep=kept)
     weights = [recorder.rows[layer] for layer in chosen]
     assert all(found is not None for found in weights), "every layer ran"
     return DecoderAttention(chosen, torch.stack(weights), outputs)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ the tokens. The first token and visual sinks get attention that no content expla
 Shapes: L layers, B batch, T tokens.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -34,8 +35,12 @@ class Shares(NamedTuple):
     vision_enrichment: torch.Tensor
     text_enrichment: torch.Tensor
 
-    def to_dict(self) -> dict[str, list[float]]:
-        return {name: [round(value, 6) for value in values.tolist()] for name, values in self._asdict().items()}
+    def to_dict(self) -> dict[str, list[float | None]]:
+        """For JSON, which has no NaN: `None` where there is no enrichment."""
+        return {
+            name: [None if math.isnan(value) else round(value, 6) for value in values.tolist()]
+            for name, values in self._asdict().items()
+        }
 
 
 def modality_shares(

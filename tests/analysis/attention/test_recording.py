@@ -69,6 +69,16 @@ def test_one_row_over_a_kept_cache_is_the_row_of_the_whole_sequence():
     torch.testing.assert_close(found.weights, eager(model, inputs)[:, :, :, -1:].mean(2))
 
 
+def test_the_mean_over_a_long_prompt_is_that_of_its_rows():
+    model = tiny_model(tiny_config(text_config=text_config(max_position_embeddings=512)))
+    inputs = sample(model.config, [200, IMAGE, 150], seed=5)  # more rows than are computed at a time
+    rows = eager(model, inputs).mean(2)
+    positions = range(3, inputs["input_ids"].shape[1])
+    found = decoder_attention(model, inputs, positions, mean=True)
+    torch.testing.assert_close(found.weights, rows[:, :, 3:].mean(2, keepdim=True))
+    torch.testing.assert_close(decoder_attention(model, inputs, positions).weights, rows[:, :, 3:])
+
+
 def test_adapters_are_seen():
     model = tiny_model()
     inputs = sample(model.config, [2, IMAGE, 3], seed=2)
