@@ -25,9 +25,11 @@ def cost(
 
     Exit code 2 if a GPU has too little memory.
     """
+    from owl2.training.cost.gpu_specs import gpu_named
     from owl2.training.recipe.yaml_file import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])  # before torch: a mistyped key is reported at once
+    loaded = load_recipe(recipe, overrides or [])  # before torch: what is mistyped is reported at once
+    gpu_named(gpu)
     from owl2.training.cost.estimate import recipe_cost
 
     found = recipe_cost(loaded, gpus, gpu, mfu, text_tokens, images)

@@ -50,6 +50,10 @@ def evaluate(
         return
     if model is None or tasks is None:
         raise ValueError("Say which model and tasks: --model DIR --tasks vqav2,pope (or --list, or --check ROOT).")
+    from owl2.evaluation.tasks import task_named
+
+    for name in names:
+        task_named(name)  # before torch: what is mistyped is reported at once
     from owl2.evaluation.evaluate import evaluate as run
     from owl2.evaluation.runner import Settings
 

@@ -24,7 +24,7 @@ def train(
     """
     from owl2.training.recipe.yaml_file import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])  # before torch: a mistyped key is reported at once
+    loaded = load_recipe(recipe, overrides or [])  # before torch: what is mistyped is reported at once
     import torch
     from rich.console import Console
     from transformers.utils import logging
