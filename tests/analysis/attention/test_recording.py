@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import IMAGE, batch, sample, text_config, tiny_config, tiny_model
+from helpers import IMAGE, batch, sample, tiny_config, tiny_model
 from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache
 
@@ -51,7 +51,7 @@ def test_padding_gets_no_attention_in_a_batch(side):
 
 
 def test_chosen_layers_and_heads_alone_are_kept():
-    config = tiny_config(text_config=text_config(num_attention_heads=4, num_key_value_heads=2))
+    config = tiny_config(num_attention_heads=4, num_key_value_heads=2)
     model = tiny_model(config)
     inputs = sample(config, [2, IMAGE, 3], seed=3)
     found = decoder_attention(model, inputs, layers=(-1,), heads=(1, 2))
@@ -70,7 +70,7 @@ def test_one_row_over_a_kept_cache_is_the_row_of_the_whole_sequence():
 
 
 def test_the_mean_over_a_long_prompt_is_that_of_its_rows():
-    model = tiny_model(tiny_config(text_config=text_config(max_position_embeddings=512)))
+    model = tiny_model(tiny_config(max_position_embeddings=512))
     inputs = sample(model.config, [200, IMAGE, 150], seed=5)  # more rows than are computed at a time
     rows = eager(model, inputs).mean(2)
     positions = range(3, inputs["input_ids"].shape[1])
