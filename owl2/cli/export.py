@@ -1,4 +1,4 @@
-"""`owl2 export`: a training checkpoint as a model directory."""
+"""`owl2 export`: a training checkpoint or a model as a directory to use, to publish, or to run without owl2."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +7,9 @@ import typer
 
 
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, or one of its checkpoints.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Directory of a run, one of its checkpoints, or a model directory.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="DIR", help="New directory for the model.")],
     step: Annotated[int | None, typer.Option(help="Step of the checkpoint; the newest by default.")] = None,
     dtype: Annotated[
@@ -16,6 +18,12 @@ def export(
     layout: Annotated[
         Literal["owl2", "official"], typer.Option(help="Ours, or what the official code reads.")
     ] = "owl2",
+    hub_code: Annotated[
+        bool, typer.Option("--hub-code", help="Add the code: it loads with trust_remote_code where owl2 is not.")
+    ] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Upload the directory to this repository of the hub.")
+    ] = None,
 ) -> None:
     """Write the model of a run, finished or not, as a directory that transformers loads; with LoRA its adapter."""
     import torch
@@ -24,5 +32,10 @@ def export(
     from owl2.training.export import export as export_run
 
     logging.disable_progress_bar()
-    taken = export_run(source, target, step, getattr(torch, dtype), layout)
-    typer.echo(f"{target}: step {taken} of {source} in {dtype}, {layout} layout")
+    taken = export_run(source, target, step, getattr(torch, dtype), layout, hub_code)
+    what = source if taken is None else f"step {taken} of {source}"
+    typer.echo(f"{target}: {what} in {dtype}, {layout} layout{', with its code' if hub_code else ''}")
+    if push_to_hub is not None:
+        from owl2.checkpoints.hub_code import push
+
+        typer.echo(push(target, push_to_hub))

@@ -151,8 +151,7 @@ def _seek_frames(
     Returns:
         Not all of them where the times are not known or the file is damaged.
     """
-    import av
-
+    av = _pyav(name)
     known = sorted(time for time in times if time is not None)
     if len(set(known)) < len(times):
         return {}
@@ -172,8 +171,7 @@ def _seek_frames(
 
 
 def _decode(name: str) -> Iterator[Any]:
-    import av
-
+    av = _pyav(name)
     lost = decoded = 0
     try:
         with _open_container(name) as container:
@@ -192,19 +190,24 @@ def _decode(name: str) -> Iterator[Any]:
 
 def _packets(container: Any) -> Iterator[Any]:
     """Packets of the first video stream, up to the end of the file or the first place where it cannot be followed."""
-    import av
-
+    av = _pyav(container.name)
     try:
         yield from container.demux(container.streams.video[0])
     except av.FFmpegError as error:
         logger.warning("%s: the file is damaged and was read only in part: %s", container.name, error)
 
 
-def _open_container(name: str) -> Any:
+def _pyav(name: str) -> Any:
+    """The package that reads videos, which is wanted only where there is one."""
     try:
         import av
     except ImportError as error:
         raise ImportError(f"reading the video {name} needs PyAV: pip install 'owl2[video]'") from error
+    return av
+
+
+def _open_container(name: str) -> Any:
+    av = _pyav(name)
     try:
         container = av.open(name)
     except (av.FFmpegError, OSError) as error:

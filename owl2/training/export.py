@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 
 from owl2.checkpoints import save_official
+from owl2.checkpoints.hub_code import write_hub_code
+from owl2.checkpoints.loading import load_for_chat
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 from owl2.training.checkpoint.manager import DamagedCheckpoint, complete_steps, describe_damage, directory_of
@@ -18,6 +20,7 @@ from owl2.training.checkpoint.safetensors_storage import damaged_files, read_ind
 from owl2.training.model.build import apply_trainable
 from owl2.training.recipe.schema import Recipe
 
+from .model_card import write_model_card
 from .run_directory import RunDirectory
 
 Layout = Literal["owl2", "official"]
@@ -27,32 +30,48 @@ _MASTER = ".master"
 
 
 def export(
-    source: Path, target: Path, step: int | None = None, dtype: torch.dtype = torch.bfloat16, layout: Layout = "owl2"
-) -> int:
+    source: Path,
+    target: Path,
+    step: int | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    layout: Layout = "owl2",
+    hub_code: bool = False,
+) -> int | None:
     """Writes the model of a run with its processor; needs no process group, however many ranks trained it.
 
-    Of a run with LoRA it writes the adapter folder.
+    Of a run with LoRA it writes the adapter folder. A whole model gets a model card.
 
     Args:
-        source: a run directory, or one of its checkpoints.
+        source: a run directory, one of its checkpoints, or a model directory.
         target: a new directory.
         step: which checkpoint of the run; by default the newest.
         layout: "official" is what the official code reads.
+        hub_code: add the code, so that the model loads with `trust_remote_code=True` where owl2 is not installed.
 
     Returns:
-        The step whose checkpoint was taken.
+        The step whose checkpoint was taken; None of a model directory.
 
     Raises:
-        ValueError: `source` is no run, has no such checkpoint, or a file of it is damaged; `target` is not empty; there
-            is no official layout of such a model.
+        ValueError: `source` is no run and no model, has no such checkpoint, or a file of it is damaged; `target` is not
+            empty; there is no official layout of such a model.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is there and not empty: choose a new directory.")
+    if hub_code and layout == "official":
+        raise ValueError("The code beside the weights reads our layout: leave out either --hub-code or the layout.")
+    if _is_model(source):
+        _refuse_step(source, step)
+        model, processor = load_for_chat(source, str(dtype).removeprefix("torch."), "cpu")
+        _save(model, processor, target, layout)
+        _complete(target, layout, hub_code)
+        return None
     run, step = _run_and_step(source, step)
     recipe = run.read_recipe()
     assert recipe is not None, "_run_and_step found it"
     if recipe.train.lora is not None and layout == "official":
         raise ValueError("The official layout has no adapters: export to ours, owl2 merge-lora, then save_official.")
+    if recipe.train.lora is not None and hub_code:
+        raise ValueError("An adapter takes no code: export it, owl2 merge-lora, then export the merged model.")
     model, processor = _initial(run, recipe, dtype)
     apply_trainable(model, recipe.train)
     load_trained(model, directory_of(run.checkpoints, step))
@@ -60,12 +79,38 @@ def export(
         from owl2.training.adapters.lora import save_adapter
 
         save_adapter(model, target, recipe.model.checkpoint)
-    elif layout == "official":
+        processor.save_pretrained(target)
+    else:
+        _save(model, processor, target, layout)
+        _complete(target, layout, hub_code, run, step)
+    return step
+
+
+def _is_model(source: Path) -> bool:
+    return (source / "config.json").is_file() and not RunDirectory(source).recipe.is_file()
+
+
+def _refuse_step(source: Path, step: int | None) -> None:
+    if step is not None:
+        raise ValueError(f"{source} is a model, which has no steps: leave --step out.")
+
+
+def _save(model: Owl2ForConditionalGeneration, processor: Owl2Processor, target: Path, layout: Layout) -> None:
+    if layout == "official":
         save_official(model, target)
     else:
         model.save_pretrained(target)
     processor.save_pretrained(target)
-    return step
+
+
+def _complete(
+    target: Path, layout: Layout, hub_code: bool, run: RunDirectory | None = None, step: int | None = None
+) -> None:
+    """Adds the code, if it is wanted, and the model card."""
+    if hub_code:
+        write_hub_code(target)
+    if layout == "owl2":
+        write_model_card(target, run, step, hub_code)
 
 
 @torch.no_grad()

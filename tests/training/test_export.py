@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from owl2.cli.main import app
 from owl2.training.export import export
+from owl2.training.model_card import licence_of
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,16 @@ def test_the_newest_checkpoint_is_the_model_that_the_run_left(run: Path, tmp_pat
     assert ("visual_config" in json.loads((tmp_path / "model" / "config.json").read_text())) == (layout == "official")
     processor = AutoProcessor.from_pretrained(tmp_path / "model")
     assert processor.num_image_tokens == 4 and processor.image_processor.size["height"] == 24
+
+
+def test_the_model_card_is_written_from_the_run(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "model", step=2, hub_code=True)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "Stage `pretrain`, 2 of 3 steps" in card and "the checkpoint checkpoint" in card
+    assert "learning_rate:" in card and str(tmp_path.parent) not in card  # the recipe, but no place of this machine
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: llama2\n---\n")
+    assert licence_of(str(tmp_path / "base")) == "llama2"
 
 
 def test_an_earlier_step_by_number_or_directory_in_the_precision_asked_for(run: Path, tmp_path: Path) -> None:
@@ -89,7 +100,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(run: Path, tmp_path: Path) 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "not empty" in error(run, tmp_path / "full")
-    assert "neither a run of owl2 train nor a checkpoint" in error(run / "checkpoint", tmp_path / "new")
+    assert "neither a run of owl2 train nor a checkpoint" in error(tmp_path / "full", tmp_path / "new")
     assert "no complete checkpoint of step 9; complete are those of the steps 1, 2, 3" in error(
         run, tmp_path / "new", "--step", 9
     )
