@@ -4,13 +4,18 @@ import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
+import yaml
 from helpers import GOLDENS
 from PIL import Image
+from pydantic import BaseModel
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from owl2.cli.main import COMMANDS
+from owl2.training.recipe.schema import Recipe
+from owl2.training.recipe.yaml_file import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *(ROOT / "docs").rglob("*.md")]
@@ -34,6 +39,18 @@ def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def is_key(model: type[BaseModel], keys: list[str]) -> bool:
+    """Whether nested sections of a recipe have this key; what lies in a dictionary is the user's."""
+    field = model.model_fields.get(keys[0])
+    if field is None or len(keys) == 1:
+        return field is not None
+    if get_origin(field.annotation) is dict:
+        return True
+    kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+    sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
+    return any(is_key(section, keys[1:]) for section in sections) if sections else True
 
 
 def links(page: Path) -> list[str]:
@@ -127,6 +144,36 @@ def test_every_recipe_named_in_a_command_is_one_of_the_package() -> None:
     named = {name for names in commands for name in names}
     assert {"pretrain", "small/pretrain"} <= named
     assert [name for name in named if not (recipes / f"{name}.yaml").is_file()] == []
+
+
+def test_every_import_in_them_works() -> None:
+    lines = {
+        line for page in GUIDES for line in re.findall(r"^ *(from owl2[\w.]* import [\w, ]+)", page.read_text(), re.M)
+    }
+    assert len(lines) > 10
+    for line in sorted(lines):
+        if not line.startswith("from owl2.evaluation.harnesses"):  # these need the harness
+            exec(line, {})
+
+
+def test_every_recipe_key_in_them_exists() -> None:
+    missing = set()
+    for page in (ROOT / "docs" / "train").glob("*.md"):
+        codes = "\n".join(re.findall(r"^ *```bash$.*?^ *```|`[^`\n]+`", page.read_text(encoding="utf-8"), re.M | re.S))
+        for section, keys in re.findall(rf"\b({'|'.join(Recipe.model_fields)})\.([a-z_.]+[a-z])(?=[=`\s])", codes):
+            if not is_key(Recipe, [section, *keys.split(".")]):
+                missing.add(f"{page.name}: {section}.{keys}")
+    assert missing == set()
+
+
+def test_the_recipes_in_them_are_valid(tmp_path: Path) -> None:
+    sections = {"base", *Recipe.model_fields}
+    blocks = [block for page in GUIDES for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S)]
+    recipes = [tree for tree in map(yaml.safe_load, blocks) if isinstance(tree, dict) and set(tree) <= sections]
+    assert len(recipes) >= 4
+    for recipe in recipes:
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"base": "instruct_lora", **recipe}))
+        load_recipe(tmp_path / "recipe.yaml")
 
 
 def test_the_light_and_the_dark_figure_differ_in_colours_alone() -> None:
