@@ -41,7 +41,6 @@ from owl2.training.cost.flops import (
     vision_products,
 )
 from owl2.training.cost.gpu_specs import gpu_of_device
-from owl2.training.optimizer import MasterWeightAdamW
 from owl2.training.stages import PRETRAINING_PARTS, select_trainable
 from owl2.training.tensor_memory import TensorMemory
 
@@ -208,11 +207,14 @@ class Turn:
     def __enter__(self) -> "Turn":
         self.contestant.model.to(self.device).train()
         self.batch = {name: tensor.to(self.device) for name, tensor in self.contestant.batch.items()}
-        self.optimizer = MasterWeightAdamW(self.contestant.model, weight_decay=0.05)
+        # Float32 copies of the trained weights, as training keeps them.
+        self.weights = [weight for weight in self.contestant.model.parameters() if weight.requires_grad]
+        self.masters = [weight.detach().clone().float().requires_grad_() for weight in self.weights]
+        self.optimizer = torch.optim.AdamW(self.masters, lr=1e-5, weight_decay=0.05, fused=True)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        del self.optimizer, self.batch
+        del self.optimizer, self.weights, self.masters, self.batch
         if self.device == "cuda":
             self.contestant.model.to("cpu")
             gc.collect()
@@ -220,7 +222,13 @@ class Turn:
 
     def step(self) -> None:
         self.contestant.loss(self.contestant.model, self.batch).backward()
-        self.optimizer.step(1e-5)
+        for weight, master in zip(self.weights, self.masters, strict=True):
+            master.grad, weight.grad = (None if weight.grad is None else weight.grad.float()), None
+        torch.nn.utils.clip_grad_norm_(self.masters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            torch._foreach_copy_(self.weights, self.masters)
 
     def seconds(self, clock: Callable[[], float]) -> float:
         """Of one step."""

@@ -26,7 +26,7 @@ from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
 from owl2.training.loop import progress_bar, train_stage
 from owl2.training.monitoring.process_memory import release_free_memory
-from owl2.training.optimizer import fastest_training_dtype
+from owl2.training.precision import fastest_training_dtype
 from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS, select_trainable
 
 from . import texts

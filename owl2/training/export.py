@@ -26,7 +26,7 @@ from .run_directory import RunDirectory
 Layout = Literal["owl2", "official"]
 
 _MASTER = ".master"
-"""End of the name of a float32 weight in a checkpoint: see `MasterWeightAdamW.named_state`."""
+"""End of the name of a float32 weight in a checkpoint: see `RecipeOptimizer.named_state`."""
 
 
 def export(

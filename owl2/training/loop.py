@@ -15,8 +15,7 @@ from owl2.data.training_set import TrainingSet
 from owl2.processing import Owl2Processor
 from owl2.training.monitoring.process_memory import memory_keeper
 
-from .muon import MuonAdamW
-from .optimizer import MasterWeightAdamW, cosine_rate
+from .muon import MasterWeightAdamW, MuonAdamW, cosine_rate
 from .stop_signal import stop_signal
 
 

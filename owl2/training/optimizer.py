@@ -1,142 +1,137 @@
-"""AdamW with the paper's settings: no decay of vectors, layer-wise rates for the vision encoder, cosine schedule."""
+"""AdamW with the paper's settings, and Muon where a recipe wants it: groups of parameters, learning rates, schedule."""
 
 import math
 import re
-import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from owl2.modeling.parts import is_language_model
+from owl2.training.recipe.optimization import OptimizerSettings, ScheduleSettings
 
-BETAS, EPSILON = (0.9, 0.98), 1e-6
-"""Supplement, Table 9."""
+MUON_MOMENTUM = 0.95
+
+_ADAMW_STATE, _MUON_STATE = ("exp_avg", "exp_avg_sq", "step"), ("momentum_buffer",)
+"""What each optimizer keeps of a parameter."""
 
 
-class MasterWeightAdamW:
-    """AdamW that keeps float32 copies of the weights of a model in a lower precision.
+class RecipeOptimizer:
+    """The optimizer of a recipe, in torch's interface: AdamW or, with `vision_optimizer: muon`, AdamW and Muon as one.
 
-    Norms, biases, embeddings and other vectors do not decay. A float32 model is its own master.
+    Muon updates the matrices of vision encoder and abstractor. A vision encoder that starts from nothing learns in a
+    third of the steps this way, since directions with small gradients move too (Jordan et al. 2024; the learning rate
+    is matched to AdamW's as in Liu et al., arXiv 2502.16982). The paper starts from a trained encoder and uses AdamW.
 
     Args:
-        vision_layer_decay: the rate of a vision layer is this many times that of the layer above it (section 4.1).
-        language_lr_scale: rate of the language model's own weights, as a share of that of the vision parts.
-        max_norm: gradients are clipped to this norm.
-        betas, eps: of the running means.
+        model: Spread over the ranks; what trains is float32 (see `parallelize`).
+        settings: Section `optimizer` of the recipe.
 
     Attributes:
-        adamw: torch's optimizer of the masters.
-        names: of the parameters that train, in the order of `masters`.
+        parameters: Trained parameters by name.
+
+    Raises:
+        ValueError: Muon is to update matrices that are sharded over several ranks.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        weight_decay: float,
-        vision_layer_decay: float = 1.0,
-        language_lr_scale: float = 1.0,
-        max_norm: float = 1.0,
-        betas: tuple[float, float] = BETAS,
-        eps: float = EPSILON,
-    ) -> None:
-        self.max_norm = max_norm
-        self.names: list[str] = []
-        self.weights: list[nn.Parameter] = []
-        self.masters: list[torch.Tensor] = []
-        groups: dict[tuple[float, float, Any], list[torch.Tensor]] = {}
+    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
+        self.parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        assert all(each.dtype == torch.float32 for each in self.parameters.values()), "updates would be lost"
         layers = num_vision_layers(model)
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            is_float = parameter.dtype == torch.float32
-            master = parameter if is_float else parameter.detach().float().requires_grad_()
-            self.names.append(name)
-            self.weights.append(parameter)
-            self.masters.append(master)
-            decay = weight_decay if decays(name, parameter.ndim) else 0.0
-            scale = rate_scale(name, layers, vision_layer_decay, language_lr_scale)
+        groups: dict[_Group, list[nn.Parameter]] = {}
+        self._matrices: dict[str, nn.Parameter] = {}  # whole, by the name of the parameter whose memory they share
+        for name, parameter in self.parameters.items():
+            if uses_muon(name, parameter.ndim, settings):
+                self._matrices[name] = _whole_matrix(name, parameter)
+            decay = settings.weight_decay if decays(name, parameter.ndim) else 0.0
+            scale = learning_rate_scale(name, parameter.ndim, layers, settings)
             mesh = getattr(parameter, "device_mesh", None)  # one fused update takes no mixture of meshes
-            groups.setdefault((scale, decay, mesh), []).append(master)
-        self.adamw = torch.optim.AdamW(
-            [{"params": group, "scale": scale, "weight_decay": decay} for (scale, decay, _), group in groups.items()],
-            betas=betas,
-            eps=eps,
-            fused=True,
-        )
+            group = _Group(name in self._matrices, scale, decay, mesh)
+            groups.setdefault(group, []).append(self._matrices.get(name, parameter))
+        self._optimizers: list[torch.optim.Optimizer] = []
+        adamw = [group.to_dict(members) for group, members in groups.items() if not group.by_muon]
+        if adamw:
+            self._optimizers.append(torch.optim.AdamW(adamw, betas=settings.betas, eps=settings.eps, fused=True))
+        muon = [group.to_dict(members) for group, members in groups.items() if group.by_muon]
+        if muon:
+            self._optimizers.append(torch.optim.Muon(muon, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
 
-    def step(self, rate: float) -> float:
-        """One update at a learning rate; clears the gradients.
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """torch's groups of parameters; `lr_scale` is a group's share of the learning rate."""
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
 
-        Returns:
-            Norm of the gradient before clipping.
-        """
-        norm = self.clip()
-        self.update(rate)
-        return float(norm)
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Sets the learning rate of the next steps; each group takes its share of it."""
+        for group in self.param_groups:
+            group["lr"] = learning_rate * group["lr_scale"]
 
-    def clip(
-        self, clip: Callable[[list[torch.Tensor], float], torch.Tensor] = nn.utils.clip_grad_norm_
-    ) -> torch.Tensor:
-        """Moves the gradients to the masters and clips them; the norm before.
+    def step(self) -> None:
+        """Updates the parameters by their gradients."""
+        for name, matrix in self._matrices.items():
+            gradient = self.parameters[name].grad
+            matrix.grad = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        for optimizer in self._optimizers:
+            optimizer.step()
 
-        Args:
-            clip: what clips the gradients of tensors to a norm and returns theirs, where they lie on several meshes.
-        """
-        for weight, master in zip(self.weights, self.masters, strict=True):
-            if weight is not master:
-                master.grad, weight.grad = (None if weight.grad is None else weight.grad.float()), None
-        return clip(self.masters, self.max_norm)
-
-    def update(self, rate: float) -> None:
-        """One update with the gradients that `clip` left, at a learning rate; clears them."""
-        for group in self.adamw.param_groups:
-            group["lr"] = rate * group["scale"]
-        self.adamw.step()
-        self.clear()
-        self._copy_to_weights()
-
-    def clear(self) -> None:
-        """Forgets the gradients: of a step that is skipped."""
-        self.adamw.zero_grad(set_to_none=True)
-        for weight in self.weights:
-            weight.grad = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"adamw": self.adamw.state_dict(), "masters": [master.detach() for master in self.masters]}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.adamw.load_state_dict(state["adamw"])
-        for master, saved in zip(self.masters, state["masters"], strict=True):
-            master.copy_(saved)
-        self._copy_to_weights()
+    def zero_grad(self) -> None:
+        """Drops all gradients."""
+        for parameter in (*self.parameters.values(), *self._matrices.values()):
+            parameter.grad = None
 
     def named_state(self) -> dict[str, torch.Tensor]:
-        """Tensors of the state by name, zeros before the first step: `NAME.master`, `.exp_avg`, `.exp_avg_sq`, `.step`.
+        """All tensors that the next step depends on, zeros before the first one; writing into them restores a state.
 
-        Writing into them and then calling `restored` loads a state.
+        Returns:
+            The weights as `NAME.master`, what AdamW keeps as `NAME.exp_avg`, `NAME.exp_avg_sq` and `NAME.step`, what
+            Muon keeps as `NAME.momentum_buffer`.
         """
+        states = {key: state for optimizer in self._optimizers for key, state in self._begun(optimizer).items()}
         found: dict[str, torch.Tensor] = {}
-        for name, master in zip(self.names, self.masters, strict=True):
-            state = self.adamw.state[master]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(master), torch.zeros_like(master)
-            found[f"{name}.master"] = master.detach()
-            found |= {f"{name}.{key}": state[key] for key in ("exp_avg", "exp_avg_sq", "step")}
+        for name, parameter in self.parameters.items():
+            found[f"{name}.master"] = parameter.detach()
+            keys = _MUON_STATE if name in self._matrices else _ADAMW_STATE
+            state = states[self._matrices.get(name, parameter)]
+            found |= {f"{name}.{key}": state[key] for key in keys}
         return found
 
-    def restored(self) -> None:
-        """To be called when `named_state` was written into: the model's weights follow their masters."""
-        self._copy_to_weights()
+    @staticmethod
+    def _begun(optimizer: torch.optim.Optimizer) -> dict[Any, dict[str, torch.Tensor]]:
+        """What an optimizer keeps by parameter, made as torch would make it in the first step."""
+        keys = _MUON_STATE if isinstance(optimizer, torch.optim.Muon) else _ADAMW_STATE
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+            state = optimizer.state[parameter]
+            for key in keys:
+                if key not in state:
+                    scalar = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                    state[key] = scalar if key == "step" else torch.zeros_like(parameter.detach())
+        return optimizer.state
 
-    @torch.no_grad()
-    def _copy_to_weights(self) -> None:
-        for weight, master in zip(self.weights, self.masters, strict=True):
-            if weight is not master:
-                weight.copy_(master)
+
+class _Group(NamedTuple):
+    """What the parameters of a group have in common."""
+
+    by_muon: bool
+    lr_scale: float
+    weight_decay: float
+    mesh: Any
+
+    def to_dict(self, members: list[nn.Parameter]) -> dict[str, Any]:
+        return {"params": members, "lr_scale": self.lr_scale, "weight_decay": self.weight_decay}
+
+
+def _whole_matrix(name: str, parameter: nn.Parameter) -> nn.Parameter:
+    """The matrix as a plain tensor, which Muon needs, in the memory of the parameter."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    local = parameter.detach().to_local()
+    if local.shape != parameter.shape:
+        raise ValueError(
+            f"optimizer.vision_optimizer=muon updates whole matrices, but {name} is sharded: of "
+            f"{tuple(parameter.shape)} this rank holds {tuple(local.shape)}. Use adamw, or parallel.data_shards=1"
+        )
+    return nn.Parameter(local)
 
 
 def num_vision_layers(model: nn.Module) -> int:
@@ -150,42 +145,35 @@ def decays(name: str, ndim: int) -> bool:
     return ndim >= 2 and not re.search(r"embed_tokens|position_embedding|learnable_queries", name)
 
 
-def rate_scale(name: str, vision_layers: int, vision_layer_decay: float, language_lr_scale: float) -> float:
-    """Rate of a parameter as a share of the peak.
+def uses_muon(name: str, ndim: int, settings: OptimizerSettings) -> bool:
+    """Whether Muon updates a parameter: a matrix of vision encoder or abstractor, no table of positions or queries."""
+    if settings.vision_optimizer != "muon":
+        return False
+    return ndim == 2 and decays(name, ndim) and bool(re.match(r"model\.(vision_tower|abstractor)\.", name))
 
-    Of the vision encoder, the last layer has 1 and each one below `vision_layer_decay` times that (section 4.1).
+
+def learning_rate_scale(name: str, ndim: int, vision_layers: int, settings: OptimizerSettings) -> float:
+    """Learning rate of a parameter as a share of the schedule's.
+
+    Of the vision encoder, the last layer has 1 and each one below `vision_layer_decay` times that (section 4.1); what
+    Muon updates has `muon_lr_scale`.
     """
     if is_language_model(name):
-        return language_lr_scale
-    if "vision_tower." not in name or vision_layer_decay == 1.0:
+        return settings.language_lr_scale
+    if uses_muon(name, ndim, settings):
+        return settings.muon_lr_scale
+    if "vision_tower." not in name or settings.vision_layer_decay == 1.0:
         return 1.0
     layer = re.search(r"vision_tower\.layers\.(\d+)\.", name)
     if layer:
-        return vision_layer_decay ** (vision_layers - 1 - int(layer[1]))
-    return 1.0 if "post_layernorm" in name else vision_layer_decay**vision_layers
+        return settings.vision_layer_decay ** (vision_layers - 1 - int(layer[1]))
+    return 1.0 if "post_layernorm" in name else settings.vision_layer_decay**vision_layers
 
 
-def cosine_rate(step: int, total_steps: int, warmup_steps: int, peak: float, minimum: float) -> float:
-    """Learning rate of a step: linear warm-up to the peak, then half a cosine to the minimum."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+def scheduled_learning_rate(step: int, optimizer: OptimizerSettings, schedule: ScheduleSettings) -> float:
+    """Learning rate of a step, from 0 on: linear warm-up to the peak, then half a cosine to the minimum."""
+    peak, minimum = optimizer.learning_rate, optimizer.min_learning_rate
+    if step < schedule.warmup_steps:
+        return peak * (step + 1) / schedule.warmup_steps
+    progress = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
     return minimum + (peak - minimum) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def fastest_training_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where its matrix products are faster than float32's, which on a CPU depends on the processor."""
-    if device.type != "cpu":
-        return torch.bfloat16
-    seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    return min(seconds, key=lambda dtype: seconds[dtype])
-
-
-def _matmul_seconds(dtype: torch.dtype, repeats: int = 5) -> float:
-    left, right = torch.randn(1024, 512, dtype=dtype), torch.randn(512, 512, dtype=dtype)
-    best = math.inf
-    for _ in range(repeats):
-        start = time.perf_counter()
-        nn.functional.linear(left, right)
-        best = min(best, time.perf_counter() - start)
-    return best

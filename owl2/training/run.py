@@ -1,10 +1,10 @@
-"""A recipe from end to end: open the data, build the model, spread it over the ranks, train, and leave a checkpoint."""
+"""A recipe from end to end: open the data, build the model, spread it over the ranks, train, and save the result."""
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -12,16 +12,11 @@ from rich.table import Table
 
 from owl2.data.skipped import SkipCounter, SkipLimit
 from owl2.directory_lock import only_process_in
-from owl2.modeling import Owl2Config
-from owl2.processing import Owl2Processor
 from owl2.training.adapters.resume import check_continuation
-from owl2.training.checkpoint.manager import Checkpoints, complete_steps
-from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
-from owl2.training.cost.estimate import MACHINE_SIZE, recipe_cost, trained_of
-from owl2.training.cost.flops import Sample, sample_flops
-from owl2.training.cost.gpu_specs import gpu_of_device
+from owl2.training.checkpoint.manager import complete_steps
+from owl2.training.cost.estimate import MACHINE_SIZE, recipe_cost
 from owl2.training.cost.tables import cost_tables
-from owl2.training.data.loader import BatchingConfig, Counts, StageDataLoader
+from owl2.training.data.loader import BatchingConfig, StageDataLoader
 from owl2.training.data.stage_data import StageData, open_stage_data
 from owl2.training.distributed.broadcast_weights import broadcast_weights
 from owl2.training.distributed.mesh import Mesh, build_mesh, process_group
@@ -31,57 +26,93 @@ from owl2.training.model.initial import load_initial_state
 from owl2.training.model.parameter_table import as_json, as_rich, trainable_table
 from owl2.training.model.save import save_final_model
 from owl2.training.monitoring.benchmark_scores import BenchmarkScores, plan_tasks
+from owl2.training.monitoring.evaluator import Evaluator
 from owl2.training.monitoring.metrics_logger import MetricsLogger
-from owl2.training.monitoring.validation_loss import ValidationSet
+from owl2.training.monitoring.validation_loss import open_validation_set
 from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import dump_recipe
 
-from .optimizer import MasterWeightAdamW, fastest_training_dtype
+from .optimizer import RecipeOptimizer
+from .precision import fastest_training_dtype
 from .run_directory import RunDirectory
-from .step import Normalization, reduce_counts
-from .trainer import Run, Trainer
+from .trainer import Trainer
 
 
-def train(recipe: Recipe, console: Console) -> bool:
-    """Trains a recipe, or goes on with it.
+def train(recipe: Recipe, console: Console, on_step: Callable[[int], Any] | None = None) -> bool:
+    """Trains a recipe, or resumes it.
+
+    Args:
+        recipe: What to do.
+        console: Where progress is shown.
+        on_step: Called with the number of each step that was done and reported.
 
     Returns:
         Whether the run is finished; `False` if it was asked to stop (Ctrl-C, SIGTERM) and saved its state.
 
     Raises:
-        ValueError: the recipe names no run directory, its directory holds another run or one that another process works
-            on, its data or checkpoints are not there or broken.
+        ValueError: The recipe names no run directory, its directory holds another run or one that another process works
+            on, or its data or checkpoints are missing or damaged.
     """
     if recipe.out is None:
         raise ValueError("the recipe has no run directory: give out=DIR")
-    directory = RunDirectory(Path(recipe.out))
-    with ExitStack() as held, process_group(recipe.parallel.stall_timeout_s) as device:
-        settings = recipe.parallel
-        sizes = (settings.data_shards, settings.replicas, settings.tensor)
-        mesh = build_mesh(device, *sizes, settings.stall_timeout_s)
-        found = mesh.broadcast_from_rank0(lambda: _first_look(recipe, directory, mesh.device, held))
+    directory, parallel = RunDirectory(Path(recipe.out)), recipe.parallel
+    with ExitStack() as held, process_group(parallel.stall_timeout_s) as device:
+        # All ranks form one mesh. The first one looks at what is in the run directory, and keeps other processes out.
+        sizes = (parallel.data_shards, parallel.replicas, parallel.tensor)
+        mesh = build_mesh(device, *sizes, parallel.stall_timeout_s)
+        found = mesh.broadcast_from_rank0(lambda: _look_into(directory, recipe, device, held))
+        first_rank = mesh.rank == 0
         if found.is_finished:
-            if mesh.rank == 0:
+            if first_rank:
                 console.print(
                     f"{directory.path} holds the finished run of this recipe: {directory.model} is the model."
                 )
             return True
         recipe = recipe.model_copy(update={"precision": found.precision})
-        run, processor = _prepare(recipe, directory, mesh, console, found.goes_on)
-        schedule, logging = recipe.schedule, recipe.logging
-        with MetricsLogger(
-            directory, console, schedule.steps, logging.every, logging.tensorboard, mesh.rank == 0
-        ) as reporter:
-            trainer = Trainer(run, reporter)
+        dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+
+        # Data and benchmarks are opened before a model is read: what is missing there is known at once.
+        data = open_stage_data(recipe, recipe.data.sources, directory.path)
+        tasks = plan_tasks(recipe.evaluate.tasks, directory.predictions) if recipe.evaluate.every else []
+
+        # The first rank reads the weights. Every rank makes the model without them, and chooses what trains.
+        initial, weights = load_initial_state(recipe, directory, data, dtype, found.has_checkpoint, mesh)
+        model, processor = initial.model(recipe, dtype), initial.processor
+        table = trainable_table(model, recipe.optimizer)
+        if first_rank:
+            directory.begin(recipe, as_json(table))
+            _introduce(recipe, data, mesh, console)
+            console.print(as_rich(table, "What trains"))
+        benchmarks = BenchmarkScores(tasks, model, processor, dtype, mesh) if tasks else None
+
+        # The model is spread over the ranks, and each of them receives its share of the weights.
+        parallelize(model, mesh, dtype, parallel.activation_checkpointing, parallel.compile)
+        broadcast_weights(model, weights, mesh, frozen_only=found.has_checkpoint)
+
+        # What updates it, what it learns from, and how it is measured on the way.
+        optimizer = RecipeOptimizer(model, recipe.optimizer)
+        counter = SkipCounter(SkipLimit(recipe.data.bad_share))
+        share = (mesh.data_rank, mesh.data_size, recipe.data.workers)
+        size = recipe.batch.global_batch_size
+        loader = StageDataLoader(data, processor, BatchingConfig.of(recipe), size, counter, *share)
+        validation = open_validation_set(recipe, directory.path, processor, mesh)
+        evaluator = Evaluator(recipe.evaluate.every, validation, benchmarks, mesh)
+
+        # The steps that are left after the newest checkpoint.
+        steps, logging = recipe.schedule.steps, recipe.logging
+        with MetricsLogger(directory, console, steps, logging.every, logging.tensorboard, first_rank) as logger:
+            trainer = Trainer(recipe, directory, mesh, model, processor, optimizer, loader, evaluator, logger, on_step)
             if trainer.resume():
-                reporter.say(f"goes on after step {trainer.step} of {schedule.steps}")
-            elif found.goes_on:
+                logger.say(f"resumes after step {trainer.step} of {steps}")
+            elif found.has_checkpoint:
                 raise ValueError(f"the checkpoints in {directory.checkpoints} were removed while the run was starting")
             if not trainer.train():
-                reporter.say(f"stopped after step {trainer.step}; the same command goes on")
+                logger.say(f"stopped after step {trainer.step}; the same command resumes")
                 return False
-        save_final_model(run.model, processor, recipe, directory.model, mesh)
-        if mesh.rank == 0:
+
+        # The model as one whole, on the first rank.
+        save_final_model(model, processor, recipe, directory.model, mesh)
+        if first_rank:
             console.print(f"finished: {directory.model} is the model", highlight=False)
     return True
 
@@ -101,26 +132,27 @@ def show(recipe: Recipe, console: Console) -> None:
     if adapter is not None and Path(adapter).exists():
         check_continuation(model, adapter)
     elif adapter is not None:
-        console.print(f"{adapter} is not there: adapters like new ones are assumed", highlight=False)
+        console.print(f"{adapter} was not found: new adapters are assumed in its place", highlight=False)
     console.print(as_rich(trainable_table(model, recipe.optimizer), "What trains"))
     for shown in cost_tables(recipe_cost(recipe, int(os.environ.get("WORLD_SIZE", MACHINE_SIZE)))):
         console.print(shown)
 
 
-class _FirstLook(NamedTuple):
+class _Found(NamedTuple):
     """What is in the run directory before anything is written there.
 
     Attributes:
-        goes_on: there is a complete checkpoint.
-        precision: that of the recipe, with "auto" decided as when the run began.
+        is_finished: Whether it holds the trained model.
+        has_checkpoint: Whether there is a complete checkpoint to resume from.
+        precision: Precision of the recipe, "auto" decided as when the run began.
     """
 
     is_finished: bool
-    goes_on: bool
+    has_checkpoint: bool
     precision: str
 
 
-def _first_look(recipe: Recipe, directory: RunDirectory, device: torch.device, held: ExitStack) -> _FirstLook:
+def _look_into(directory: RunDirectory, recipe: Recipe, device: torch.device, held: ExitStack) -> _Found:
     directory.refuse_other(recipe)
     if not directory.is_finished:
         held.enter_context(only_process_in(directory.path))
@@ -128,105 +160,10 @@ def _first_look(recipe: Recipe, directory: RunDirectory, device: torch.device, h
     if precision == "auto":
         fastest = "bf16" if fastest_training_dtype(device) == torch.bfloat16 else "fp32"
         precision = before.precision if before is not None else fastest
-    return _FirstLook(directory.is_finished, bool(complete_steps(directory.checkpoints)), precision)
+    return _Found(directory.is_finished, bool(complete_steps(directory.checkpoints)), precision)
 
 
-def _prepare(
-    recipe: Recipe, directory: RunDirectory, mesh: Mesh, console: Console, goes_on: bool
-) -> tuple[Run, Owl2Processor]:
-    samples = open_stage_data(recipe, recipe.data.sources, directory.path)
-    tasks = plan_tasks(recipe.evaluate.tasks, directory.predictions) if recipe.evaluate.every else []
-    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    beginning, weights = load_initial_state(recipe, directory, samples, dtype, goes_on, mesh)
-    model = beginning.model(recipe, dtype)
-    table = trainable_table(model, recipe.optimizer)
-    if mesh.rank == 0:
-        directory.begin(recipe, as_json(table))
-        _introduce(recipe, samples, mesh, console)
-        console.print(as_rich(table, "What trains"))
-    benchmarks = BenchmarkScores(tasks, model, beginning.processor, dtype, mesh) if tasks else None
-    parallel, settings = recipe.parallel, recipe.optimizer
-    parallelize(model, mesh, dtype, parallel.activation_checkpointing, parallel.compile)
-    broadcast_weights(model, weights, mesh, frozen_only=goes_on)
-    optimizer = MasterWeightAdamW(
-        model,
-        settings.weight_decay,
-        settings.vision_layer_decay,
-        settings.language_lr_scale,
-        settings.max_grad_norm,
-        settings.betas,
-        settings.eps,
-    )
-    processor = beginning.processor
-    image_processor = processor.image_processor
-    run = Run(
-        recipe=recipe,
-        directory=directory,
-        mesh=mesh,
-        model=model,
-        optimizer=optimizer,
-        stream=_stream(recipe, samples, processor, mesh),
-        checkpoints=Checkpoints(directory.checkpoints, recipe.checkpoint.keep, recipe.checkpoint.asynchronous),
-        held_out=_held_out(recipe, directory, processor, mesh),
-        benchmarks=benchmarks,
-        normalization=Normalization(tuple(image_processor.image_mean), tuple(image_processor.image_std)),
-        pad_token_id=processor.tokenizer.pad_token_id,
-        step_flops=partial(_step_flops, model.config, recipe),
-        peak_flops=_peak_flops(mesh),
-    )
-    return run, processor
-
-
-def _batching(recipe: Recipe) -> BatchingConfig:
-    data = recipe.data
-    row_length = (data.packing.length or data.max_length) if data.packing.enabled else None
-    return BatchingConfig(recipe.batch.micro_batch_size, row_length, data.packing.buffer, recipe.parallel.compile)
-
-
-def _stream(recipe: Recipe, samples: StageData, processor: Owl2Processor, mesh: Mesh) -> StageDataLoader:
-    return StageDataLoader(
-        samples,
-        processor,
-        _batching(recipe),
-        recipe.batch.global_batch_size,
-        SkipCounter(SkipLimit(recipe.data.bad_share)),
-        mesh.data_rank,
-        mesh.data_size,
-        recipe.data.workers,
-    )
-
-
-def _held_out(recipe: Recipe, directory: RunDirectory, processor: Owl2Processor, mesh: Mesh) -> ValidationSet | None:
-    settings = recipe.evaluate
-    if not settings.every or not settings.sources:
-        return None
-    plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augment": False})})
-    before = rng_state()
-    samples = open_stage_data(plain, settings.sources, directory.path)
-    count = min(settings.samples, sum(size for _, size, _ in samples.describe()))
-    counter = SkipCounter(SkipLimit(recipe.data.bad_share))
-    stream = StageDataLoader(samples, processor, _batching(recipe), count, counter, mesh.data_rank, mesh.data_size)
-    batch = next(stream.batches(1))
-    set_rng_state(before)  # a run draws the same numbers whether it is evaluated or not
-    counts = reduce_counts(batch, False, mesh).counts
-    return ValidationSet(batch.micro_batches, counts.supervised, counts.samples)
-
-
-def _step_flops(config: Owl2Config, recipe: Recipe, counts: Counts) -> float:
-    """Operations of a step whose samples are all of the mean length."""
-    count = max(1, counts.samples)
-    text = counts.tokens - counts.images * config.tokens_per_image
-    sample = Sample(text / count, counts.images / count, recipe.data.image_size, counts.supervised / count)
-    return count * sample_flops(config, sample, trained_of(recipe)).total
-
-
-def _peak_flops(mesh: Mesh) -> float | None:
-    """bfloat16 operations a second of all GPUs of the run; `None` on a CPU and on a GPU that is not known."""
-    gpu = gpu_of_device(torch.cuda.get_device_name(mesh.device)) if mesh.device.type == "cuda" else None
-    return None if gpu is None else gpu.flops * mesh.size
-
-
-def _introduce(recipe: Recipe, samples: StageData, mesh: Mesh, console: Console) -> None:
+def _introduce(recipe: Recipe, data: StageData, mesh: Mesh, console: Console) -> None:
     """Says what the run is about."""
     table = Table(
         title=f"{recipe.stage}: {recipe.schedule.steps:,} steps of {recipe.batch.global_batch_size:,} samples"
@@ -234,7 +171,7 @@ def _introduce(recipe: Recipe, samples: StageData, mesh: Mesh, console: Console)
     for heading in ("source", "samples", "share", "epochs"):
         table.add_column(heading, justify="left" if heading == "source" else "right")
     drawn = recipe.schedule.steps * recipe.batch.global_batch_size
-    for name, size, share in samples.describe():
+    for name, size, share in data.describe():
         table.add_row(name, f"{size:,}", f"{share:.1%}", f"{drawn * share / size:.2f}")
     console.print(table)
     ranks = (

@@ -4,7 +4,7 @@ The loss is the sum over the supervised tokens of the global batch, divided by t
 gradient does not depend on how the batch is cut into micro-batches and ranks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,8 @@ from torch import distributed as dist
 
 from owl2.data.decoding import normalize_pixels
 from owl2.modeling import Owl2ForConditionalGeneration
-from owl2.training.data.loader import Batch, Counts, RankBatch
+from owl2.processing import Owl2Processor
+from owl2.training.data.loader import Batch, BatchingConfig, Counts, RankBatch, empty_micro_batch
 from owl2.training.distributed.mesh import Mesh
 from owl2.training.distributed.parallelize import synchronize_gradients
 
@@ -21,9 +22,9 @@ class GlobalCounts(NamedTuple):
     """What the ranks tell each other before a step.
 
     Attributes:
-        counts: of the global batch.
-        micro_batches: most that a rank has; each runs so many, since every rank must run every layer as often.
-        stop: a rank was asked to stop.
+        counts: Counts of the global batch.
+        micro_batches: Most micro-batches of a rank; each runs that many, since ranks run every layer together.
+        stop: Whether a rank was asked to stop.
     """
 
     counts: Counts
@@ -31,11 +32,33 @@ class GlobalCounts(NamedTuple):
     stop: bool
 
 
-class Normalization(NamedTuple):
-    """Mean and standard deviation of the channels that the vision encoder expects."""
+class BatchPreparation(NamedTuple):
+    """What a batch needs to become an input of the model.
 
+    Attributes:
+        device: Device of this rank.
+        mean, std: Of the channels, as the vision encoder expects them.
+        empty_batch: Padding alone, for a rank that has no micro-batch left while others do.
+    """
+
+    device: torch.device
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    empty_batch: Batch
+
+    @classmethod
+    def of(cls, processor: Owl2Processor, device: torch.device, batching: BatchingConfig) -> "BatchPreparation":
+        images = processor.image_processor
+        empty_batch = empty_micro_batch(processor.tokenizer.pad_token_id, batching.few_shapes)
+        return cls(device, tuple(images.image_mean), tuple(images.image_std), empty_batch)
+
+    def inputs(self, batch: Batch | None) -> Batch:
+        """The batch, or `empty_batch`, on the device, its pixels normalized there."""
+        given = self.empty_batch if batch is None else batch
+        moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in given.items()}
+        if "pixel_values" in moved:
+            moved["pixel_values"] = normalize_pixels(moved["pixel_values"], self.mean, self.std)
+        return moved
 
 
 def reduce_counts(batch: RankBatch, stop: bool, mesh: Mesh) -> GlobalCounts:
@@ -48,41 +71,27 @@ def reduce_counts(batch: RankBatch, stop: bool, mesh: Mesh) -> GlobalCounts:
 
 def accumulate_gradients(
     model: Owl2ForConditionalGeneration,
-    micro_batches: Iterable[Batch],
-    count: int,
-    empty_batch: Batch,
-    supervised: int,
+    micro_batches: Sequence[Batch],
+    counts: GlobalCounts,
     mesh: Mesh,
-    normalization: Normalization,
+    preparation: BatchPreparation,
 ) -> float:
     """Forward and backward passes of this rank's share.
-
-    Args:
-        micro_batches: this rank's; `empty_batch` takes the place of those it lacks to `count`.
-        supervised: supervised tokens of the global batch.
 
     Returns:
         Loss of the global batch: mean over its supervised tokens, on all ranks the same.
     """
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     given = iter(micro_batches)
-    for index in range(count):
-        batch = on_device(next(given, empty_batch), mesh.device, normalization)
-        synchronize_gradients(model, index == count - 1, mesh.device)
-        loss = summed_loss(model, batch) / max(1, supervised)
+    for index in range(counts.micro_batches):
+        inputs = preparation.inputs(next(given, None))
+        synchronize_gradients(model, index == counts.micro_batches - 1, mesh.device)
+        loss = summed_loss(model, inputs) / max(1, counts.counts.supervised)
         loss.backward()
         total += loss.detach()
     return mesh.sum_over_data(total).item()
 
 
-def summed_loss(model: Owl2ForConditionalGeneration, batch: Batch) -> torch.Tensor:
+def summed_loss(model: Owl2ForConditionalGeneration, inputs: Batch) -> torch.Tensor:
     """Sum of the losses of a batch's supervised tokens."""
-    return model(**batch, num_items_in_batch=1, loss_only=True, use_cache=False).loss
-
-
-def on_device(batch: Batch, device: torch.device, normalization: Normalization) -> Batch:
-    """The batch on the device, its pixels normalised there."""
-    moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    if "pixel_values" in moved:
-        moved["pixel_values"] = normalize_pixels(moved["pixel_values"], *normalization)
-    return moved
+    return model(**inputs, num_items_in_batch=1, loss_only=True, use_cache=False).loss

@@ -1,100 +1,103 @@
-"""The training loop of a recipe: steps, reports, checkpoints, evaluations, a clean stop, and going on from there."""
+"""The training loop of a recipe: steps, reports, checkpoints, evaluations, a clean stop, and resuming from there."""
 
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.processing import Owl2Processor
 from owl2.training.checkpoint.manager import Checkpoints
 from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
-from owl2.training.data.loader import Counts, RankBatch, StageDataLoader, empty_micro_batch
+from owl2.training.data.loader import RankBatch, StageDataLoader
 from owl2.training.distributed.gradient_clipping import clip_gradients
 from owl2.training.distributed.mesh import Mesh
-from owl2.training.monitoring.benchmark_scores import BenchmarkScores
+from owl2.training.monitoring.evaluator import Evaluator
+from owl2.training.monitoring.flops_utilization import FlopsUtilization
 from owl2.training.monitoring.loss_spikes import LossSpikeGuard
-from owl2.training.monitoring.metrics_logger import Evaluation, MetricsLogger, StepReport
+from owl2.training.monitoring.metrics_logger import MetricsLogger, StepReport
 from owl2.training.monitoring.process_memory import memory_keeper, resident_bytes
-from owl2.training.monitoring.validation_loss import ValidationSet, validation_loss
 from owl2.training.monitoring.watchdog import Watchdog
 from owl2.training.recipe.schema import Recipe
 
-from .optimizer import MasterWeightAdamW, cosine_rate
+from .optimizer import RecipeOptimizer, scheduled_learning_rate
 from .run_directory import RunDirectory
-from .step import GlobalCounts, Normalization, accumulate_gradients, reduce_counts
+from .step import BatchPreparation, GlobalCounts, accumulate_gradients, reduce_counts
 from .stop_signal import stop_signal
 
 _MOST_SAMPLES = 10**9
 """More than a benchmark has: sets the parts of one benchmark apart from those of the next."""
 
 
-class Run(NamedTuple):
-    """Everything that a run needs, built from its recipe.
-
-    Attributes:
-        held_out: samples of the held-out loss, if the recipe asks for it.
-        step_flops: floating point operations of a step with these counts, over all ranks.
-        peak_flops: of all devices of the run together a second; `None` where that is not known.
-        benchmarks: those of the evaluation, if the recipe asks for some.
-    """
-
-    recipe: Recipe
-    directory: RunDirectory
-    mesh: Mesh
-    model: Owl2ForConditionalGeneration
-    optimizer: MasterWeightAdamW
-    stream: StageDataLoader
-    checkpoints: Checkpoints
-    held_out: ValidationSet | None
-    normalization: Normalization
-    pad_token_id: int
-    step_flops: Callable[[Counts], float]
-    peak_flops: float | None
-    benchmarks: BenchmarkScores | None = None
-
-
 class Trainer:
     """Takes the steps of a run.
 
+    Args:
+        recipe: The whole recipe, precision decided.
+        directory: Where checkpoints and metrics go.
+        mesh: All ranks.
+        model: The model in training, spread over the ranks.
+        processor: Its processor.
+        optimizer: Optimizer of `model`.
+        loader: Batches of this rank.
+        evaluator: What is measured on the way.
+        logger: Where steps are reported.
+        on_step: Called with the number of each step that was reported.
+
     Attributes:
-        step: optimizer steps that were done, those included that were skipped.
+        step: Number of optimizer steps done, skipped ones included.
     """
 
-    def __init__(self, run: Run, reporter: MetricsLogger) -> None:
-        self.run, self.reporter = run, reporter
-        limits = run.recipe.limits
+    def __init__(
+        self,
+        recipe: Recipe,
+        directory: RunDirectory,
+        mesh: Mesh,
+        model: Owl2ForConditionalGeneration,
+        processor: Owl2Processor,
+        optimizer: RecipeOptimizer,
+        loader: StageDataLoader,
+        evaluator: Evaluator,
+        logger: MetricsLogger,
+        on_step: Callable[[int], Any] | None = None,
+    ) -> None:
+        self.recipe, self.directory, self.mesh, self.model = recipe, directory, mesh, model
+        self.optimizer, self.loader, self.evaluator, self.logger = optimizer, loader, evaluator, logger
+        self.on_step = on_step
+        self.checkpoints = Checkpoints(directory.checkpoints, recipe.checkpoint.keep, recipe.checkpoint.asynchronous)
+        limits = recipe.limits
         self.guard = LossSpikeGuard(limits.spike_factor, limits.skipped_in_a_row, limits.skipped_in_all)
+        self.preparation = BatchPreparation.of(processor, mesh.device, loader.batching)
+        self.utilization = FlopsUtilization(model.config, recipe, mesh)
         self.step = self.samples = self.tokens = 0
-        self._data_state = run.stream.state_dict()
+        self._data_state = loader.state_dict()
         self._saved_step: int | None = None
         self._checkpoint_seconds = 0.0  # between the last step and the next
 
     def resume(self) -> bool:
-        """Goes on from the newest checkpoint, if there is one.
+        """Continues from the newest checkpoint, if there is one.
 
         Raises:
-            DamagedCheckpoint: it cannot be used.
+            DamagedCheckpoint: The newest checkpoint cannot be used.
         """
-        run = self.run
-        saved = run.checkpoints.load_latest(run.optimizer.named_state())
+        saved = self.checkpoints.load_latest(self.optimizer.named_state())
         if saved is None:
-            if run.mesh.rank == 0:
-                run.directory.cut_metrics({})
+            if self.mesh.rank == 0:
+                self.directory.cut_metrics({})
             return False
-        run.optimizer.restored()
         self.step = self._saved_step = saved.step
         self.samples, self.tokens = saved.shared["samples"], saved.shared["tokens"]
         self.guard.load_state_dict(saved.shared["guard"])
-        run.stream.load_state_dict(saved.shared["data"])
         self._data_state = saved.shared["data"]
-        if run.mesh.rank == 0:
-            run.directory.cut_metrics(saved.shared["metrics"])
+        self.loader.load_state_dict(self._data_state)
+        if self.mesh.rank == 0:
+            self.directory.cut_metrics(saved.shared["metrics"])
         if saved.rank is not None:
-            run.stream.counter.load_state_dict(saved.rank["skipped"])
+            self.loader.counter.load_state_dict(saved.rank["skipped"])
             set_rng_state(saved.rank["random"])
-        self.reporter.begin_at(self.step)
+        self.logger.begin_at(self.step)
         return True
 
     def train(self) -> bool:
@@ -104,122 +107,100 @@ class Trainer:
             Whether the run is at its end; `False` if it was asked to stop, and saved.
 
         Raises:
-            TrainingDiverged: too many steps had to be skipped.
-            ValueError: too many samples of a source are broken.
+            TrainingDiverged: Too many steps had to be skipped.
+            ValueError: Too many samples of a source are broken.
         """
-        run, recipe = self.run, self.run.recipe
-        steps = recipe.schedule.steps
-        keep_memory = memory_keeper() if run.mesh.device.type == "cpu" else lambda: None
-        run.model.train()
-        batches = run.stream.batches(steps - self.step)
-        with stop_signal() as stopped, Watchdog(recipe.parallel.stall_timeout_s) as watch:
+        steps = self.recipe.schedule.steps
+        keep_memory = memory_keeper() if self.mesh.device.type == "cpu" else lambda: None
+        self.model.train()
+        batches = self.loader.batches(steps - self.step)
+        with stop_signal() as stopped, Watchdog(self.recipe.parallel.stall_timeout_s) as watch:
             while self.step < steps:
                 began = time.perf_counter()
                 watch.progress(self.step + 1, "data")
                 batch = next(batches)
                 waited = time.perf_counter() - began
-                agreed = reduce_counts(batch, stopped(), run.mesh)
-                if agreed.stop:
+                counts = reduce_counts(batch, stopped(), self.mesh)
+                if counts.stop:
                     self._save_and_wait(watch)
                     return False
                 watch.progress(self.step + 1, "compute")
-                report = self._take_step(batch, agreed, began, waited)
-                self.reporter.step(report._replace(scores=self._evaluate(watch)))
+                report = self._take_step(batch, counts, began, waited)
+                self.logger.step(report._replace(scores=self._evaluate_if_due(watch)))
+                if self.on_step is not None:
+                    self.on_step(self.step)
                 keep_memory()
                 self._save_if_due(watch)
             self._save_and_wait(watch)
         return True
 
-    def _take_step(self, batch: RankBatch, agreed: GlobalCounts, began: float, waited: float) -> StepReport:
-        run, recipe = self.run, self.run.recipe
-        empty_batch = empty_micro_batch(run.pad_token_id, run.stream.batching.few_shapes)
-        loss = accumulate_gradients(
-            run.model,
-            batch.micro_batches,
-            agreed.micro_batches,
-            empty_batch,
-            agreed.counts.supervised,
-            run.mesh,
-            run.normalization,
-        )
-        settings, schedule = recipe.optimizer, recipe.schedule
-        rate = cosine_rate(
-            self.step, schedule.steps, schedule.warmup_steps, settings.learning_rate, settings.min_learning_rate
-        )
-        norm = run.optimizer.clip(clip_gradients).item()
+    def _take_step(self, batch: RankBatch, counts: GlobalCounts, began: float, waited: float) -> StepReport:
+        """Gradients of the whole global batch, clipped; an update unless the loss or they are out of bounds."""
+        settings = self.recipe.optimizer
+        loss = accumulate_gradients(self.model, batch.micro_batches, counts, self.mesh, self.preparation)
+        norm = clip_gradients(self.optimizer.parameters.values(), settings.max_grad_norm).item()
+        learning_rate = scheduled_learning_rate(self.step, settings, self.recipe.schedule)
         skipped = self.guard.reason_to_skip(self.step + 1, loss, norm)
         if skipped is None:
-            run.optimizer.update(rate)
+            self.optimizer.set_learning_rate(learning_rate)
+            self.optimizer.step()
         else:
-            run.optimizer.clear()
-            self.reporter.say(f"step {self.step + 1} is skipped: {skipped} (loss {loss:.4g}, gradient norm {norm:.4g})")
+            self.logger.say(f"step {self.step + 1} is skipped: {skipped} (loss {loss:.4g}, gradient norm {norm:.4g})")
+        self.optimizer.zero_grad()
         self.step += 1
-        self.samples += agreed.counts.samples
-        self.tokens += agreed.counts.tokens
-        self._data_state = run.stream.state_dict()
-        return self._report(agreed.counts, loss, norm, rate, skipped, time.perf_counter() - began, waited)
-
-    def _report(
-        self, counts: Counts, loss: float, norm: float, rate: float, skipped: str | None, seconds: float, waited: float
-    ) -> StepReport:
-        run = self.run
-        peak = run.peak_flops
-        stood_still, self._checkpoint_seconds = self._checkpoint_seconds, 0.0
+        self.samples += counts.counts.samples
+        self.tokens += counts.counts.tokens
+        self._data_state = self.loader.state_dict()
+        seconds = time.perf_counter() - began
+        checkpoint_seconds, self._checkpoint_seconds = self._checkpoint_seconds, 0.0
         return StepReport(
             step=self.step,
             loss=loss,
             gradient_norm=norm,
-            learning_rate=rate,
-            counts=counts,
+            learning_rate=learning_rate,
+            counts=counts.counts,
             samples=self.samples,
             tokens=self.tokens,
             seconds=seconds,
             data_seconds=waited,
             skipped=skipped,
-            mfu=None if peak is None else run.step_flops(counts) / seconds / peak,
-            memory_bytes=_memory(run.mesh.device),
-            checkpoint_seconds=stood_still,
+            mfu=self.utilization.share(counts.counts, seconds),
+            memory_bytes=_memory(self.mesh.device),
+            checkpoint_seconds=checkpoint_seconds,
         )
 
-    def _evaluate(self, watch: Watchdog) -> dict[str, float]:
-        """Scores, if they are due after this step. Training goes on as if nothing had been measured."""
-        run, every = self.run, self.run.recipe.evaluate.every
-        if not every or self.step % every != 0:
+    def _evaluate_if_due(self, watch: Watchdog) -> dict[str, float]:
+        """Scores, if they are due after this step. Training continues as if nothing had been measured."""
+        if not self.evaluator.is_due(self.step):
             return {}
         watch.progress(self.step, "evaluation")
         before = rng_state()
-        held_out, tasks = None, {}
-        if run.held_out is not None:
-            held_out = validation_loss(run.model, run.held_out, run.pad_token_id, run.mesh, run.normalization)
-        if run.benchmarks is not None:
-            tasks = run.benchmarks.measure(run.model, self.step, partial(self._measuring, watch))
+        measured = self.evaluator.measure(self.model, self.step, self.preparation, partial(self._measuring, watch))
         set_rng_state(before)
-        _memory(run.mesh.device)  # the next step reports its own peak
-        found = Evaluation(held_out, tasks)
-        self.reporter.evaluation(self.step, found)
-        return found.scores()
+        _memory(self.mesh.device)  # the next step reports its own peak
+        self.logger.evaluation(self.step, measured)
+        return measured.scores()
 
     def _measuring(self, watch: Watchdog, number: int, task: str, done: int, share: int) -> None:
         watch.progress(self.step, "evaluation", (number + 1) * _MOST_SAMPLES + done - share)
-        self.reporter.evaluating(task, done, share)
+        self.logger.evaluating(task, done, share)
 
     def _save_if_due(self, watch: Watchdog) -> None:
-        recipe = self.run.recipe
-        if self.step % recipe.checkpoint.every == 0 and self.step < recipe.schedule.steps:
+        if self.step % self.recipe.checkpoint.every == 0 and self.step < self.recipe.schedule.steps:
             watch.progress(self.step, "checkpoint")
             self._save()
 
     def _save(self) -> None:
-        began, run = time.perf_counter(), self.run
+        began = time.perf_counter()
         shared = {
             "data": self._data_state,
             "guard": self.guard.state_dict(),
             "samples": self.samples,
             "tokens": self.tokens,
-            "metrics": run.directory.metric_sizes(),
+            "metrics": self.directory.metric_sizes(),
         }
-        own: dict[str, Any] = {"random": rng_state(), "skipped": run.stream.counter.state_dict()}
-        run.checkpoints.save(self.step, run.optimizer.named_state(), shared, own)
+        own: dict[str, Any] = {"random": rng_state(), "skipped": self.loader.counter.state_dict()}
+        self.checkpoints.save(self.step, self.optimizer.named_state(), shared, own)
         self._saved_step = self.step
         self._checkpoint_seconds = time.perf_counter() - began
 
@@ -227,7 +208,7 @@ class Trainer:
         watch.progress(self.step, "checkpoint")
         if self._saved_step != self.step:
             self._save()
-        self.run.checkpoints.wait()
+        self.checkpoints.wait()
 
 
 def _memory(device: torch.device) -> int:

@@ -27,7 +27,8 @@ from owl2.training.distributed.parallelize import parallelize, synchronize_gradi
 from owl2.training.model import initial
 from owl2.training.model.build import build_model
 from owl2.training.monitoring.watchdog import Watchdog
-from owl2.training.optimizer import MasterWeightAdamW
+from owl2.training.optimizer import RecipeOptimizer
+from owl2.training.recipe.optimization import OptimizerSettings
 from owl2.training.run_directory import RunDirectory
 from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS, select_trainable
 from owl2.training.tensor_memory import TensorMemory
@@ -71,7 +72,9 @@ class Run:
         select_trainable(self.model, parts)
         parallelize(self.model, mesh, layout.dtype, layout.recompute, layout.compile)
         broadcast_weights(self.model, weights, mesh)
-        self.optimizer = MasterWeightAdamW(self.model, weight_decay=0.05)
+        self.optimizer = RecipeOptimizer(
+            self.model, OptimizerSettings(learning_rate=1e-2, weight_decay=0.05, vision_layer_decay=1.0)
+        )
 
     def step(self, step: int) -> tuple[float, float]:
         """Loss and gradient norm of one optimizer step."""
@@ -88,8 +91,10 @@ class Run:
             loss = self.model(**inputs, num_items_in_batch=tokens, supervised_logits_only=True, use_cache=False).loss
             loss.backward()
             total += loss.detach()
-        norm = self.optimizer.clip(clip_gradients)
-        self.optimizer.update(1e-2)
+        norm = clip_gradients(self.optimizer.parameters.values(), 1.0)
+        self.optimizer.set_learning_rate(1e-2)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         return float(mesh.sum_over_data(total)), float(norm)
 
     def _supervised(self, inputs: dict[str, Any]) -> int:
@@ -115,7 +120,6 @@ def train_with_checkpoints(directory: Path, layout: Layout, until: int, save_at:
     first, done = 0, []
     torch.manual_seed(1)
     if saved is not None:
-        run.optimizer.restored()
         first, done = saved.step, [tuple(each) for each in saved.shared["curve"]]
         if saved.rank is not None:
             set_rng_state(saved.rank)

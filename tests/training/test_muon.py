@@ -6,8 +6,7 @@ import pytest
 import torch
 from helpers import tiny_config, tiny_model
 
-from owl2.training.muon import MuonAdamW, is_vision_matrix
-from owl2.training.optimizer import MasterWeightAdamW
+from owl2.training.muon import MasterWeightAdamW, MuonAdamW, is_vision_matrix
 
 
 def give_gradients(model, seed):

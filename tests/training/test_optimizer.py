@@ -1,54 +1,57 @@
-"""The optimiser against torch's own, and the paper's schedules."""
+"""The optimizer beside torch's own, and the paper's schedule."""
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from helpers import tiny_config, tiny_model
 
 from owl2.modeling.parts import PARTS, is_language_model, part_of
-from owl2.training.optimizer import BETAS, EPSILON, MasterWeightAdamW, cosine_rate
+from owl2.training.optimizer import RecipeOptimizer, scheduled_learning_rate, uses_muon
+from owl2.training.recipe.optimization import OptimizerSettings, ScheduleSettings
 from owl2.training.stages import PRETRAINING_PARTS, select_trainable
 
 
-def gradients(model: torch.nn.Module, seed: int) -> None:
+def settings(**changes: Any) -> OptimizerSettings:
+    return OptimizerSettings(**{"learning_rate": 1e-2, "vision_layer_decay": 1.0, **changes})
+
+
+def give_gradients(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
-def test_a_float32_model_is_trained_as_by_torch() -> None:
+def take_steps(model: torch.nn.Module, optimizer: RecipeOptimizer, count: int, first: int = 0) -> None:
+    for step in range(first, first + count):
+        give_gradients(model, step)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_a_model_is_trained_as_by_torch_with_the_settings_of_table_9() -> None:
     ours, theirs = tiny_model(), tiny_model()
-    optimizer = MasterWeightAdamW(ours, weight_decay=0.0, max_norm=1.0)
-    reference = torch.optim.AdamW(theirs.parameters(), lr=1e-2, betas=BETAS, eps=EPSILON, weight_decay=0.0)
+    optimizer = RecipeOptimizer(ours, settings())
+    optimizer.set_learning_rate(1e-2)
+    take_steps(ours, optimizer, 3)
+    reference = torch.optim.AdamW(theirs.parameters(), lr=1e-2, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0)
     for step in range(3):
-        gradients(ours, step)
-        gradients(theirs, step)
-        expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
-        assert optimizer.step(1e-2) == pytest.approx(float(expected), rel=1e-5)
+        give_gradients(theirs, step)
         reference.step()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_updates_too_small_for_bfloat16_are_not_lost() -> None:
-    model = torch.nn.Linear(4, 4, bias=False).to(torch.bfloat16)
-    torch.nn.init.ones_(model.weight)
-    optimizer = MasterWeightAdamW(model, weight_decay=0.0)
-    for _ in range(100):
-        model.weight.grad = torch.ones_like(model.weight)
-        optimizer.step(1e-4)  # bfloat16 has no number between 0.996 and 1
-    torch.testing.assert_close(model.weight.float(), torch.full((4, 4), 0.99), rtol=0, atol=0.004)
-
-
-def test_only_matrices_decay_and_the_parts_have_their_rates() -> None:
+def test_only_matrices_decay_and_the_parts_have_their_learning_rates() -> None:
     model = tiny_model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = MasterWeightAdamW(model, weight_decay=0.5, vision_layer_decay=0.5, language_lr_scale=0.1)
+    optimizer = RecipeOptimizer(model, settings(weight_decay=0.5, vision_layer_decay=0.5, language_lr_scale=0.1))
+    optimizer.set_learning_rate(0.1)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step(0.1)
+    optimizer.step()
     kept = {name: (parameter / before[name]).flatten()[0].item() for name, parameter in model.named_parameters()}
     assert kept["model.vision_tower.layers.1.mlp.fc1.weight"] == pytest.approx(0.95)
     assert kept["model.vision_tower.layers.0.mlp.fc1.weight"] == pytest.approx(0.975)
@@ -61,16 +64,60 @@ def test_only_matrices_decay_and_the_parts_have_their_rates() -> None:
     assert kept["model.abstractor.learnable_queries"] == 1.0 == kept["model.vision_tower.layers.0.mlp.fc1.bias"]
 
 
-def test_a_frozen_part_is_neither_copied_nor_changed() -> None:
-    model = tiny_model().to(torch.bfloat16)
+def test_a_frozen_part_is_not_changed_and_has_no_state() -> None:
+    model = tiny_model()
     select_trainable(model, PRETRAINING_PARTS)
-    optimizer = MasterWeightAdamW(model, weight_decay=0.1)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert sum(master.numel() for master in optimizer.masters) == trained
+    optimizer = RecipeOptimizer(model, settings(weight_decay=0.1))
+    optimizer.set_learning_rate(0.1)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert set(optimizer.parameters) == {name.rpartition(".")[0] for name in optimizer.named_state()} == trained
     before = model.model.language_model.embed_tokens.weight.clone()
-    gradients(model, 0)
-    optimizer.step(0.1)
+    take_steps(model, optimizer, 1)
     assert torch.equal(model.model.language_model.embed_tokens.weight, before)
+
+
+MUON = {"vision_optimizer": "muon", "muon_lr_scale": 4.0, "weight_decay": 0.05}
+
+
+def test_muon_updates_the_vision_matrices_as_torchs_own_and_adamw_everything_else() -> None:
+    model, plain, by_muon = tiny_model(), tiny_model(), {}
+    for name, parameter in model.named_parameters():
+        if uses_muon(name, parameter.ndim, settings(**MUON)):
+            by_muon[name] = parameter.detach().clone().requires_grad_()
+    assert {name.split(".")[1] for name in by_muon} == {"vision_tower", "abstractor"}
+    assert not any("position" in name or "queries" in name for name in by_muon)
+    ours, adamw = RecipeOptimizer(model, settings(**MUON)), RecipeOptimizer(plain, settings(weight_decay=0.05))
+    muon = torch.optim.Muon(by_muon.values(), lr=4e-3, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for optimizer, trained in ((ours, model), (adamw, plain)):
+        optimizer.set_learning_rate(1e-3)
+        take_steps(trained, optimizer, 2)
+    for step in range(2):
+        give_gradients(plain, step)
+        for name, parameter in plain.named_parameters():
+            if name in by_muon:
+                by_muon[name].grad = parameter.grad.clone()
+        muon.step()
+    expected = dict(plain.named_parameters()) | by_muon
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, expected[name], atol=1e-6, rtol=1e-5)
+        assert parameter.grad is None
+
+
+@pytest.mark.parametrize("changes", [{}, MUON], ids=["adamw", "muon"])
+def test_a_state_written_into_another_optimizer_resumes_bit_for_bit(changes: dict[str, Any]) -> None:
+    one, other = tiny_model(), tiny_model()
+    first, second = RecipeOptimizer(one, settings(**changes)), RecipeOptimizer(other, settings(**changes))
+    for optimizer in (first, second):
+        optimizer.set_learning_rate(1e-3)
+    take_steps(one, first, 2)
+    saved = {name: tensor.clone() for name, tensor in first.named_state().items()}
+    for name, tensor in second.named_state().items():
+        tensor.copy_(saved[name])
+    for model, optimizer in ((one, first), (other, second)):
+        take_steps(model, optimizer, 2, first=2)
+    for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not any(torch.equal(tensor, saved[name]) for name, tensor in first.named_state().items())
 
 
 def test_stage_one_trains_vision_encoder_abstractor_and_the_vision_half_only() -> None:
@@ -89,12 +136,12 @@ def test_an_unknown_part_is_named() -> None:
         select_trainable(tiny_model(), [*PARTS, "decoder"])
 
 
-def test_the_rate_warms_up_linearly_and_falls_by_a_cosine_to_the_minimum() -> None:
-    rates = [cosine_rate(step, 101, 10, 1.0, 0.1) for step in range(102)]
+def test_the_learning_rate_warms_up_linearly_and_falls_by_a_cosine_to_the_minimum() -> None:
+    optimizer = settings(learning_rate=1.0, min_learning_rate=0.1)
+    schedule = ScheduleSettings(steps=101, warmup_steps=10)
+    rates = [scheduled_learning_rate(step, optimizer, schedule) for step in range(102)]
     assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert rates[10] == 1.0 and rates[101] == pytest.approx(0.1)
-    middle = 10 + 91 / 2
-    assert cosine_rate(round(middle), 101, 10, 1.0, 0.1) == pytest.approx(
-        0.1 + 0.45 * (1 + math.cos(math.pi * (round(middle) - 10) / 91))
-    )
+    middle = round(10 + 91 / 2)
+    assert rates[middle] == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi * (middle - 10) / 91)))
     assert all(earlier >= later for earlier, later in itertools.pairwise(rates[10:]))

@@ -16,7 +16,6 @@ from training.tiny_recipes import curve, metrics, recipe_of, run_recipe, run_rec
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from owl2.training.checkpoint.manager import Checkpoints
-from owl2.training.monitoring.metrics_logger import MetricsLogger
 
 STEP = ("batch.micro_batch_size=4",)
 """Of the 32 samples of a step: 8 micro-batches on one rank, and 4 on each of two."""
@@ -47,16 +46,12 @@ def on_two_ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 def stop_after(data: Path, out: Path, step: int, *overrides: str) -> None:
     """Runs stage 2 until a signal asks it to stop after a step."""
-    report = MetricsLogger.step
 
-    def reporting(self: MetricsLogger, found: Any) -> None:
-        report(self, found)
-        if found.step == step:
+    def terminate(done: int) -> None:
+        if done == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MetricsLogger, "step", reporting)
-        finished, printed = run_recipe(data, "instruct", out, *overrides)
+    finished, printed = run_recipe(data, "instruct", out, *overrides, on_step=terminate)
     assert not finished and f"stopped after step {step}" in printed
 
 
@@ -136,7 +131,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data: Path, whole: dict[str, Path], t
     stop_after(data, tmp_path / "run", 1)
     stop_after(data, tmp_path / "run", 2)
     finished, printed = run_recipe(data, "instruct", tmp_path / "run")
-    assert finished and "goes on after step 2 of 3" in printed
+    assert finished and "resumes after step 2 of 3" in printed
     assert curve(tmp_path / "run") == curve(whole["instruct"])
     one, other = (
         AutoModelForImageTextToText.from_pretrained(run / "checkpoint") for run in (tmp_path / "run", whole["instruct"])
@@ -281,7 +276,8 @@ def loss_of_twelve(data: Path, out: Path) -> float:
     processor = AutoProcessor.from_pretrained(out / "checkpoint")
     total, count = 0.0, 0
     for draw in samples.take(12):
-        conversation = samples.records[draw.source][draw]
+        records, number = samples.records.find(draw)
+        conversation = records[number]
         encoded = processor.encode_conversation(conversation.messages, images=list(conversation.images) or None)
         labels = torch.tensor(encoded["labels"])
         batch = {name: torch.tensor([encoded[name]]) for name in ("input_ids", "mm_token_type_ids")}

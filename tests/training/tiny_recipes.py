@@ -4,7 +4,7 @@ import io
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,12 @@ def recipe_of(directory: Path, stage: str, out: Path, *overrides: str) -> Recipe
     return load_recipe(directory / f"{stage}.yaml", [f"out={out}", *overrides])
 
 
-def run_recipe(directory: Path, stage: str, out: Path, *overrides: str) -> tuple[bool, str]:
+def run_recipe(
+    directory: Path, stage: str, out: Path, *overrides: str, on_step: Callable[[int], Any] | None = None
+) -> tuple[bool, str]:
     """Whether the run is finished, and what it printed."""
     printed = io.StringIO()
-    finished = train(recipe_of(directory, stage, out, *overrides), Console(file=printed, width=200))
+    finished = train(recipe_of(directory, stage, out, *overrides), Console(file=printed, width=200), on_step)
     return finished, printed.getvalue()
 
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
-from owl2.training.recipe.schema import Recipe, Section
+from owl2.training.recipe.base import Section
+from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import load_recipe, read_yaml
 
 EVERY = "every"

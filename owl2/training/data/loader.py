@@ -20,6 +20,7 @@ from owl2.data.skipped import Skip, SkipCounter
 from owl2.modeling.owl2 import IGNORE_INDEX
 from owl2.processing import Owl2Processor
 from owl2.processing.collation import pad_encoded
+from owl2.training.recipe.schema import Recipe
 
 from .stage_data import StageData
 
@@ -44,6 +45,12 @@ class BatchingConfig(NamedTuple):
     row_length: int | None = None
     buffer: int = 1024
     few_shapes: bool = False
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "BatchingConfig":
+        packing = recipe.data.packing
+        row_length = (packing.length or recipe.data.max_length) if packing.enabled else None
+        return cls(recipe.batch.micro_batch_size, row_length, packing.buffer, recipe.parallel.compile)
 
 
 class Counts(NamedTuple):

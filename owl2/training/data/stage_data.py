@@ -24,7 +24,8 @@ from owl2.data.sampler import Source as WeightedSource
 from owl2.data.skipped import Fault, InvalidSample, Skip, SkipLimit
 from owl2.data.sources import easy_vqa
 from owl2.processing import Owl2Processor
-from owl2.training.recipe.schema import Recipe, Source
+from owl2.training.recipe.data import Source
+from owl2.training.recipe.schema import Recipe
 
 from .encoding import encode_caption, encode_conversation
 

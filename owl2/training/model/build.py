@@ -18,7 +18,9 @@ from owl2.modeling import (
     Owl2VisionConfig,
 )
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
-from owl2.training.recipe.schema import Initialize, Recipe, SmallLanguageModel, TrainSettings
+from owl2.training.recipe.model import Initialize, SmallLanguageModel
+from owl2.training.recipe.optimization import TrainSettings
+from owl2.training.recipe.schema import Recipe
 from owl2.training.stages import select_trainable
 
 _MODALITY_ADAPTIVE = ("norm", "k", "v")

@@ -13,7 +13,9 @@ from owl2.training.adapters.resume import continue_adapter
 from owl2.training.data.stage_data import StageData
 from owl2.training.distributed.broadcast_weights import Weights, empty_model, weights_of
 from owl2.training.distributed.mesh import Mesh
-from owl2.training.recipe.schema import Recipe, SmallLanguageModel, TrainSettings
+from owl2.training.recipe.model import SmallLanguageModel
+from owl2.training.recipe.optimization import TrainSettings
+from owl2.training.recipe.schema import Recipe
 from owl2.training.run_directory import RunDirectory
 
 from .build import apply_trainable, build_meta_model, build_model

@@ -7,8 +7,8 @@ from rich.table import Table
 from torch import nn
 
 from owl2.modeling.parts import PARTS, part_of
-from owl2.training.optimizer import decays, num_vision_layers, rate_scale
-from owl2.training.recipe.schema import OptimizerSettings
+from owl2.training.optimizer import decays, learning_rate_scale, num_vision_layers
+from owl2.training.recipe.optimization import OptimizerSettings
 
 LORA = "lora"
 """The adapters' name in the table."""
@@ -43,9 +43,7 @@ def trainable_table(model: nn.Module, optimizer: OptimizerSettings) -> list[Row]
     rows = []
     for part, parameters in found.items():
         trained = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
-        scales = [
-            rate_scale(name, layers, optimizer.vision_layer_decay, optimizer.language_lr_scale) for name, _ in trained
-        ]
+        scales = [learning_rate_scale(name, parameter.ndim, layers, optimizer) for name, parameter in trained]
         rates = [optimizer.learning_rate * scale for scale in scales] or [0.0]
         decayed = sum(parameter.numel() for name, parameter in trained if decays(name, parameter.ndim))
         rows.append(

@@ -25,7 +25,7 @@ from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 from owl2.training.distributed.mesh import Mesh
 from owl2.training.distributed.unsharded_model import UnshardedModel
-from owl2.training.recipe.schema import TaskSettings
+from owl2.training.recipe.operation import TaskSettings
 
 _LONGEST_WAIT = timedelta(days=7)
 """For the slowest share. A rank that stalls is found by its heartbeats (`owl2.training.monitoring.watchdog`)."""

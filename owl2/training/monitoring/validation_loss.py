@@ -1,22 +1,28 @@
 """Loss of held-out samples while a run trains: every rank its share, the same samples each time."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import distributed as dist
 
+from owl2.data.skipped import SkipCounter, SkipLimit
 from owl2.modeling import Owl2ForConditionalGeneration
-from owl2.training.data.loader import Batch, empty_micro_batch
+from owl2.processing import Owl2Processor
+from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
+from owl2.training.data.loader import Batch, BatchingConfig, StageDataLoader
+from owl2.training.data.stage_data import open_stage_data
 from owl2.training.distributed.mesh import Mesh
-from owl2.training.step import Normalization, on_device, summed_loss
+from owl2.training.recipe.schema import Recipe
+from owl2.training.step import BatchPreparation, reduce_counts, summed_loss
 
 
 class ValidationSet(NamedTuple):
     """Held-out samples of this rank.
 
     Attributes:
-        micro_batches: on the CPU.
-        supervised, samples: of all ranks together.
+        micro_batches: Micro-batches on the CPU.
+        supervised, samples: Numbers over all ranks together.
     """
 
     micro_batches: list[Batch]
@@ -32,13 +38,31 @@ class HeldOutLoss(NamedTuple):
     samples: int
 
 
+def open_validation_set(recipe: Recipe, directory: Path, processor: Owl2Processor, mesh: Mesh) -> ValidationSet | None:
+    """The held-out samples of a recipe as they are, without augmentation; `None` if it names none.
+
+    Args:
+        directory: Run directory, as for `open_stage_data`.
+    """
+    settings = recipe.evaluate
+    if not settings.every or not settings.sources:
+        return None
+    plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augment": False})})
+    before = rng_state()
+    data = open_stage_data(plain, settings.sources, directory)
+    count = min(settings.samples, sum(size for _, size, _ in data.describe()))
+    counter = SkipCounter(SkipLimit(recipe.data.bad_share))
+    batching = BatchingConfig.of(recipe)
+    loader = StageDataLoader(data, processor, batching, count, counter, mesh.data_rank, mesh.data_size)
+    batch = next(loader.batches(1))
+    set_rng_state(before)  # a run draws the same numbers whether it is evaluated or not
+    counts = reduce_counts(batch, False, mesh).counts
+    return ValidationSet(batch.micro_batches, counts.supervised, counts.samples)
+
+
 @torch.no_grad()
 def validation_loss(
-    model: Owl2ForConditionalGeneration,
-    held_out: ValidationSet,
-    pad_token_id: int,
-    mesh: Mesh,
-    normalization: Normalization,
+    model: Owl2ForConditionalGeneration, held_out: ValidationSet, preparation: BatchPreparation, mesh: Mesh
 ) -> HeldOutLoss:
     """The loss of held-out samples; every rank calls it."""
     most = torch.tensor([len(held_out.micro_batches)])
@@ -50,9 +74,7 @@ def validation_loss(
     for module in (model.base_model, model.base_model.language_model):
         module.training = True
     for _ in range(int(most)):
-        batch = next(given, None)
-        empty_batch = empty_micro_batch(pad_token_id, few_shapes=False)
-        total += summed_loss(model, on_device(empty_batch if batch is None else batch, mesh.device, normalization))
+        total += summed_loss(model, preparation.inputs(next(given, None)))
     model.train()
     loss = mesh.sum_over_data(total).item() / max(1, held_out.supervised)
     return HeldOutLoss(loss, held_out.supervised, held_out.samples)

@@ -266,7 +266,7 @@ class TestFourBits:
 
     def test_the_trainable_table_counts_weights_and_not_the_bytes_they_are_packed_in(self) -> None:
         from owl2.training.model.parameter_table import trainable_table
-        from owl2.training.recipe.schema import OptimizerSettings
+        from owl2.training.recipe.optimization import OptimizerSettings
 
         rows = trainable_table(self.quantized(), OptimizerSettings(learning_rate=1e-3))
         full = tiny_model(tiny_config(intermediate_size=128))

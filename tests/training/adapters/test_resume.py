@@ -15,7 +15,7 @@ from owl2.training.adapters.lora import load_adapter
 from owl2.training.data.loader import BatchingConfig, StageDataLoader
 from owl2.training.data.stage_data import open_stage_data
 from owl2.training.export import export
-from owl2.training.optimizer import MasterWeightAdamW, cosine_rate
+from owl2.training.optimizer import RecipeOptimizer, scheduled_learning_rate
 from owl2.training.run import show
 from owl2.training.stages import select_trainable
 
@@ -51,7 +51,7 @@ def plain_training(data: Path, first: Path, directory: Path) -> list[tuple[float
     select_trainable(model, PARTS)
     load_adapter(model, first / "checkpoint", trainable=True).train()
     settings, schedule = recipe.optimizer, recipe.schedule
-    optimizer = MasterWeightAdamW(model, settings.weight_decay, settings.vision_layer_decay)
+    optimizer = RecipeOptimizer(model, settings)
     samples = open_stage_data(recipe, recipe.data.sources, directory)
     processor = Owl2Processor.from_pretrained(first / "checkpoint")
     size = recipe.batch.global_batch_size
@@ -62,8 +62,11 @@ def plain_training(data: Path, first: Path, directory: Path) -> list[tuple[float
         pixels = (inputs["pixel_values"] / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
         loss = model(**inputs | {"pixel_values": pixels}).loss
         loss.backward()
-        rate = cosine_rate(step, schedule.steps, schedule.warmup_steps, settings.learning_rate, 0.0)
-        found.append((loss.item(), optimizer.step(rate)))
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        optimizer.set_learning_rate(scheduled_learning_rate(step, settings, schedule))
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append((loss.item(), norm.item()))
     return found
 
 
@@ -118,7 +121,7 @@ def test_a_folder_that_is_not_there_is_assumed_in_a_dry_run_and_refused_in_a_run
     overrides = going_on(first, "model.adapter=absent")
     printed = io.StringIO()
     show(recipe_of(data, "instruct", tmp_path / "run", *overrides), Console(file=printed, width=200))
-    assert "absent is not there: adapters like new ones are assumed" in printed.getvalue()
+    assert "absent was not found: new adapters are assumed" in printed.getvalue()
     with pytest.raises(ValueError, match="absent is no adapter folder"):
         run_recipe(data, "instruct", tmp_path / "run", *overrides)
 

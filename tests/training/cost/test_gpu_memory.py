@@ -19,7 +19,8 @@ from owl2.training.cost.layer_memory import MicroBatch, Placement
 from owl2.training.distributed.gradient_clipping import clip_gradients
 from owl2.training.distributed.mesh import build_mesh, process_group
 from owl2.training.distributed.parallelize import parallelize, synchronize_gradients
-from owl2.training.optimizer import MasterWeightAdamW
+from owl2.training.optimizer import RecipeOptimizer
+from owl2.training.recipe.optimization import OptimizerSettings
 from owl2.training.stages import PRETRAINING_PARTS, select_trainable
 from owl2.training.tensor_memory import TensorMemory
 
@@ -41,16 +42,18 @@ def peak_of_a_step(
     model: Owl2ForConditionalGeneration, data: dict[str, Any], micro_batches: int, clip: Any = None
 ) -> int:
     """Most bytes of tensors in the second step, whose optimizer has its means already."""
-    optimizer = MasterWeightAdamW(model, weight_decay=0.0)
+    optimizer = RecipeOptimizer(model, OptimizerSettings(learning_rate=1e-4, vision_layer_decay=1.0))
+    optimizer.set_learning_rate(1e-4)
 
     def step() -> None:
         for index in range(micro_batches):
             synchronize_gradients(model, index == micro_batches - 1, torch.device("cpu"))
             inputs = {name: None if value is None else value.clone() for name, value in data.items()}
             model(**inputs, loss_only=True, use_cache=False, num_items_in_batch=1).loss.backward()
-        norm = optimizer.clip() if clip is None else optimizer.clip(clip)
+        norm = (clip or torch.nn.utils.clip_grad_norm_)(list(optimizer.parameters.values()), 1.0)
         assert norm.isfinite()
-        optimizer.update(1e-4)
+        optimizer.step()
+        optimizer.zero_grad()
 
     step()
     gc.collect()

@@ -121,7 +121,7 @@ def test_going_on_where_everything_trains_needs_no_weights_but_the_checkpoints(d
     stop_after_two(data, "instruct", tmp_path / "run", start)
     weights_file(base).unlink()
     finished, printed = run_recipe(data, "instruct", tmp_path / "run", start)
-    assert finished and "goes on after step 2 of 3" in printed
+    assert finished and "resumes after step 2 of 3" in printed
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
 
 

@@ -5,12 +5,11 @@ import torch
 from helpers import tiny_config, tiny_model
 
 from owl2.training.adapters.lora import apply_lora
+from owl2.training.data.loader import empty_micro_batch
 from owl2.training.distributed.mesh import build_mesh, process_group
 from owl2.training.monitoring.validation_loss import ValidationSet, validation_loss
 from owl2.training.stages import select_trainable
-from owl2.training.step import Normalization
-
-NORMALIZATION = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+from owl2.training.step import BatchPreparation
 
 
 def test_no_dropout_is_in_it_and_training_goes_on_in_training_mode() -> None:
@@ -30,6 +29,7 @@ def test_no_dropout_is_in_it_and_training_goes_on_in_training_mode() -> None:
         model.train()
         assert model(**batch).loss.item() != pytest.approx(wanted, rel=1e-3)
     with process_group(60) as device:
-        found = validation_loss(model, ValidationSet([batch], 38, 2), 0, build_mesh(device), NORMALIZATION)
+        preparation = BatchPreparation(device, (0.5,) * 3, (0.5,) * 3, empty_micro_batch(0, few_shapes=False))
+        found = validation_loss(model, ValidationSet([batch], 38, 2), preparation, build_mesh(device))
     assert found.loss == pytest.approx(wanted, rel=1e-5) and found[1:] == (38, 2)
     assert all(module.training for module in model.modules())

@@ -1,0 +1,106 @@
+"""Section `data` of a recipe: what is learnt from, and how samples are prepared."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from .base import NotNegative, Positive, Section, Share
+
+STAGE_FORMATS = {
+    "pretrain": ("easy_vqa", "jsonl", "parquet", "coco_captions", "webdataset"),
+    "instruct": ("easy_vqa", "records", "mixture"),
+}
+"""Formats of sources that each stage learns from."""
+
+_KEYS_OF_FORMATS = {
+    "root": ("records", "jsonl", "parquet", "coco_captions"),
+    "index": ("webdataset",),
+    "image_field": ("jsonl", "parquet"),
+    "caption_field": ("jsonl", "parquet", "webdataset"),
+    "max_questions": ("easy_vqa",),
+}
+
+
+class Source(Section):
+    """One source of samples.
+
+    Attributes:
+        format: `easy_vqa` (captions in stage pretrain, conversations in stage instruct), `records` (conversations of
+            LLaVA's or the chat-messages form), `mixture` (a YAML file of instruction sources), or image-caption
+            pairs: `jsonl`, `parquet`, `coco_captions`, `webdataset`.
+        path: the file or, for `webdataset`, the directory or address of the shards.
+        root: directory of the images; that of the file by default.
+        weight: share of the samples drawn from this source, relative to the other weights; by default its number of
+            samples.
+        index: of `webdataset`: directory of the index, if it is not beside the shards.
+        image_field, caption_field: names of the fields or columns of `jsonl` and `parquet`; of `webdataset`, the field
+            of `.json` that holds the caption, instead of `.txt`.
+        split: of easy-VQA.
+        max_questions: easy-VQA's questions of one image are split into conversations of at most so many.
+    """
+
+    format: Literal["easy_vqa", "records", "mixture", "jsonl", "parquet", "coco_captions", "webdataset"]
+    path: str | None = None
+    root: str | None = None
+    weight: Annotated[float, Field(gt=0)] | None = None
+    index: str | None = None
+    image_field: str | None = None
+    caption_field: str | None = None
+    split: Literal["train", "test"] = "train"
+    max_questions: Positive | None = None
+
+    @model_validator(mode="after")
+    def _path_of_a_file(self) -> Self:
+        if (self.path is None) != (self.format == "easy_vqa"):
+            wanted = "takes no path" if self.path is not None else "needs a path"
+            raise ValueError(f"a source of the format {self.format} {wanted}")
+        for key, formats in _KEYS_OF_FORMATS.items():
+            if getattr(self, key) is not None and self.format not in formats:
+                raise ValueError(f"{key} is a key of {', '.join(formats)}, not of {self.format}")
+        return self
+
+
+class Packing(Section):
+    """Whole samples side by side in rows. What a step learns does not depend on it, only how fast.
+
+    Attributes:
+        length: most tokens of a row; `data.max_length` by default.
+        buffer: samples of a step that are packed together; more of them leave less padding.
+    """
+
+    enabled: bool = False
+    length: Positive | None = None
+    buffer: Positive = 1024
+
+
+class DataSettings(Section):
+    """What is learnt from.
+
+    Attributes:
+        sources: by name.
+        image_size: pixels of a side.
+        augment: random resized crop and horizontal flip, as in BLIP-2 (section 4.1); only for pairs, since questions
+            may be about what a crop cuts off.
+        keep_left_and_right: do not flip an image whose caption says left or right.
+        max_length: tokens of a sample, visual rows included. Longer texts are cut at their end; a sample whose images
+            or whose answer would be lost is left out, and counted.
+        workers: processes that prepare batches on each rank; 0 prepares them between the steps.
+        bad_share: the run ends when more than this share of a source's samples, and at least 100, are broken.
+        cache: directory for the index of `records`; `cache` in the run directory by default.
+    """
+
+    sources: Annotated[dict[str, Source], Field(min_length=1)]
+    image_size: Positive
+    max_length: Positive
+    augment: bool = False
+    keep_left_and_right: bool = False
+    packing: Packing = Packing()
+    workers: NotNegative = 2
+    bad_share: Share = 0.05
+    cache: str | None = None
+
+    @model_validator(mode="after")
+    def _rows_hold_samples(self) -> Self:
+        if self.packing.length is not None and self.packing.length < self.max_length:
+            raise ValueError(f"packing.length {self.packing.length} is below max_length {self.max_length}")
+        return self

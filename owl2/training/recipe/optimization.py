@@ -1,0 +1,107 @@
+"""Sections `train`, `optimizer`, `schedule` and `batch` of a recipe: what trains, and how."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from .base import NotNegative, Positive, Section, Share
+
+PartName = Literal["vision_encoder", "abstractor", "decoder_vision", "decoder_text", "decoder_shared", "embeddings"]
+
+
+class Lora(Section):
+    """Low-rank adapters of the language model, through PEFT.
+
+    Attributes:
+        targets: linear layers of the language decoder; copies for vision are named with them (`vision_k_proj`).
+    """
+
+    rank: Positive = 128
+    alpha: Positive = 256
+    dropout: Share = 0.05
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+
+
+class TrainSettings(Section):
+    """What trains.
+
+    Attributes:
+        parts: these train in full; all others are frozen.
+        lora: adapters on the language model, whose parts may then not be in `parts` (the vision half may).
+        quantization: precision in which the frozen language model is kept; needs `lora`.
+        drop_path: Table 9 has 0, and the vision encoder has no other.
+    """
+
+    parts: tuple[PartName, ...]
+    lora: Lora | None = None
+    quantization: Literal["int4"] | None = None
+    drop_path: Literal[0] = 0
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> Self:
+        if not self.parts and self.lora is None:
+            raise ValueError("nothing would train: name parts or give lora")
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("a quantized language model cannot train in full: give lora")
+        doubled = {"decoder_text", "decoder_shared"} & set(self.parts) if self.lora is not None else set()
+        if doubled:
+            raise ValueError(f"{', '.join(sorted(doubled))} would train in full and through lora: take one of the two")
+        return self
+
+
+class OptimizerSettings(Section):
+    """AdamW (Table 9), and Muon where a vision encoder starts from nothing.
+
+    Attributes:
+        learning_rate, min_learning_rate: Learning rate at the peak and at the end of the schedule.
+        vision_optimizer: What updates the matrices of vision encoder and abstractor; Muon needs them unsharded.
+        muon_lr_scale: Learning rate of what Muon updates, as a multiple of that of the vision parts.
+        vision_layer_decay: the rate of a vision layer is this many times that of the layer above it.
+        language_lr_scale: rate of the language model's own weights, as a share of that of the vision parts.
+        max_grad_norm: largest norm of the gradient.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    vision_optimizer: Literal["adamw", "muon"] = "adamw"
+    muon_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    eps: Annotated[float, Field(gt=0)] = 1e-6
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    vision_layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    language_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class ScheduleSettings(Section):
+    """Linear warm-up, then half a cosine from the peak rate to the minimum (Table 9)."""
+
+    steps: Positive
+    warmup_steps: NotNegative
+    kind: Literal["cosine"] = "cosine"
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} is more than steps {self.steps}")
+        return self
+
+
+class BatchSettings(Section):
+    """Sizes of batches. Gradients are accumulated over as many micro-batches as the global batch takes on the ranks.
+
+    Attributes:
+        global_batch_size: samples of an optimizer step over all ranks.
+        micro_batch_size: samples (with packing: rows) of one forward pass on one rank.
+    """
+
+    global_batch_size: Positive
+    micro_batch_size: Positive
