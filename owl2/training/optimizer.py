@@ -125,7 +125,7 @@ def _whole_matrix(name: str, parameter: nn.Parameter) -> nn.Parameter:
     """The matrix as a plain tensor, which Muon needs, in the memory of the parameter."""
     if not isinstance(parameter, DTensor):
         return parameter
-    local = parameter.detach().to_local()
+    local = parameter.to_local().detach()
     if local.shape != parameter.shape:
         raise ValueError(
             f"optimizer.vision_optimizer=muon updates whole matrices, but {name} is sharded: of "
