@@ -7,6 +7,8 @@ import typer
 
 from owl2.environment import restart_with_fast_allocation
 
+EXAMPLE = "owl2 ablate grid.yaml --out runs/ablation --smoke"
+
 
 def ablate(
     grid: Annotated[Path, typer.Argument(metavar="GRID", help="A YAML file with stages, factors, seeds.")],

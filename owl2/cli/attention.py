@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+EXAMPLE = 'owl2 attention -m DIR --image cat.png -p "What is this?" --out attention'
+
 
 def attention(
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.")],
@@ -26,10 +28,7 @@ def attention(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
 ) -> None:
-    """Draw where a model looks: Figures 4 and 5 of the paper, maps over the image, what hiding parts of it costs.
-
-    Example: owl2 attention --model DIR --image cat.png --prompt "What is this?" --out attention
-    """
+    """Draw where a model looks: Figures 4 and 5 of the paper, maps over the image, what hiding parts of it costs."""
     chosen, of_heads = _numbers("--layers", layers), _numbers("--heads", heads)
     from owl2.analysis.attention.report import write_attention
     from owl2.checkpoints.loading import load_for_chat

@@ -17,6 +17,8 @@ HELP = """/image PATH   show an image with the next message
 /help         this list
 /exit         leave (as Ctrl-D does)"""
 
+EXAMPLE = 'owl2 chat -m DIR --image cat.png "What is on the picture?"'
+
 
 def chat(
     model: Annotated[str, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")],

@@ -6,11 +6,21 @@ from typing import Annotated
 
 import typer
 
+from .completion import complete_recipe
 from .errors import EXIT_CODE
+
+EXAMPLE = "owl2 cost pretrain --gpus 8 --gpu h100"
 
 
 def cost(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, or a name that `owl2 recipes` lists.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A YAML file, or a name that `owl2 recipes` lists.",
+            autocompletion=complete_recipe,
+        ),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="SECTION.KEY=VALUE", help="Other values of the recipe.")
     ] = None,

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from owl2.environment import Environment
     from owl2.self_test import Check
 
+EXAMPLE = "owl2 doctor"
+
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Check versions, devices and extras, and run a tiny model on them. Exit code 1 if something does not work."""

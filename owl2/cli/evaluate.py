@@ -5,12 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
+from .completion import complete_tasks
 from .judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
+
+EXAMPLE = "owl2 evaluate -m DIR --tasks pope,vqav2 --data data --out runs/evaluation"
 
 
 def evaluate(
     model: Annotated[str | None, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Benchmarks, separated by commas; see --list.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Benchmarks, separated by commas; see --list.", autocompletion=complete_tasks)
+    ] = None,
     data: Annotated[
         Path, typer.Option(metavar="ROOT", help="Where the benchmarks lie (docs/evaluation/evaluate.md).")
     ] = Path("data"),

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+EXAMPLE = "owl2 export runs/pretrain exported --layout official"
+
 
 def export(
     source: Annotated[

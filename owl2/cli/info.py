@@ -22,6 +22,8 @@ PART_NAMES = {
     "embeddings": "embeddings and head",
 }
 
+EXAMPLE = "owl2 info DIR --json"
+
 
 def info(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="Directory of the model.")],

@@ -30,7 +30,7 @@ COMMANDS = (
     "doctor",
 )
 """Module `owl2.cli.NAME` holds NAME, a function or a `Typer` of several; for a command with a dash the names have an
-underscore. At its top it imports only what is cheap."""
+underscore. At its top it imports only what is cheap. `EXAMPLE` is a command line to end its help with."""
 
 
 class LazyCommands(TyperGroup):
@@ -43,11 +43,12 @@ class LazyCommands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
-        command = getattr(import_module(f"owl2.cli.{name}"), name)
+        module = import_module(f"owl2.cli.{name}")
+        command = getattr(module, name)
         if isinstance(command, typer.Typer):
             return typer.main.get_command(command)
         single = typer.Typer(add_completion=False)
-        single.command(cmd_name)(command)
+        single.command(cmd_name, epilog=f"Example: {module.EXAMPLE}")(command)
         return typer.main.get_command(single)
 
     def invoke(self, ctx: Any) -> Any:
@@ -60,7 +61,7 @@ app = typer.Typer(
     cls=LazyCommands,
     help="mPLUG-Owl2: train, measure, look inside, chat.",
     no_args_is_help=True,
-    add_completion=False,
+    epilog="Example: owl2 quickstart",
     pretty_exceptions_enable=False,
 )
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+EXAMPLE = "owl2 merge-lora runs/lora/checkpoint merged --base DIR"
+
 
 def merge_lora(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of the adapter.")],

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 SHOWN_PROBLEMS = 8
 """Of the files that could not be scored, so many are named on the terminal; the file of scores names all."""
 
+EXAMPLE = "owl2 quality pictures -m DIR --out scores.csv"
+
 
 def quality(
     inputs: Annotated[

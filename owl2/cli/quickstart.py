@@ -7,6 +7,8 @@ import typer
 
 from owl2.environment import restart_with_fast_allocation
 
+EXAMPLE = "owl2 quickstart --preset nano"
+
 
 def quickstart(
     preset: Annotated[

@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
+from .completion import complete_any_recipe
+
+EXAMPLE = "owl2 recipes small/pretrain > mine.yaml"
+
 
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Print this one, to be copied and changed.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Print this one, to be copied and changed.", autocompletion=complete_any_recipe
+        ),
     ] = None,
 ) -> None:
     """List the recipes that come with owl2, or print one of them."""

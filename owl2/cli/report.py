@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+EXAMPLE = "owl2 report runs/evaluation --out report"
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories that owl2 evaluate wrote.")],

@@ -8,6 +8,8 @@ import typer
 from .evaluate import show_result, show_warning
 from .judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
 
+EXAMPLE = "owl2 score runs/evaluation --protocol vqa_owl2"
+
 
 def score(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, or of one of its tasks.")],

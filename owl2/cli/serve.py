@@ -7,6 +7,8 @@ import typer
 
 from owl2.environment import restart_with_fast_allocation
 
+EXAMPLE = "owl2 serve -m DIR --port 8000"
+
 
 def serve(
     model: Annotated[str, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")],

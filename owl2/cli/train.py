@@ -7,11 +7,21 @@ import typer
 
 from owl2.environment import restart_with_fast_allocation
 
+from .completion import complete_recipe
 from .errors import EXIT_CODE, show_error
+
+EXAMPLE = "owl2 train small/pretrain out=runs/small schedule.steps=100"
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, or a name that `owl2 recipes` lists.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A YAML file, or a name that `owl2 recipes` lists.",
+            autocompletion=complete_recipe,
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="SECTION.KEY=VALUE", help="Other values, for example out=DIR or schedule.steps=100."),
