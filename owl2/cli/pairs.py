@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .printing import printable
+from owl2.data.printing import printable
 
 INDEX = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of the index; inside the folder of the shards by default.")

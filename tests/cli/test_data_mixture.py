@@ -62,7 +62,7 @@ class TestMix:
         assert "did you mean 'samples'?" in refused("data", "mix", recipe, "--source", "sample")
 
     def test_what_is_wrong_is_one_line(self, refused, recipe, tmp_path):
-        assert "does not exist" in refused("data", "mix", tmp_path / "none.yaml")
+        assert "there is no recipe" in refused("data", "mix", tmp_path / "none.yaml")
         recipe.write_text(recipe.read_text().replace("mine.jsonl", "none.jsonl"))
         assert f"mine: file {tmp_path / 'none.jsonl'}" in refused("data", "mix", recipe)
         recipe.write_text(recipe.read_text().replace("weight:", "wait:"))
