@@ -5,9 +5,9 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .errors import DeadlineExceeded, Overloaded, ShuttingDown
+from .errors import DeadlineExceeded, InvalidRequest, Overloaded, ShuttingDown
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,27 @@ class AdmissionLimits:
     rate: float = 0.0
 
 
+@dataclass(eq=False)
+class _Waiting:
+    count: int
+    tokens: int
+    place: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
 class Admission:
-    """Places for answers. Waiting clients take turns, whatever the number of requests of each."""
+    """Places for answers, and tokens of the cache. Waiting clients take turns, whatever the number of requests of each.
+
+    Attributes:
+        cache_tokens: of the cache. Whoever is admitted holds all that the answer may need: what is inside always fits.
+    """
 
     def __init__(self, limits: AdmissionLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
-        self.running = 0
+        self.cache_tokens = 0
+        self.running = self.reserved = 0
         self.is_open = True
         self._clock = clock
-        self._queues: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()  # the next client first
+        self._queues: OrderedDict[str, deque[_Waiting]] = OrderedDict()  # the next client first
         self._rates: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests left, when
 
     @property
@@ -42,36 +54,44 @@ class Admission:
         return sum(len(queue) for queue in self._queues.values())
 
     @asynccontextmanager
-    async def places(self, client: str, count: int = 1) -> AsyncIterator[None]:
-        """Holds `count` places for a client.
+    async def places(self, client: str, count: int = 1, tokens: int = 0) -> AsyncIterator[None]:
+        """Holds `count` places and `tokens` of the cache for a client.
 
         Raises:
+            InvalidRequest: there will never be as many.
             Overloaded: too many requests wait, or this client sends them too fast.
             DeadlineExceeded: no place became free in time.
             ShuttingDown: the engine takes nothing any more.
         """
         if not self.is_open:
             raise ShuttingDown("the server is shutting down", retry_after=5)
+        if count > self.limits.running or tokens > self.cache_tokens:
+            raise InvalidRequest(
+                f"{count} answers with {tokens} tokens together are more than the engine takes, {self.limits.running} "
+                f"with {self.cache_tokens}: ask for fewer or shorter answers",
+                "n",
+            )
         self._check_rate(client)
-        await self._wait(client, count)
+        wanted = _Waiting(count, tokens)
+        await self._wait(client, wanted)
         try:
             yield
         finally:
-            self.running -= count
+            self._leave(wanted)
             self._admit()
 
     def close(self) -> None:
         """Refuses all that comes or waits from now on."""
         self.is_open = False
         for queue in self._queues.values():
-            for _, place in queue:
-                if not place.done():
-                    place.set_exception(ShuttingDown("the server is shutting down", retry_after=5))
+            for waiting in queue:
+                if not waiting.place.done():
+                    waiting.place.set_exception(ShuttingDown("the server is shutting down", retry_after=5))
         self._queues.clear()
 
-    async def _wait(self, client: str, count: int) -> None:
-        if not self._queues and self.running + count <= self.limits.running:
-            self.running += count
+    async def _wait(self, client: str, wanted: "_Waiting") -> None:
+        if not self._queues and self._fits(wanted):
+            self._enter(wanted)
             return
         queue = self._queues.get(client, deque())
         if self.queued >= self.limits.queued or len(queue) >= self.limits.queued_per_client:
@@ -79,28 +99,40 @@ class Admission:
             raise Overloaded(
                 f"{len(queue) if whose else self.queued} requests {whose}are waiting already", retry_after=1
             )
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(client, queue).append((count, place))
+        self._queues.setdefault(client, queue).append(wanted)
         self._admit()
         try:
             async with asyncio.timeout(self.limits.queue_seconds):
-                await asyncio.shield(place)
+                await asyncio.shield(wanted.place)
         except TimeoutError:
-            self._give_up(client, count, place)
+            self._give_up(client, wanted)
             raise DeadlineExceeded(
                 f"no place became free within {self.limits.queue_seconds:g} s", retry_after=self.limits.queue_seconds
             ) from None
         except asyncio.CancelledError:
-            self._give_up(client, count, place)
+            self._give_up(client, wanted)
             raise
 
-    def _give_up(self, client: str, count: int, place: "asyncio.Future[None]") -> None:
+    def _fits(self, wanted: "_Waiting") -> bool:
+        has_place = self.running + wanted.count <= self.limits.running
+        return has_place and self.reserved + wanted.tokens <= self.cache_tokens
+
+    def _enter(self, wanted: "_Waiting") -> None:
+        self.running += wanted.count
+        self.reserved += wanted.tokens
+
+    def _leave(self, wanted: "_Waiting") -> None:
+        self.running -= wanted.count
+        self.reserved -= wanted.tokens
+
+    def _give_up(self, client: str, wanted: "_Waiting") -> None:
+        place = wanted.place
         if place.done() and not place.cancelled() and place.exception() is None:  # it was admitted at the last moment
-            self.running -= count
+            self._leave(wanted)
         else:
             place.cancel()
             queue = self._queues.get(client, deque())
-            queue = deque(entry for entry in queue if entry[1] is not place)
+            queue = deque(waiting for waiting in queue if waiting is not wanted)
             if queue:
                 self._queues[client] = queue
             else:
@@ -111,15 +143,14 @@ class Admission:
         """Fills free places, one request of each waiting client after the other."""
         while self._queues:
             client, queue = next(iter(self._queues.items()))
-            count, place = queue[0]
-            if self.running + count > self.limits.running:
-                return  # who needs several places is not overtaken for ever by those who need one
-            queue.popleft()
+            if not self._fits(queue[0]):
+                return  # who needs much is not overtaken for ever by those who need little
+            wanted = queue.popleft()
             del self._queues[client]
             if queue:
                 self._queues[client] = queue  # to the end
-            self.running += count
-            place.set_result(None)
+            self._enter(wanted)
+            wanted.place.set_result(None)
 
     def _check_rate(self, client: str) -> None:
         """A bucket of one minute's requests for each client, refilled evenly."""

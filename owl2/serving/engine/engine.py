@@ -18,13 +18,13 @@ import torch
 
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
-from owl2.serving.prompts import Prompt
 
 from .admission import Admission, AdmissionLimits
 from .detokenizer import Detokenizer
-from .errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong, WorkerCrashed
+from .errors import DeadlineExceeded, Overloaded, PromptTooLong, WorkerCrashed
 from .image_table import ImageTable, ImageTableFull
 from .paged_model import PagedOwl2
+from .prompts import Prompt
 from .sampler import Draws, GumbelSampler, Sampling, TokenLogprobs, seed_of_choice
 from .worker import Progress, Worker, WorkerOptions
 
@@ -116,8 +116,6 @@ class Engine:
             PagedOwl2(model, self.images, self.sampler), worker, self._end_tokens(), self._on_progress, self._on_crash
         )
         self.context = config.text_config.max_position_embeddings
-        if worker.cache_tokens is not None:
-            self.context = min(self.context, worker.cache_tokens)
         self.tokenizer = deepcopy(processor.tokenizer)  # the other one is changed by whoever tokenizes
         self._threads = ThreadPoolExecutor(1, "owl2-vision")
         self._observe = observe
@@ -138,6 +136,8 @@ class Engine:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self.worker.start)
+        self.admission.cache_tokens = self.worker.cache_tokens
+        self.context = min(self.context, self.worker.cache_tokens)
 
     async def stop(self, drain_seconds: float = 0.0) -> None:
         """Takes nothing more, gives answers in flight some time to end, and ends the worker."""
@@ -159,10 +159,10 @@ class Engine:
         """
         room = self.context - len(prompt)
         if room < 1 or (max_new_tokens or 0) > room:
-            wanted = f" and {max_new_tokens} for the answer" if max_new_tokens else ""
+            wanted = f" and max_tokens={max_new_tokens} are asked for" if max_new_tokens else ""
             raise PromptTooLong(
                 f"the prompt takes {len(prompt)} tokens{wanted}, but the context holds {self.context} with the answer",
-                "messages",
+                "messages" if room < 1 else "max_tokens",
             )
         return max_new_tokens or room
 
@@ -172,9 +172,9 @@ class Engine:
         Raises:
             RequestError: see `engine.errors`.
         """
-        if request.choices > self.admission.limits.running:
-            raise InvalidRequest(f"n={request.choices} is over the limit of {self.admission.limits.running}", "n")
-        async with self.admission.places(request.client, request.choices):
+        page = self.worker.options.page_tokens
+        tokens = -(-(len(request.prompt) + request.max_new_tokens) // page) * page * request.choices
+        async with self.admission.places(request.client, request.choices, tokens):
             deadline = asyncio.get_running_loop().time() + self.max_seconds
             ids, slots = await self._virtual_ids(request.prompt)
             answers: list[_Answer] = []

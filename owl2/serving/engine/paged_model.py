@@ -3,6 +3,7 @@
 Shapes: S tokens of all requests of a step, D hidden, V vocabulary.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -21,20 +22,24 @@ class PagedOwl2(Owl2PreTrainedModel, GenerationMixin):
     """The language decoder of a model over the ids of text and of an image table.
 
     Args:
-        model: shares its weights; nothing of it is changed.
+        model: lends its weights. Its attention stays as it is: that of continuous batching may be of no use to others.
         images: visual tokens by virtual id.
         sampler: draws the tokens.
     """
 
     def __init__(self, model: Owl2ForConditionalGeneration, images: ImageTable, sampler: GumbelSampler) -> None:
-        super().__init__(model.config)
+        config, language_model, lm_head = _with_shared_weights(
+            (model.config, model.model.language_model, model.lm_head)
+        )
+        super().__init__(config)
         self._tp_plan: dict[str, str] = {}  # what `post_init` would set, which also initialises weights
-        self.owl2 = model
+        self.language_model = language_model
+        self.lm_head = lm_head
         self.images = images
         self.sampler = sampler
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        return self.owl2.get_input_embeddings()
+        return self.language_model.embed_tokens
 
     def forward(
         self,
@@ -58,7 +63,7 @@ class PagedOwl2(Owl2PreTrainedModel, GenerationMixin):
             visual = self.images.lookup(input_ids).to(embeddings.dtype)
             embeddings = torch.where(is_vision.unsqueeze(-1), visual, embeddings)
         kwargs["use_cache"] = False  # the manager keeps it
-        hidden = self.owl2.model.language_model(
+        hidden = self.language_model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -68,7 +73,18 @@ class PagedOwl2(Owl2PreTrainedModel, GenerationMixin):
         ).last_hidden_state  # [1, S, D]
         if logits_to_keep is not None:
             hidden = hidden[:, logits_to_keep]
-        return CausalLMOutput(logits=self.owl2.lm_head(hidden))
+        return CausalLMOutput(logits=self.lm_head(hidden))
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         return self.sampler.as_list()
+
+
+def _with_shared_weights(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copies of a configuration and of modules, which refer to each other as before and hold the same tensors."""
+    shared: list[Any] = []
+    for part in parts:
+        if isinstance(part, torch.nn.Module):
+            shared += [*part.parameters(), *part.buffers()]
+            # Layers in 8 bits move their weights there when they first run.
+            shared += [module.state for module in part.modules() if hasattr(module, "state")]
+    return copy.deepcopy(parts, {id(each): each for each in shared})

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 10.0
+_SAFETY_MARGIN = 0.15  # the manager's own
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,21 @@ class Worker:
             return float(cache.compute_free_capacity())
         return cache.get_num_free_blocks() / cache.num_blocks
 
+    @property
+    def cache_tokens(self) -> int:
+        """Size of the paged cache, whole blocks."""
+        page = self.options.page_tokens
+        if self.options.cache_tokens is not None:
+            return -(-self.options.cache_tokens // page) * page
+        processor = None if self._manager is None else self._manager.batch_processor
+        return 0 if processor is None else processor.cache.num_blocks * page
+
     def start(self) -> None:
-        """Makes a manager with an empty cache and waits for nothing."""
+        """Makes a manager with an empty cache, and waits until that is there.
+
+        Raises:
+            RuntimeError: the manager ended before.
+        """
         self._stopping = False
         self._manager = self.model.init_continuous_batching(
             generation_config=GenerationConfig(do_sample=False, eos_token_id=self.end_tokens, max_new_tokens=1),
@@ -101,6 +116,10 @@ class Worker:
         self._manager.start()
         self._watcher = threading.Thread(target=self._watch, args=(self._manager,), name="owl2-results", daemon=True)
         self._watcher.start()
+        while self._manager.batch_processor is None:
+            if not self._manager.is_running():
+                raise RuntimeError("the worker did not start; the log has the reason")
+            time.sleep(_POLL_SECONDS / 10)
 
     def stop(self) -> None:
         """Ends the manager and what it still computes."""
@@ -153,7 +172,10 @@ class Worker:
             "per_request_processors": False,
         }
         if options.cache_tokens is not None:
-            settings["num_blocks"] = -(-options.cache_tokens // options.page_tokens)
+            settings["num_blocks"] = self.cache_tokens // options.page_tokens
+            # Under the margin, blocks that are kept for their prefix are given up: what a step needs is always there.
+            needed = options.max_batch_tokens + options.max_requests * options.page_tokens
+            settings["safety_margin"] = min(1.0, max(_SAFETY_MARGIN, needed / self.cache_tokens))
         if "auto_switch_to_flash" in known:
             settings["auto_switch_to_flash"] = self.model.dtype in (torch.float16, torch.bfloat16)
         return ContinuousBatchingConfig(**settings)

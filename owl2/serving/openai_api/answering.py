@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect
 from owl2.serving.engine.detokenizer import token_text
 from owl2.serving.engine.engine import AnswerRequest, Delta
 from owl2.serving.engine.errors import InvalidRequest, PromptTooLong, RequestError
+from owl2.serving.engine.prompts import Prompt
 from owl2.serving.engine.sampler import Sampling
-from owl2.serving.prompts import Prompt
 
 from .errors import error_object
 from .schemas import _SamplingFields
@@ -87,12 +87,21 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
+def token_name(state: ServerState, token: int) -> str:
+    return token_text(state.engine.tokenizer, token)
+
+
+def finite(logprob: float) -> float:
+    """A log-probability as JSON can hold it, which knows no infinity."""
+    return max(logprob, -9999.0)
+
+
 def described_token(state: ServerState, token: int, logprob: float) -> dict[str, Any]:
     """A token as OpenAI describes it: its text, and its bytes unless it is only a part of a character."""
-    text = token_text(state.engine.tokenizer, token)
+    text = token_name(state, token)
     return {
         "token": text,
-        "logprob": max(logprob, -9999.0),  # JSON has no infinity
+        "logprob": finite(logprob),
         "bytes": None if "\ufffd" in text else list(text.encode()),
     }
 

@@ -12,11 +12,11 @@ from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 from owl2.serving.engine.admission import AdmissionLimits
 from owl2.serving.engine.engine import Engine
+from owl2.serving.engine.prompts import PromptBuilder
 from owl2.serving.engine.worker import WorkerOptions
-from owl2.serving.prompts import PromptBuilder
 from owl2.serving.settings import ServeSettings
 
-from . import chat, information
+from . import chat, completions, information, score, tokens
 from .errors import add_error_handlers
 from .metrics import Metrics
 from .security import Gate
@@ -44,8 +44,8 @@ def create_app(
     # The pages of /docs and /redoc load scripts from elsewhere.
     app = FastAPI(title="owl2", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.server = ServerState(engine, prompts, settings, model_name, metrics)
-    app.include_router(chat.router)
-    app.include_router(information.router)
+    for routes in (chat, completions, score, tokens, information):
+        app.include_router(routes.router)
     add_error_handlers(app)
     if settings.cors_origins:
         app.add_middleware(
@@ -54,7 +54,7 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    app.add_middleware(Gate, settings=settings)
+    app.add_middleware(Gate, settings=settings, metrics=metrics)
     _describe_errors(app)
     return app
 

@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 
 from owl2.serving.engine.errors import InvalidRequest
-from owl2.serving.prompts import Prompt
+from owl2.serving.engine.prompts import Prompt
 
 from .media import contents_of_data_url, decode_image
 from .schemas import ImagePart, Message, TextPart, VideoPart

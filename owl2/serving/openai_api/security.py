@@ -1,7 +1,9 @@
-"""What is checked of every request before a route sees it, and what every answer says to browsers."""
+"""What is checked of every request before a route sees it, and what every answer says to browsers and to the log."""
 
 import hmac
 import ipaddress
+import logging
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from owl2.serving.settings import ServeSettings
 
 from .errors import error_response
+from .metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 OPEN_PATHS = ("/health", "/version")
 """Need no key: a load balancer has none."""
@@ -25,21 +30,23 @@ class Gate:
     """Checks host, key, type and size of a request.
 
     A body that says its size is refused before a byte of it is read, and any other as soon as it grows too large.
+    Each request is counted and gets a line in the log, which holds nothing of its contents.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
         self.app = app
         self.settings = settings
+        self.metrics = metrics
         self.hosts = allowed_hosts(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        refusal = self._refusal(scope, headers)
+        send = self._recorded(scope, _with_headers(send))
+        refusal = self._refusal(scope, dict(scope["headers"]))
         if refusal is not None:
-            await refusal(scope, receive, _with_headers(send))
+            await refusal(scope, receive, send)
             return
         limit = self.settings.limits.body_bytes
         read = 0
@@ -57,13 +64,26 @@ class Gate:
         async def noted_send(message: Message) -> None:
             nonlocal started
             started = True
-            await _with_headers(send)(message)
+            await send(message)
 
         try:
             await self.app(scope, counted_receive, noted_send)
         except _TooLarge:
             if not started:
-                await _too_large(limit)(scope, receive, _with_headers(send))
+                await _too_large(limit)(scope, receive, send)
+
+    def _recorded(self, scope: Scope, send: Send) -> Send:
+        began = time.perf_counter()
+
+        async def recorded_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "none")  # what was asked for may be anything
+                self.metrics.requests.labels(route, message["status"]).inc()
+                seconds = time.perf_counter() - began
+                logger.info("%s %s %d after %.3f s", scope["method"], route, message["status"], seconds)
+            await send(message)
+
+        return recorded_send
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> Any:
         host = headers.get(b"host", b"").decode("latin-1")

@@ -9,7 +9,7 @@ from fastapi import Request
 
 from owl2.serving.engine.engine import Engine
 from owl2.serving.engine.errors import RequestError
-from owl2.serving.prompts import PromptBuilder
+from owl2.serving.engine.prompts import PromptBuilder
 from owl2.serving.settings import ServeSettings
 
 from .metrics import Metrics

@@ -9,7 +9,7 @@ from PIL import Image
 
 from owl2.processing import Owl2Processor
 
-from .engine.errors import InvalidRequest
+from .errors import InvalidRequest
 
 
 @dataclass(frozen=True)
