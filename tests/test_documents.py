@@ -118,6 +118,15 @@ def test_every_citation_of_the_specification_is_a_heading_there() -> None:
     assert sum(len(sections) for sections in cited.values()) > 60
 
 
+def test_the_numbers_of_the_quickstart_are_those_of_its_page() -> None:
+    readme, page = (ROOT / "README.md").read_text(), (ROOT / "docs" / "use" / "quickstart.md").read_text()
+    (shown,) = re.findall(r"begin -->.*?(^\|.*?)\n\n.*?quickstart-numbers: end", readme, re.M | re.S)
+    (results,) = re.findall(r"quickstart-results: begin(.*)quickstart-results: end", page, re.S)
+    numbers = re.findall(r"[\d.]+(?:%| s| GiB)", shown)
+    assert len(numbers) >= 3
+    assert [number for number in numbers if number not in results] == []
+
+
 def test_every_make_command_in_them_is_a_target() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
     found = {
