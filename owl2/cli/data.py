@@ -95,7 +95,10 @@ def show(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", metavar="DIR", help="Whose frame and tokens; else the published frame, in bytes."
+            "--model",
+            "-m",
+            metavar="DIR",
+            help="Whose template and tokens; else the published template, in bytes.",
         ),
     ] = None,
     root: ROOT = None,

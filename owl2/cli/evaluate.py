@@ -26,10 +26,10 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time; it does not change results.")] = 8,
     split: Annotated[str | None, typer.Option(help="Another split than the default, for one task.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Another prompt than the default, for one task.")] = None,
-    frame: Annotated[
-        str, typer.Option(help="bare sends without `USER: ... ASSISTANT:` what is otherwise sent in this chat frame.")
+    prompt_format: Annotated[
+        str, typer.Option(help="raw sends without `USER: ... ASSISTANT:` what is otherwise sent in this chat template.")
     ] = "chat",
-    suffix: Annotated[str | None, typer.Option(help="What follows the chat frame.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="What follows the chat template.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
     judge: JudgeFlag = False,
@@ -62,7 +62,7 @@ def evaluate(
     from owl2.evaluation.evaluate import evaluate as run
     from owl2.evaluation.runner import Settings
 
-    settings = Settings(data, out, split, prompt, suffix, limit, batch_size, frame)
+    settings = Settings(data, out, split, prompt, suffix, limit, batch_size, prompt_format)
     judging = judge_settings(
         judge, judge_model, judge_runs, judge_cache, judge_replay, judge_prompts, out / "judge_cache"
     )
@@ -80,7 +80,7 @@ def show_result(result: dict[str, Any]) -> None:
     from owl2.evaluation.results.scoring import not_comparable
 
     counted = f"{result['samples']} of {result['samples_of_split']} samples"
-    marks = [*(["bare"] if result["frame"] == "bare" else []), *(["PARTIAL"] if result["partial"] else [])]
+    marks = [*(["raw"] if result["prompt_format"] == "raw" else []), *(["PARTIAL"] if result["partial"] else [])]
     typer.echo(f"{result['title']} ({', '.join([result['split'], counted, *marks])})")
     if warning := not_comparable(result):
         typer.echo(f"  {warning}")

@@ -12,7 +12,7 @@ from owl2.evaluation.inference.ranks import Ranks
 from owl2.evaluation.results.scoring import JudgeSettings, not_comparable, score_directory
 
 from .prediction_files import file_hashes
-from .runner import Settings, known_records, plan, predict
+from .runner import Settings, known_predictions, plan_task, predict
 from .task import Task
 from .tasks import task_named
 
@@ -56,9 +56,8 @@ def evaluate(
         raise ValueError(f"--split and --prompt belong to one task, got {len(known)} tasks: {', '.join(tasks)}")
     judges = _judges(known, settings, judge, no_judge)
     described = _description(model, dtype)
-    plans = [plan(task, settings, described) for task in known]
-    for planned in plans:
-        known_records(planned)  # are they of this setting?
+    plans = [plan_task(task, settings, described) for task in known]
+    known_before = [known_predictions(planned) for planned in plans]  # refuses those of another setting
     ranks, results = Ranks(), []
     for planned in plans:
         if ranks.is_first and (warning := not_comparable(planned.header)):
@@ -67,8 +66,8 @@ def evaluate(
     with ranks:
         place = f"cuda:{ranks.local_rank}" if device == "auto" and ranks.size > 1 and _has_gpu() else device
         loaded, processor = load_for_chat(model, dtype, place)
-        for task, planned in zip(known, plans, strict=True):
-            if predict(planned, loaded, processor, ranks, settings.batch_size) is None:
+        for task, planned, done in zip(known, plans, known_before, strict=True):
+            if predict(planned, loaded, processor, ranks, settings.batch_size, known=done) is None:
                 continue
             usable = task.protocols_for(planned.header["prompt"])
             if task.judged is not None and set(usable) <= {*task.judged.protocols} and task.name not in judges:

@@ -7,7 +7,7 @@ of its own, `partial-RANK.jsonl`; what is there is not predicted again.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -76,6 +76,15 @@ def header_line(header: dict[str, Any]) -> str:
     return json.dumps({"header": header}, ensure_ascii=False) + "\n"
 
 
+def with_current_names(header: Mapping[str, Any]) -> dict[str, Any]:
+    """A header or result, of which earlier versions called `prompt_format` the frame, and "raw" bare."""
+    named = {name.replace("frame", "prompt_format") if name != "frames" else name: header[name] for name in header}
+    for name in ("prompt_format", "prompt_format_expected"):
+        if named.get(name) == "bare":
+            named[name] = "raw"
+    return named
+
+
 def ids_hash(ids: Iterable[str]) -> str:
     """SHA-256 of ids in their order, which says whether a file holds all of them."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
@@ -133,7 +142,7 @@ def check_complete(header: dict[str, Any], records: Sequence[Prediction], allow_
 def _header(line: str, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(line)["header"]
-        return {**header, "task": str(header["task"]), "samples": int(header["samples"])}
+        return {**with_current_names(header), "task": str(header["task"]), "samples": int(header["samples"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}:1: not the header of a file of predictions: {line[:80]!r}") from error
 

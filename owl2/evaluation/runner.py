@@ -1,7 +1,7 @@
 """Runs a model over a task: batches, ranks, resuming, and the file of predictions."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,8 +26,8 @@ from .prediction_files import (
 )
 from .task import Prediction, Sample, Task
 
-FRAMES = ("chat", "bare")
-"""Whether prompts stand in the chat frame `USER: ... ASSISTANT:` or the model continues their text."""
+PROMPT_FORMATS = ("chat", "raw")
+"""Whether prompts are put into the chat template `USER: ... ASSISTANT:` or the model continues their text."""
 
 _GROUPED = 16  # batches, of samples with one image, among which samples of like length are brought together
 
@@ -37,8 +37,8 @@ class Settings:
     """How a task is run; None takes the task's default.
 
     Attributes:
-        frame: "bare" sends without the chat frame what is otherwise sent in it (specification, 13). The prompts of
-            some protocols are bare text anyway, such as those of MMLU whose letters are ranked.
+        prompt_format: "raw" sends without the chat template what is otherwise sent in it (specification, 13). The
+            prompts of some protocols are raw text anyway, such as those of MMLU whose letters are ranked.
     """
 
     data: Path
@@ -48,7 +48,7 @@ class Settings:
     suffix: str | None = None
     limit: int | None = None
     batch_size: int = 8
-    frame: str = "chat"
+    prompt_format: str = "chat"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TaskPlan:
     directory: Path
 
 
-def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> TaskPlan:
+def plan_task(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> TaskPlan:
     """Loads the samples and checks the files they need, before any model is.
 
     Args:
@@ -71,23 +71,23 @@ def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> Ta
         ValueError: a file of the data is missing or broken, an image is missing, an id occurs twice, or a setting is
             unknown.
     """
-    _check_frame(settings)
+    _check_prompt_format(settings)
     split = task.chosen("split", settings.split)
     prompt = task.prompt_for(split, settings.prompt)
     files = task.files(settings.data, split)
     suffix = task.suffix if settings.suffix is None else settings.suffix
     whole = _load(task, settings.data, split, prompt, files)
-    frame = "chat" if any(sample.uses_chat_template for sample in whole) else "bare"
+    expected = "chat" if any(sample.uses_chat_template for sample in whole) else "raw"
     samples = whole[: settings.limit]
-    if settings.frame == "bare":
-        samples = [_bare(sample, suffix) for sample in samples]
+    if settings.prompt_format == "raw":
+        samples = [_raw(sample, suffix) for sample in samples]
     header = {
         "task": task.name,
         "title": task.title,
         "split": split,
         "prompt": prompt,
-        "frame": "bare" if settings.frame == "bare" else frame,
-        "frame_expected": frame,
+        "prompt_format": "raw" if settings.prompt_format == "raw" else expected,
+        "prompt_format_expected": expected,
         "suffix": suffix,
         "aspect": task.aspect,
         "decoding": {"greedy": True, **asdict(task.decoding_of(prompt))},
@@ -103,11 +103,11 @@ def plan(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> Ta
     return TaskPlan(task, samples, json.loads(json.dumps(header)), settings.out / task.name)
 
 
-def _check_frame(settings: Settings) -> None:
-    if settings.frame not in FRAMES:
-        raise ValueError(f"the frame is {' or '.join(FRAMES)}, not {settings.frame!r}")
-    if settings.frame == "bare" and settings.suffix is not None:
-        raise ValueError(f"the suffix {settings.suffix!r} follows the chat frame, which --frame bare leaves away")
+def _check_prompt_format(settings: Settings) -> None:
+    if settings.prompt_format not in PROMPT_FORMATS:
+        raise ValueError(f"the prompt format is {' or '.join(PROMPT_FORMATS)}, not {settings.prompt_format!r}")
+    if settings.prompt_format == "raw" and settings.suffix is not None:
+        raise ValueError(f"the suffix {settings.suffix!r} follows the chat template, which --prompt-format raw omits")
 
 
 def _load(task: Task, data: Path, split: str, prompt: str, files: Sequence[Path]) -> list[Sample]:
@@ -124,8 +124,8 @@ def _load(task: Task, data: Path, split: str, prompt: str, files: Sequence[Path]
     return samples
 
 
-def _bare(sample: Sample, suffix: str) -> Sample:
-    """The sample without the chat frame. What parts a ranked choice from the frame then parts it from the prompt."""
+def _raw(sample: Sample, suffix: str) -> Sample:
+    """The sample without the chat template. What stood between it and a ranked choice follows the prompt."""
     if not sample.uses_chat_template:
         return sample
     return replace(sample, uses_chat_template=False, prompt=sample.prompt + (suffix if sample.choices else ""))
@@ -159,45 +159,40 @@ def _paths(sample: Sample) -> Iterator[Path]:
 
 
 def predict(
-    prediction: TaskPlan,
+    plan: TaskPlan,
     model: Owl2ForConditionalGeneration,
     processor: Owl2Processor,
     ranks: Ranks,
     batch_size: int = 8,
     on_batch: Callable[[int, int], None] | None = None,
+    known: Mapping[str, Prediction] | None = None,
 ) -> tuple[dict[str, Any], list[Prediction]] | None:
     """Predicts what is not predicted yet, and writes the whole file when all is.
 
-    A run that was killed goes on where it stopped, on any number of ranks.
+    A run that was killed resumes where it stopped, on any number of ranks.
 
     Args:
-        on_batch: told how many samples of how many this rank has predicted, in the place of a progress bar.
+        on_batch: Told how many samples of how many this rank has predicted, in place of a progress bar.
+        known: What `known_predictions` found, if it was asked already.
 
     Returns:
-        Header and records, in the order of the samples; None on all ranks but the first.
+        Header and predictions, in the order of the samples; None on all ranks but the first.
 
     Raises:
-        ValueError: the directory holds predictions of another setting (it is named).
+        ValueError: The directory holds predictions of another setting (it is named).
     """
-    directory = prediction.directory
-    directory.mkdir(parents=True, exist_ok=True)
-    finished = directory / PREDICTIONS
-    known = known_records(prediction)
+    plan.directory.mkdir(parents=True, exist_ok=True)
+    known = known_predictions(plan) if known is None else known
     ranks.wait()  # before any rank writes what another might read
-    pending = [sample for sample in prediction.samples if sample.id not in known]
-    predictor = Predictor(
-        model,
-        processor,
-        prediction.task,
-        prediction.task.decoding_of(prediction.header["prompt"]),
-        prediction.header["suffix"],
-    )
+    pending = [sample for sample in plan.samples if sample.id not in known]
+    decoding = plan.task.decoding_of(plan.header["prompt"])
+    predictor = Predictor(model, processor, plan.task, decoding, plan.header["suffix"])
     own = ranks.share(pending)
     with _progress(ranks.is_first and on_batch is None) as progress:
-        bar = progress.add_task(prediction.task.title, total=len(own))
-        path, done = directory / f"partial-{ranks.rank}.jsonl", 0
+        bar = progress.add_task(plan.task.title, total=len(own))
+        path, done = plan.directory / f"partial-{ranks.rank}.jsonl", 0
         for records in _predicted(predictor, own, batch_size):
-            _append(path, prediction.header, records)
+            _append(path, plan.header, records)
             done += len(records)
             progress.update(bar, completed=done)
             if on_batch is not None:
@@ -205,13 +200,14 @@ def predict(
     ranks.wait()
     if not ranks.is_first:
         return None
-    known = known_records(prediction)
-    ordered = [known[sample.id] for sample in prediction.samples]
-    if pending or not finished.is_file():
-        write_predictions(finished, prediction.header, ordered, None)
-    for partial in directory.glob("partial-*.jsonl"):
+    if pending:
+        known = known_predictions(plan)
+    ordered = [known[sample.id] for sample in plan.samples]
+    if pending or not (plan.directory / PREDICTIONS).is_file():
+        write_predictions(plan.directory / PREDICTIONS, plan.header, ordered, None)
+    for partial in plan.directory.glob("partial-*.jsonl"):
         partial.unlink()
-    return prediction.header, ordered
+    return plan.header, ordered
 
 
 def _predicted(predictor: Predictor, samples: Sequence[Sample], batch_size: int) -> Iterator[list[Prediction]]:
@@ -241,24 +237,24 @@ def _length(entry: Prepared) -> int:
     return len(entry.tokens["input_ids"])
 
 
-def known_records(prediction: TaskPlan) -> dict[str, Prediction]:
+def known_predictions(plan: TaskPlan) -> dict[str, Prediction]:
     """What is predicted already, by id.
 
     Raises:
         ValueError: the directory holds predictions of another setting (it is named).
     """
-    directory, known = prediction.directory, {}
+    directory, known = plan.directory, {}
     found = [read_partial(path) for path in sorted(directory.glob("partial-*.jsonl"))]
     if (directory / PREDICTIONS).is_file():
         found.append(read_predictions(directory / PREDICTIONS))
     for header, records in found:
-        _check_same(header, prediction)
+        _check_same(header, plan)
         known.update({record.id: record for record in records})
     return known
 
 
-def _check_same(header: dict[str, Any], prediction: TaskPlan) -> None:
-    wanted = prediction.header
+def _check_same(header: dict[str, Any], plan: TaskPlan) -> None:
+    wanted = plan.header
     ignored = {"versions", "samples", "limit", "ids_sha256"}  # more or fewer samples of the same setting fit together
     differing = [name for name in wanted if name not in ignored and header and header.get(name) != wanted[name]]
     if differing:
@@ -267,7 +263,7 @@ def _check_same(header: dict[str, Any], prediction: TaskPlan) -> None:
             part = next(key for key in {**there, **now} if there.get(key) != now.get(key))
             name, there, now = f"{name}.{part}", there.get(part), now.get(part)
         raise ValueError(
-            f"{prediction.directory} holds predictions of another setting: {name} is {there!r:.80} there "
+            f"{plan.directory} holds predictions of another setting: {name} is {there!r:.80} there "
             f"and {now!r:.80} now. Choose another --out"
         )
 

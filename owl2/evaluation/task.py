@@ -44,7 +44,7 @@ class Clip:
 
 class Turn(NamedTuple):
     """A question with its answer that the model is shown before it is asked: turns of user and assistant in the chat
-    frame, lines of text in the bare one."""
+    template, lines of text without it."""
 
     question: str
     answer: str
@@ -56,11 +56,11 @@ class Sample:
 
     Attributes:
         id: unique in the task.
-        prompt: what the user says, without images, which come first. The runner puts it into the chat frame.
+        prompt: what the user says, without images, which come first. The runner puts it into the chat template.
         gold: what is right, as the scorer needs it; JSON.
         images: paths or bytes of images.
         choices: continuations of the prompt to rank by likelihood; none if an answer is generated.
-        uses_chat_template: in the chat frame `USER: ... ASSISTANT:`; otherwise the model continues the bare text.
+        uses_chat_template: in the chat template `USER: ... ASSISTANT:`; otherwise the model continues the raw text.
         preamble, shots: what stands in front of the prompt: text, or turns of the conversation. Shots are left out
             from the last on where a prompt does not fit the context (specification, 13.1).
         whole_sequence: the ranking needs the likelihood of the prompt as well.
@@ -107,7 +107,7 @@ class Prediction:
     """A sample with what the model said, as it is saved: all that a scorer gets.
 
     Attributes:
-        prompt: as it was sent, frame and placeholders included.
+        prompt: as it was sent, chat template and placeholders included.
         raw: the answer, or the likelihoods of the choices.
     """
 
@@ -194,7 +194,7 @@ class Task:
         protocols_of: those that can score a prompt's answers, by prompt; all, where it is not named.
         aspect: how images become square; see `Owl2ImageProcessorPil`. None leaves it to the model's processor, whose
             default is that of the official scripts (specification, 0.2).
-        suffix: follows the chat frame. The official scripts end their prompts with a space (specification, 0.2).
+        suffix: follows the chat template. The official scripts end their prompts with a space (specification, 0.2).
         submission: writes the official form into a directory, and says which file it wrote.
         submitted_splits: those that a server takes predictions of; all, if it is empty.
         on_request: protocols that are computed only if they are named: they need a program from elsewhere.

@@ -124,7 +124,7 @@ def test_tasks_of_a_run_that_cannot_be_scored_or_submitted_are_passed_over_and_n
     shown = lines(owl2("score", tmp_path / "run", "--protocol", "oc_ppl_letter"))
     assert any(line.startswith("oc_ppl_letter accuracy") for line in shown)
     assert "NOT COMPARABLE: the official split has 570 samples" in shown
-    assert "mmvet passed over: it has not the protocol oc_ppl_letter" in shown
+    assert "mmvet passed over: does not support the protocol oc_ppl_letter" in shown
     message = refused("score", tmp_path / "run", "--protocol", "fuzzy")
     assert "'fuzzy'. arc_easy: oc_ppl_letter; mmvet: mmvet_official" in message
 
@@ -150,17 +150,17 @@ def test_a_split_with_public_answers_is_not_submitted_and_named(
     assert reason in refused("score", tmp_path / "run" / "vizwiz", "--submission", tmp_path / "out")
 
 
-def test_prompts_are_sent_bare_when_asked_to_and_every_result_shows_it(
+def test_prompts_are_sent_raw_when_asked_to_and_every_result_shows_it(
     owl2: Callable[..., Result], refused: Callable[..., str], arguments, server, data, tmp_path
 ):
     write_vizwiz(data)
     asked = (*arguments[:4], "vizwiz", *arguments[5:])
-    assert "VizWiz (val, 1 of 1 samples, bare)" in lines(owl2(*asked, "--frame", "bare"))
-    assert "VizWiz (val, 1 of 1 samples, bare)" in lines(owl2("score", tmp_path / "run"))
+    assert "VizWiz (val, 1 of 1 samples, raw)" in lines(owl2(*asked, "--prompt-format", "raw"))
+    assert "VizWiz (val, 1 of 1 samples, raw)" in lines(owl2("score", tmp_path / "run"))
     lines(owl2("report", tmp_path / "run"))
-    assert "without the chat frame" in (tmp_path / "run" / "report.md").read_text()
-    assert "another setting: frame is 'bare' there and 'chat' now" in refused(*asked)
-    assert "the frame is chat or bare, not 'no'" in refused(*asked, "--frame", "no")
+    assert "without the chat template" in (tmp_path / "run" / "report.md").read_text()
+    assert "another setting: prompt_format is 'raw' there and 'chat' now" in refused(*asked)
+    assert "the prompt format is chat or raw, not 'no'" in refused(*asked, "--prompt-format", "no")
 
 
 def test_a_split_of_another_size_than_the_official_one_is_warned_of_before_the_model_is_loaded(

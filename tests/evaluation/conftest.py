@@ -10,7 +10,7 @@ from judge_server import JudgeServer
 from transformers import AutoTokenizer
 
 from owl2.evaluation.inference.ranks import Ranks
-from owl2.evaluation.runner import Settings, plan, predict
+from owl2.evaluation.runner import Settings, plan_task, predict
 from owl2.evaluation.tasks import task_named
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
@@ -34,7 +34,7 @@ def predicted(model: Owl2ForConditionalGeneration, processor: Owl2Processor, tmp
 
     def run(task: str, data: Path, batch_size: int = 4, **settings: Any) -> Path:
         wanted = Settings(data, tmp_path / "run", batch_size=batch_size, **settings)
-        planned = plan(task_named(task), wanted, {"model": {"name": "tiny"}, "versions": {}})
+        planned = plan_task(task_named(task), wanted, {"model": {"name": "tiny"}, "versions": {}})
         assert predict(planned, model, processor, Ranks(), batch_size) is not None
         return planned.directory
 

@@ -13,7 +13,7 @@ from owl2.evaluation import runner
 from owl2.evaluation.inference.ranks import Ranks
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory, task_directories
-from owl2.evaluation.runner import Settings, plan, predict
+from owl2.evaluation.runner import Settings, plan_task, predict
 from owl2.evaluation.tasks import TASKS, task_named
 
 MODEL = {"model": {"name": "tiny"}, "versions": {}}
@@ -51,7 +51,7 @@ def test_any_batch_size_gives_the_answers_of_batch_1(predicted, pope, tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_stopped(model, processor, pope, tmp_path, monkeypatch):
-    planned = plan(task_named("pope"), Settings(pope, tmp_path / "run"), MODEL)
+    planned = plan_task(task_named("pope"), Settings(pope, tmp_path / "run"), MODEL)
     count = {"batches": 0}
     original = runner.Predictor.predict
 
@@ -92,20 +92,23 @@ def test_predictions_of_another_setting_are_not_mixed_in(predicted, pope):
 
 
 def test_prompts_are_sent_without_the_chat_frame_where_that_is_asked_for_and_the_result_says_so(predicted, pope):
-    directory = predicted("pope", pope, frame="bare")
+    directory = predicted("pope", pope, prompt_format="raw")
     header, records = read_predictions(directory / PREDICTIONS)
     assert records[0].prompt == (
         "<|image|>Is there a dog in the image?\nAnswer the question using a single word or phrase."
     )
-    assert header["frame"] == "bare" and score_directory(directory)["frame"] == "bare"
-    with pytest.raises(ValueError, match="another setting: frame is 'bare' there and 'chat' now"):
+    assert header["prompt_format"] == "raw" and score_directory(directory)["prompt_format"] == "raw"
+    with pytest.raises(ValueError, match="another setting: prompt_format is 'raw' there and 'chat' now"):
         predicted("pope", pope)
 
 
 def test_a_frame_that_there_is_not_and_a_suffix_without_a_frame_are_refused(pope, tmp_path):
-    for settings, problem in (({"frame": "none"}, "chat or bare, not 'none'"), ({"frame": "bare"}, "--frame bare")):
+    for settings, problem in (
+        ({"prompt_format": "none"}, "chat or raw, not 'none'"),
+        ({"prompt_format": "raw"}, "--prompt-format raw"),
+    ):
         with pytest.raises(ValueError, match=problem):
-            plan(task_named("pope"), Settings(pope, tmp_path / "run", suffix="", **settings), MODEL)
+            plan_task(task_named("pope"), Settings(pope, tmp_path / "run", suffix="", **settings), MODEL)
 
 
 def test_a_limit_is_shown_and_can_be_lifted_later(predicted, pope):
@@ -119,7 +122,7 @@ def test_a_limit_is_shown_and_can_be_lifted_later(predicted, pope):
 def test_the_header_says_what_a_score_depends_on(predicted, pope):
     header, records = read_predictions(predicted("pope", pope) / PREDICTIONS)
     assert (
-        (header["frame"], header["suffix"]) == ("chat", " ")
+        (header["prompt_format"], header["suffix"]) == ("chat", " ")
         and header["decoding"]["max_new_tokens"] == 10
         and header["split"] == "coco"
     )
@@ -131,14 +134,14 @@ def test_the_header_says_what_a_score_depends_on(predicted, pope):
 def test_a_missing_image_stops_before_any_generation(pope, tmp_path):
     (pope / "coco" / "val2014" / f"COCO_val2014_{2:012d}.jpg").unlink()
     with pytest.raises(ValueError, match=r"1 of 4 images or videos are missing, first .*000000000002\.jpg"):
-        plan(task_named("pope"), Settings(pope, tmp_path / "run"), MODEL)
+        plan_task(task_named("pope"), Settings(pope, tmp_path / "run"), MODEL)
 
 
 def test_a_broken_row_names_file_and_line(pope, tmp_path):
     path = pope / "pope" / "coco_pope_popular.json"
     path.write_text(path.read_text().replace('"label": "no"', '"label": "maybe"', 1))
     with pytest.raises(ValueError, match=r"coco_pope_popular\.json, record 2: 'label' is 'maybe'"):
-        plan(task_named("pope"), Settings(pope, tmp_path / "run"), MODEL)
+        plan_task(task_named("pope"), Settings(pope, tmp_path / "run"), MODEL)
 
 
 @pytest.mark.slow
@@ -197,3 +200,16 @@ def test_every_benchmark_of_the_list_can_be_loaded():
 def test_an_unknown_task_names_the_nearest():
     with pytest.raises(ValueError, match="Did you mean vqav2"):
         task_named("vqa2")
+
+
+def test_predictions_of_earlier_versions_are_scored_and_resumed(predicted, pope):
+    """They called the prompt format the frame, and "raw" bare."""
+    directory = predicted("pope", pope, prompt_format="raw")
+    file = directory / PREDICTIONS
+    written = file.read_text()
+    expected = score_directory(directory)
+    old = written.replace('"prompt_format": "raw"', '"frame": "bare"').replace('"prompt_format_', '"frame_')
+    assert '"frame": "bare"' in old and '"frame_expected": "chat"' in old
+    file.write_text(old)
+    assert score_directory(directory) == expected
+    predicted("pope", pope, prompt_format="raw")  # refuses nothing

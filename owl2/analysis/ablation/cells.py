@@ -16,7 +16,7 @@ from owl2.checkpoints.loading import load_for_chat
 from owl2.evaluation.inference.ranks import Ranks
 from owl2.evaluation.prediction_files import PREDICTIONS
 from owl2.evaluation.results.scoring import score_directory
-from owl2.evaluation.runner import Settings, plan, predict
+from owl2.evaluation.runner import Settings, plan_task, predict
 from owl2.evaluation.tasks import task_named
 from owl2.training.cost.estimate import recipe_cost
 from owl2.training.run import train
@@ -160,7 +160,7 @@ def _measure(model: Path, measure: Mapping[str, Measurement], out: Path) -> tupl
     loaded, processor = load_for_chat(model)
     for name, entry in measure.items():
         settings = Settings(Path("data"), out / name, entry.split, entry.prompt, limit=entry.limit)
-        planned = plan(task_named(entry.task), settings, {})
+        planned = plan_task(task_named(entry.task), settings, {})
         predict(planned, loaded, processor, Ranks(), entry.batch_size, on_batch=lambda done, samples: None)
         result = score_directory(planned.directory)
         summary = result["protocols"][result["default_protocol"]]["summary"]

@@ -26,7 +26,7 @@ class Completion:
         return self.model.config.text_config.max_position_embeddings
 
     def chat_prompt(self, text: str, num_images: int = 0) -> str:
-        """The model's frame around what a user says, images first."""
+        """The model's chat template around what a user says, images first."""
         content = [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": text}]
         return str(
             self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)

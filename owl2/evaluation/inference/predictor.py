@@ -1,4 +1,4 @@
-"""What the model says to samples of a task: prompts in their frame, images, batches, greedy answers or likelihoods."""
+"""What the model says to samples of a task: prompts, images, batches, greedy answers or likelihoods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Prepared:
     """A sample ready for the model.
 
     Attributes:
-        text: the prompt as it is sent, frame and placeholders included.
+        text: the prompt as it is sent, chat template and placeholders included.
         tokens: of the prompt.
     """
 
@@ -37,7 +37,7 @@ class Predictor:
     """Prepares samples, which may be done beside the model's work, and predicts batches of them.
 
     Args:
-        suffix: follows the chat frame.
+        suffix: follows the chat template.
         shares_prefixes: see `LikelihoodScorer`.
     """
 
@@ -92,7 +92,7 @@ class Predictor:
         return [record_of(entry.sample, entry.text, raw) for entry, raw in zip(batch, raws, strict=True)]
 
     def _text(self, sample: Sample, num_images: int, shots: int) -> str:
-        """The prompt with the first `shots` of the shots; images stand first, in the chat frame in the first turn."""
+        """The prompt with the first `shots` of the shots; images come first, in the chat template in the first turn."""
         shown = sample.shots[:shots]
         if not sample.uses_chat_template:
             texts = [shot if isinstance(shot, str) else f"{shot.question}{shot.answer}\n" for shot in shown]

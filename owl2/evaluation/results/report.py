@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from owl2.evaluation.prediction_files import with_current_names
 from owl2.evaluation.results.published.tables import Column
 from owl2.evaluation.task import Task
 from owl2.evaluation.tasks import TASKS, task_named
@@ -21,7 +22,7 @@ class Comparison:
     """A result of ours beside the published one of mPLUG-Owl2, in the unit of the published column.
 
     Attributes:
-        frame: "chat" or "bare"; None of predictions from elsewhere.
+        prompt_format: "chat" or "raw"; None for predictions from elsewhere.
         paper_results: None where the source prints nothing.
         reasons: why the two must not be compared; empty if they may.
     """
@@ -32,7 +33,7 @@ class Comparison:
     task: str
     split: str
     prompt: str
-    frame: str | None
+    prompt_format: str | None
     protocol: str
     unit: str
     ours: float
@@ -44,7 +45,7 @@ def read_results(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """The results of runs, in the order of the tasks. A task may be there with several splits, prompts and frames.
 
     Raises:
-        ValueError: a run has no result, or two runs have one of the same task, split, prompt and frame.
+        ValueError: a run has no result, or two runs have one of the same task, split, prompt and prompt format.
     """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     origins: dict[tuple[str, ...], Path] = {}
@@ -54,7 +55,7 @@ def read_results(runs: Sequence[Path]) -> list[dict[str, Any]]:
             raise ValueError(f"{run} has no result ({SCORES}): run owl2 evaluate or owl2 score first")
         for file in files:
             result = _read(file)
-            key = (result["task"], result["split"], result["prompt"], str(result.get("frame")))
+            key = (result["task"], result["split"], result["prompt"], str(result.get("prompt_format")))
             if key in found:
                 raise ValueError(
                     f"{key[0]} has results in {origins[key]} and {file}, both of the split {key[1]} and the prompt "
@@ -66,7 +67,7 @@ def read_results(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        result = read_json_object(file, "the scores of a task")
+        result = with_current_names(read_json_object(file, "the scores of a task"))
         task_named(result["task"])
         return result
     except (ValueError, KeyError, TypeError) as error:
@@ -102,7 +103,7 @@ def _compare(task: Task, result: dict[str, Any], table: PublishedTable, measure:
         task.name,
         result["split"],
         result["prompt"],
-        result.get("frame"),
+        result.get("prompt_format"),
         protocol,
         column.unit,
         _in_unit(float(value), column),
@@ -158,8 +159,8 @@ def _reasons(task: Task, result: dict[str, Any], protocol: str, named: str) -> I
         yield f"prompt {result['prompt']}"
     if protocol != expected_protocol:
         yield f"protocol {protocol}, not {expected_protocol}"
-    if result.get("frame") != result.get("frame_expected"):
-        yield "without the chat frame"
+    if result.get("prompt_format") != result.get("prompt_format_expected"):
+        yield "without the chat template"
     elif result["suffix"] not in (task.suffix, None):
         yield f"suffix {result['suffix']!r}"
 
@@ -216,7 +217,7 @@ def _markdown(results: Sequence[dict[str, Any]], comparisons: Sequence[Compariso
 
 def _overview(results: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| Benchmark | model | split | prompt | frame | samples | protocol | measure | value |",
+        "| Benchmark | model | split | prompt | format | samples | protocol | measure | value |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
@@ -227,14 +228,15 @@ def _overview(results: Sequence[dict[str, Any]]) -> str:
             shown = f"{value:.4f}" if isinstance(value, int | float) else "-"
             lines.append(
                 f"| {result['title']} | {model} | {result['split']} | {result['prompt']} "
-                f"| {result.get('frame') or '-'} | {counted} | {protocol} | {result['primary_metric']} | {shown} |"
+                f"| {result.get('prompt_format') or '-'} | {counted} | {protocol} "
+                f"| {result['primary_metric']} | {shown} |"
             )
     return "\n".join(lines)
 
 
 def _protocols(comparisons: Sequence[Comparison]) -> str:
     names = dict.fromkeys(
-        f"{entry.task} ({entry.split}, prompt {entry.prompt}{', bare' if entry.frame == 'bare' else ''}): "
+        f"{entry.task} ({entry.split}, prompt {entry.prompt}{', raw' if entry.prompt_format == 'raw' else ''}): "
         f"{entry.protocol}"
         for entry in comparisons
     )

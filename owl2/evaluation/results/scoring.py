@@ -25,7 +25,16 @@ from owl2.files import read_json_object, write_whole
 
 SCORES = "scores.json"
 
-_OF_HEADER = ("split", "prompt", "frame", "frame_expected", "suffix", "frames", "model", "data")  # into the result
+_OF_HEADER = (
+    "split",
+    "prompt",
+    "prompt_format",
+    "prompt_format_expected",
+    "suffix",
+    "frames",
+    "model",
+    "data",
+)  # into the result
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ def with_protocol(directories: Sequence[Path], protocol: str | None) -> tuple[li
     if not fitting:
         named = "; ".join(f"{directory.name}: {', '.join(names)}" for directory, names in known.items())
         raise ValueError(f"no task here can be scored by the protocol {protocol!r}. {named}")
-    lacking = f"it has not the protocol {protocol}"
+    lacking = f"does not support the protocol {protocol}"
     return fitting, {directory: lacking for directory in directories if directory not in fitting}
 
 

@@ -86,7 +86,7 @@ def _prompt(name: str, row: BenchRow) -> str:
         hint = f"{row.hint}\n" if row.hint else ""
         return f"{hint}{row.question}\n{options}\n{ANSWER_WITH_LETTER}"
     hint = f"Hint: {row.hint}\n" if row.hint else ""
-    # Its wrapper goes on with "ASSISTANT: " right after the last line break, the chat frame with a space before that.
+    # Its wrapper puts "ASSISTANT: " right after the last line break, the chat template a space before that.
     return f"{hint}{row.question}\n{options}\n\n{OWL2_ANSWER_WITH_LETTER}  \n"
 
 

@@ -19,7 +19,7 @@ from torch import distributed as dist
 from owl2 import __version__
 from owl2.evaluation.inference.ranks import Ranks
 from owl2.evaluation.results.scoring import score_directory, value_at
-from owl2.evaluation.runner import Settings, TaskPlan, plan, predict
+from owl2.evaluation.runner import Settings, TaskPlan, plan_task, predict
 from owl2.evaluation.tasks import task_named
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
@@ -67,7 +67,7 @@ def plan_tasks(tasks: Mapping[str, TaskSettings], directory: Path) -> list[Plann
     for name, own in tasks.items():
         settings = Settings(Path(own.data), directory, own.split, own.prompt, own.suffix, own.limit)
         try:
-            prediction = plan(task_named(name), settings, {"versions": versions})
+            prediction = plan_task(task_named(name), settings, {"versions": versions})
         except ValueError as error:
             raise ValueError(f"evaluate.tasks.{name}: {error}") from error
         if all(sample.gold is None for sample in prediction.samples):

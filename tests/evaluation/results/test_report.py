@@ -144,9 +144,9 @@ def test_another_protocol_and_another_frame_are_reasons(tmp_path):
         tmp_path / "a", "mmlu", "opencompass2023_gen", "mmlu", prompt="generate", default_protocol="opencompass2023_gen"
     )
     assert found[1:] == ("prompt generate", "protocol opencompass2023_gen, not opencompass2023")
-    changes = {"frame": "bare", "frame_expected": "chat"}
-    assert reasons(tmp_path / "b", "okvqa", "vqa_owl2", "okvqa", **changes) == ("without the chat frame",)
-    changes = {"frame": "bare", "frame_expected": "bare"}
+    changes = {"prompt_format": "raw", "prompt_format_expected": "chat"}
+    assert reasons(tmp_path / "b", "okvqa", "vqa_owl2", "okvqa", **changes) == ("without the chat template",)
+    changes = {"prompt_format": "raw", "prompt_format_expected": "raw"}
     assert reasons(tmp_path / "c", "okvqa", "vqa_owl2", "okvqa", **changes) == ()
 
 
@@ -156,11 +156,12 @@ def test_the_prompt_with_ocr_words_is_the_one_of_its_own_column(tmp_path):
 
 
 def test_runs_in_both_frames_are_reported_together(tmp_path):
-    for frame in ("chat", "bare"):
-        reasons(tmp_path / frame, "bbh", "opencompass2023", "bbh", frame=frame, frame_expected="chat")
-    text = write_report([tmp_path / "chat", tmp_path / "bare"], tmp_path)[0].read_text()
+    for sent in ("chat", "raw"):
+        changes = {"prompt_format": sent, "prompt_format_expected": "chat"}
+        reasons(tmp_path / sent, "bbh", "opencompass2023", "bbh", **changes)
+    text = write_report([tmp_path / "chat", tmp_path / "raw"], tmp_path)[0].read_text()
     rows = [line for line in text.splitlines() if line.startswith("| BBH |")]
-    assert [row.split(" | ")[4] for row in rows] == ["chat", "bare"]
+    assert [row.split(" | ")[4] for row in rows] == ["chat", "raw"]
 
 
 def test_reasons_are_given_for_splits_and_prompts_that_there_are():

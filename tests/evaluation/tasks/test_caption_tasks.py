@@ -10,7 +10,7 @@ from owl2.evaluation.metrics import caption_scores
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.report import compare, read_results
 from owl2.evaluation.results.scoring import score_directory
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.tasks import task_named
 
 WORDS = [
@@ -196,6 +196,6 @@ def test_images_and_captions_that_do_not_belong_together_are_refused(
 def test_missing_files_and_images_stop_before_any_model_is_needed(coco: Path, tmp_path: Path) -> None:
     (coco / "coco" / "val2014" / "COCO_val2014_000000000004.jpg").unlink()
     with pytest.raises(ValueError, match=r"1 of 10 images or videos are missing, first .*000004\.jpg.*val2014 images"):
-        plan(task_named("coco_caption"), Settings(coco, tmp_path / "out"), {})
+        plan_task(task_named("coco_caption"), Settings(coco, tmp_path / "out"), {})
     with pytest.raises(ValueError, match=r"Flickr30K needs .*dataset_flickr30k\.json, which is not there.*Karpathy"):
-        plan(task_named("flickr30k"), Settings(coco, tmp_path / "out"), {})
+        plan_task(task_named("flickr30k"), Settings(coco, tmp_path / "out"), {})

@@ -9,7 +9,7 @@ import pytest
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.report import compare, read_results
 from owl2.evaluation.results.scoring import score_directory
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.tasks import task_named
 
 SELECT = {"operation": "select", "argument": "dog (1)", "dependencies": []}
@@ -149,4 +149,4 @@ def test_a_broken_question_is_named_by_file_and_record(
 def test_a_missing_image_stops_before_any_model_is_needed(gqa: Path) -> None:
     (gqa / "gqa" / "images" / "n12.jpg").unlink()
     with pytest.raises(ValueError, match=r"GQA: 1 of 1 images .*n12\.jpg.*gqa/images"):
-        plan(task_named("gqa"), Settings(gqa, gqa / "out"), {})
+        plan_task(task_named("gqa"), Settings(gqa, gqa / "out"), {})

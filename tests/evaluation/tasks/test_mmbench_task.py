@@ -12,7 +12,7 @@ from PIL import Image
 
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions, record_of, write_predictions
 from owl2.evaluation.results.scoring import JudgeSettings, score_directory, write_submission
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.tasks import task_named
 
 COLUMNS = [
@@ -218,7 +218,7 @@ def test_a_broken_row_names_file_and_record(data, changes, problem):
     rows[4] |= changes
     write_table(data / "mmbench" / "mmbench_dev_20230712.tsv", rows)
     with pytest.raises(ValueError, match=rf"mmbench_dev_20230712\.tsv, {problem}"):
-        plan(task_named("mmbench"), Settings(data, data / "run"), {})
+        plan_task(task_named("mmbench"), Settings(data, data / "run"), {})
 
 
 def test_a_table_without_a_column_or_with_a_short_row_is_refused(data):

@@ -9,7 +9,7 @@ from owl2.evaluation.metrics import mme_scores
 from owl2.evaluation.metrics.mme import COGNITION, PERCEPTION
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory, write_submission
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.tasks import task_named
 
 APART = ("landmark", "artwork", "celebrity", "posters", "scene")
@@ -117,6 +117,6 @@ def test_missing_images_and_files_of_mme_stop_before_any_prediction(data):
     task = task_named("mme")
     (data / "mme" / "MME_Benchmark_release_version" / "scene" / "images" / "0001.jpg").unlink()
     with pytest.raises(ValueError, match=r"missing, first .*scene/images/0001\.jpg"):
-        plan(task, Settings(data, data / "run"), {})
+        plan_task(task, Settings(data, data / "run"), {})
     with pytest.raises(ValueError, match=r"needs .*existence\.txt, which is not there\. Put MME_Benchmark"):
-        plan(task, Settings(data / "nowhere", data / "run"), {})
+        plan_task(task, Settings(data / "nowhere", data / "run"), {})

@@ -12,7 +12,7 @@ from PIL import Image
 from owl2.evaluation.judge.judge import JudgeCacheMiss
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import JudgeSettings, score_directory, write_submission
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.task import Decoding
 from owl2.evaluation.tasks import mmhal
 
@@ -142,10 +142,10 @@ def test_a_broken_record_names_file_and_record(data, template, tmp_path, change,
     template[4] |= change
     (data / "mmhal" / "response_template.json").write_text(json.dumps(template))
     with pytest.raises(ValueError, match=rf"response_template.json, record 5: .*{problem}"):
-        plan(mmhal.TASK, Settings(data, tmp_path / "run"), {})
+        plan_task(mmhal.TASK, Settings(data, tmp_path / "run"), {})
 
 
 def test_a_missing_image_stops_before_generation(data, tmp_path):
     (data / "mmhal" / "images" / "3_o.jpg").unlink()
     with pytest.raises(ValueError, match="1 of 10 images or videos are missing, first .*3_o.jpg.*test_data.zip"):
-        plan(mmhal.TASK, Settings(data, tmp_path / "run"), {})
+        plan_task(mmhal.TASK, Settings(data, tmp_path / "run"), {})

@@ -19,7 +19,7 @@ from owl2.evaluation.judge.judge import Judge, JudgeCacheMiss
 from owl2.evaluation.prediction_files import PREDICTIONS, ids_hash, read_predictions, write_predictions
 from owl2.evaluation.results import scoring
 from owl2.evaluation.results.scoring import JudgeSettings, score_directory, write_submission
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.task import Decoding, Prediction
 from owl2.evaluation.tasks import mmvet
 
@@ -241,13 +241,13 @@ def test_a_broken_record_names_file_and_record(data, tmp_path, change, problem):
     entries["v1_3"] |= change
     path.write_text(json.dumps(entries))
     with pytest.raises(ValueError, match=rf"mm-vet.json, record 4 \('v1_3'\): .*{problem}"):
-        plan(mmvet.TASK, Settings(data, tmp_path / "run"), {})
+        plan_task(mmvet.TASK, Settings(data, tmp_path / "run"), {})
 
 
 def test_a_missing_image_stops_before_generation(data, tmp_path):
     (data / "mmvet" / "images" / "v1_7.png").unlink()
     with pytest.raises(ValueError, match="1 of 10 images or videos are missing, first .*v1_7.png"):
-        plan(mmvet.TASK, Settings(data, tmp_path / "run"), {})
+        plan_task(mmvet.TASK, Settings(data, tmp_path / "run"), {})
 
 
 def test_the_submission_is_a_dictionary_of_answers_by_id(answered, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions, record_of
 from owl2.evaluation.results.report import compare, read_results
 from owl2.evaluation.results.scoring import score_directory
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.tasks import task_named
 
 IMAGE = "COCO_val2014_000000000009.jpg"
@@ -101,10 +101,10 @@ def test_a_broken_question_of_pope_is_named_by_file_and_line(
 def test_a_missing_file_or_image_of_pope_stops_before_any_model_is_needed(pope: Path) -> None:
     (pope / "coco" / "val2014" / IMAGE).unlink()
     with pytest.raises(ValueError, match=r"POPE: 1 of 1 images .*0009\.jpg.*val2014"):
-        plan(task_named("pope"), Settings(pope, pope / "out"), {})
+        plan_task(task_named("pope"), Settings(pope, pope / "out"), {})
     (pope / "pope" / "coco_pope_popular.json").unlink()
     with pytest.raises(ValueError, match=r"POPE needs .*coco_pope_popular\.json, which is not there"):
-        plan(task_named("pope"), Settings(pope, pope / "out"), {})
+        plan_task(task_named("pope"), Settings(pope, pope / "out"), {})
 
 
 def test_easy_vqa_runs_from_its_package_to_exact_match(tmp_path: Path, predicted: Callable[..., Path]) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from owl2.evaluation.data_check import check_data
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory, write_submission
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.task import Prediction, Ranking
 from owl2.evaluation.tasks import task_named
 from owl2.evaluation.tasks.shared.correlation import pearson, spearman
@@ -147,7 +147,7 @@ def test_the_quality_of_images_is_the_likelihood_of_good_against_poor(data, pred
     assert set(result["protocols"]) == {"quality"}
     assert -1 <= result["protocols"]["quality"]["summary"]["srcc"] <= 1
     with pytest.raises(ValueError, match="the split a3_koniq of qbench takes the prompts quality, quality_direct"):
-        plan(task_named("qbench"), Settings(data, data / "run", split="a3_koniq", prompt="llava"), {})
+        plan_task(task_named("qbench"), Settings(data, data / "run", split="a3_koniq", prompt="llava"), {})
     with pytest.raises(ValueError, match="public answers, a3_koniq: a server takes those of dev, test"):
         write_submission(directory, data / "out")
 
@@ -198,7 +198,7 @@ def test_types_that_mean_something_else_are_noticed(data, write_json):
 def test_a_broken_opinion_and_missing_images_stop_before_any_prediction(data, write_json):
     (data / "qbench" / "images" / "00003.jpg").unlink()
     with pytest.raises(ValueError, match=r"1 of 12 images or videos are missing, first .*00003\.jpg"):
-        plan(task_named("qbench"), Settings(data, data / "run"), {})
+        plan_task(task_named("qbench"), Settings(data, data / "run"), {})
     write_json(data / "qbench" / "a3" / "koniq.json", [{"img_path": "0.jpg", "gt_score": "good"}])
     with pytest.raises(ValueError, match=r"koniq\.json, record 1: 'gt_score' is 'good'"):
         task_named("qbench").load(data, "a3_koniq", "quality")

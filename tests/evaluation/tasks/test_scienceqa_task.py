@@ -8,7 +8,7 @@ import pytest
 
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.task import Prediction, Ranking
 from owl2.evaluation.tasks import task_named
 
@@ -135,7 +135,7 @@ def test_a_problem_that_does_not_say_whether_it_has_an_image_is_not_taken_for_on
 def test_a_problem_that_is_not_there_and_a_missing_image_stop_before_any_prediction(data, write_json):
     (data / "scienceqa" / "images" / "test" / "7" / "image.png").unlink()
     with pytest.raises(ValueError, match=r"1 of 9 images or videos are missing, first .*7/image\.png"):
-        plan(task_named("scienceqa"), Settings(data, data / "run"), {})
+        plan_task(task_named("scienceqa"), Settings(data, data / "run"), {})
     write_json(data / "scienceqa" / "pid_splits.json", {"test": ["0", "77"]})
     with pytest.raises(ValueError, match=r"pid_splits\.json: 'test' names the problem '77', which is not in"):
         task_named("scienceqa").load(data, "test", "owl2")

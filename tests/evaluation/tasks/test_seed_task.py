@@ -11,7 +11,7 @@ from PIL import Image
 from owl2.evaluation.inference.predictor import load_clip
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory, write_submission
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.task import Clip, Prediction, Ranking
 from owl2.evaluation.tasks import task_named
 
@@ -92,7 +92,7 @@ def test_seed_runs_from_images_and_videos_to_scores(data, predicted):
 
 
 def test_a_ranked_choice_is_parted_from_the_prompt_without_the_frame_as_from_the_frame(data, predicted):
-    directory = predicted("seed", data, split="image", prompt="likelihood", frame="bare", limit=1)
+    directory = predicted("seed", data, split="image", prompt="likelihood", prompt_format="raw", limit=1)
     _, (record,) = read_predictions(directory / PREDICTIONS)
     assert record.prompt == "<|image|>What of type 1? " and record.ranking.choices[0] == "thing a"
 
@@ -146,7 +146,7 @@ def test_frames_that_the_authors_ship_take_the_place_of_videos(data, draw, predi
     summary = score_directory(predicted("seed", data))["protocols"]["first_char"]["summary"]
     assert summary["from_shipped_frames"] == 3
     with pytest.raises(ValueError, match="3 of 12 images or videos are missing"):
-        plan(task_named("seed"), Settings(data, data / "run", prompt="letter_4_frames"), {})
+        plan_task(task_named("seed"), Settings(data, data / "run", prompt="letter_4_frames"), {})
 
 
 def test_the_submission_has_a_line_for_each_question(data, predicted, tmp_path, answered):
@@ -192,5 +192,5 @@ def test_a_broken_list_of_types_names_the_file(data):
 def test_a_missing_video_stops_before_any_prediction(data):
     (data / "seed" / "videos" / "breakfast" / VIDEOS[12][1]).unlink()
     with pytest.raises(ValueError, match=r"1 of 12 images or videos are missing, first .*P06\.avi"):
-        plan(task_named("seed"), Settings(data, data / "run"), {})
-    plan(task_named("seed"), Settings(data, data / "run", split="image"), {})
+        plan_task(task_named("seed"), Settings(data, data / "run"), {})
+    plan_task(task_named("seed"), Settings(data, data / "run", split="image"), {})

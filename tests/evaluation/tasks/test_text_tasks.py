@@ -70,7 +70,7 @@ def test_mmlus_generated_answers_follow_shots_as_turns_of_the_conversation(mmlu_
     assert list(score_directory(directory)["protocols"]) == ["opencompass2023_gen", "opencompass_gen"]
     (directory / PREDICTIONS).unlink()
     _, (record,) = read_predictions(
-        predicted("mmlu", mmlu_files, prompt="generate", limit=1, frame="bare") / PREDICTIONS
+        predicted("mmlu", mmlu_files, prompt="generate", limit=1, prompt_format="raw") / PREDICTIONS
     )
     shots = "".join(f"{TURN.format(f'dev {number}')}B\n" for number in range(5))
     assert record.prompt == shots + TURN.format("test 0")
@@ -90,12 +90,12 @@ def test_turns_are_left_out_from_the_last_on_where_the_context_is_too_short(
         (directory / PREDICTIONS).unlink()
 
 
-def test_prompts_whose_letters_are_ranked_are_bare_in_either_frame(mmlu_files, predicted):
+def test_prompts_whose_letters_are_ranked_are_raw_in_either_format(mmlu_files, predicted):
     prompts = []
-    for frame in ("chat", "bare"):
-        directory = predicted("mmlu", mmlu_files, limit=1, frame=frame)
+    for prompt_format in ("chat", "raw"):
+        directory = predicted("mmlu", mmlu_files, limit=1, prompt_format=prompt_format)
         header, (record,) = read_predictions(directory / PREDICTIONS)
-        assert header["frame"] == "bare"
+        assert header["prompt_format"] == "raw"
         prompts.append(record.prompt)
     assert prompts[0] == prompts[1] and prompts[0].startswith("The following are")
 
@@ -175,12 +175,12 @@ def test_bbh_prompts_are_those_of_opencompass(bbh_files):
 
 @pytest.mark.parametrize("prompt", ["oc_cot3", "oc_0shot", "lmeval_0shot"])
 def test_bbhs_prompts_are_sent_in_the_chat_frame_and_without_it(bbh_files, predicted, prompt):
-    """Generated text prompts stand in the chat frame, and are also run without it (specification, 13)."""
-    bare = task_named("bbh").load(bbh_files, "test", prompt)[0].prompt
-    for frame, sent in (("chat", f"USER: {bare} ASSISTANT: "), ("bare", bare)):
-        directory = predicted("bbh", bbh_files, prompt=prompt, frame=frame, limit=1)
+    """Generated text prompts are put into the chat template, and are also run without it (specification, 13)."""
+    raw = task_named("bbh").load(bbh_files, "test", prompt)[0].prompt
+    for prompt_format, sent in (("chat", f"USER: {raw} ASSISTANT: "), ("raw", raw)):
+        directory = predicted("bbh", bbh_files, prompt=prompt, prompt_format=prompt_format, limit=1)
         header, (record,) = read_predictions(directory / PREDICTIONS)
-        assert (record.prompt, header["frame"]) == (sent, frame)
+        assert (record.prompt, header["prompt_format"]) == (sent, prompt_format)
         (directory / PREDICTIONS).unlink()
 
 
@@ -242,7 +242,7 @@ def test_agieval_prompts_are_those_of_their_programs(agieval_files):
 def test_agieval_frames_what_is_generated_and_ranks_bare_text(agieval_files, predicted):
     directory = predicted("agieval", agieval_files)
     header, records = read_predictions(directory / PREDICTIONS)
-    assert header["frame"] == "chat"
+    assert header["prompt_format"] == "chat"
     for record in records:
         assert record.prompt.startswith("USER: ") is isinstance(record.raw, str), record.id
 

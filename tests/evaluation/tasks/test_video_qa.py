@@ -17,7 +17,7 @@ from owl2.evaluation.judge.judge import Judge, JudgeCacheMiss
 from owl2.evaluation.prediction_files import PREDICTIONS, ids_hash, read_predictions, write_predictions
 from owl2.evaluation.results import scoring
 from owl2.evaluation.results.scoring import JudgeSettings, score_directory
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.task import Prediction
 from owl2.evaluation.tasks import task_named
 from owl2.processing import load_video
@@ -169,7 +169,7 @@ def test_original_files_give_scores_through_a_model(name, tmp_path, predicted, s
 def test_repackaged_files_are_joined_by_question_id_and_ask_the_question_alone(name, tmp_path):
     repackaged(tmp_path, name)
     task = task_named(name)
-    samples = plan(task, Settings(tmp_path, tmp_path / "run", prompt="question"), {}).samples
+    samples = plan_task(task, Settings(tmp_path, tmp_path / "run", prompt="question"), {}).samples
     assert [(sample.prompt, sample.gold) for sample in samples] == [entry[1:] for entry in ten()]
     assert [sample.clip.path.name for sample in samples][::4] == ["v_0.mp4", "v_1.mp4", "v_2.mp4"]
     assert task.protocols_for("question")[0] == "gpt_assisted"
@@ -308,7 +308,7 @@ def test_a_broken_record_names_file_and_record(tmp_path, change, problem):
     msvd(tmp_path)
     _edit(tmp_path / "msvd_qa" / "test_qa.json", change)
     with pytest.raises(ValueError, match=f"test_qa.json, {problem}"):
-        plan(task_named("msvd_qa"), Settings(tmp_path, tmp_path / "run"), {})
+        plan_task(task_named("msvd_qa"), Settings(tmp_path, tmp_path / "run"), {})
 
 
 @pytest.mark.parametrize("line", ["one", "a b c", "clip 12", "again vid1301"])
@@ -317,7 +317,7 @@ def test_a_broken_mapping_names_file_and_line(tmp_path, line):
     mapping = tmp_path / "msvd_qa" / "youtube_mapping.txt"
     mapping.write_text(mapping.read_text() + line + "\n")
     with pytest.raises(ValueError, match=f"youtube_mapping.txt, line 5: .*{line}"):
-        plan(task_named("msvd_qa"), Settings(tmp_path, tmp_path / "run"), {})
+        plan_task(task_named("msvd_qa"), Settings(tmp_path, tmp_path / "run"), {})
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_questions_and_answers_that_do_not_belong_together_are_refused(tmp_path,
     repackaged(tmp_path, "tgif_qa")
     _edit(tmp_path / "tgif_qa" / file, change)
     with pytest.raises(ValueError, match=problem):
-        plan(task_named("tgif_qa"), Settings(tmp_path, tmp_path / "run"), {})
+        plan_task(task_named("tgif_qa"), Settings(tmp_path, tmp_path / "run"), {})
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_a_broken_line_of_tgif_names_file_and_line(tmp_path, line, problem):
     path = tmp_path / "tgif_qa" / "Test_frameqa_question.csv"
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(ValueError, match=f"Test_frameqa_question.csv, line 12: .*{problem}"):
-        plan(task_named("tgif_qa"), Settings(tmp_path, tmp_path / "run"), {})
+        plan_task(task_named("tgif_qa"), Settings(tmp_path, tmp_path / "run"), {})
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_a_file_in_another_encoding_is_named(tmp_path, task, name):
     path = tmp_path / task / name
     path.write_bytes(path.read_bytes() + b"caf\xe9\n")
     with pytest.raises(ValueError, match=rf"{name}: not UTF-8 at byte \d+"):
-        plan(task_named(task), Settings(tmp_path, tmp_path / "run"), {})
+        plan_task(task_named(task), Settings(tmp_path, tmp_path / "run"), {})
 
 
 def test_a_tgif_file_separated_by_commas_is_refused(tmp_path):
@@ -371,11 +371,11 @@ def test_a_tgif_file_separated_by_commas_is_refused(tmp_path):
     path = tmp_path / "tgif_qa" / "Test_frameqa_question.csv"
     path.write_text(path.read_text().replace("\t", ","))
     with pytest.raises(ValueError, match="line 1: has no column 'gif_name', separated by tabs"):
-        plan(task_named("tgif_qa"), Settings(tmp_path, tmp_path / "run"), {})
+        plan_task(task_named("tgif_qa"), Settings(tmp_path, tmp_path / "run"), {})
 
 
 def test_a_missing_video_stops_before_generation_and_is_named(tmp_path):
     msrvtt(tmp_path)
     (tmp_path / "msrvtt_qa" / "videos" / "video7011.mp4").unlink()
     with pytest.raises(ValueError, match="1 of 3 images or videos are missing, first .*video7011.mp4"):
-        plan(task_named("msrvtt_qa"), Settings(tmp_path, tmp_path / "run"), {})
+        plan_task(task_named("msrvtt_qa"), Settings(tmp_path, tmp_path / "run"), {})

@@ -11,7 +11,7 @@ from owl2.evaluation.metrics import vqa_accuracy
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.report import compare, read_results
 from owl2.evaluation.results.scoring import score_directory, write_submission
-from owl2.evaluation.runner import Settings, plan
+from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.tasks import task_named
 
 INSTRUCTION = "Answer the question using a single word or phrase."
@@ -373,7 +373,7 @@ def test_a_broken_row_of_textvqa_is_named(
 def test_a_missing_image_stops_before_any_model_is_needed(coco_files: Path, vizwiz_files: Path) -> None:
     (coco_files / "coco" / "test2015" / "COCO_test2015_000000000002.jpg").unlink()
     with pytest.raises(ValueError, match=r"1 of 3 images or videos are missing, first .*test2015_0+2\.jpg"):
-        plan(task_named("vqav2"), Settings(coco_files, coco_files / "out", split="test-dev"), {})
+        plan_task(task_named("vqav2"), Settings(coco_files, coco_files / "out", split="test-dev"), {})
     (vizwiz_files / "vizwiz" / "test" / "VizWiz_test_00000001.jpg").unlink()
     with pytest.raises(ValueError, match=r"VizWiz: 1 of 3 images .*VizWiz_test_00000001\.jpg.*vizwiz\.org"):
-        plan(task_named("vizwiz"), Settings(vizwiz_files, vizwiz_files / "out", split="test"), {})
+        plan_task(task_named("vizwiz"), Settings(vizwiz_files, vizwiz_files / "out", split="test"), {})
