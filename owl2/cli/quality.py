@@ -26,7 +26,7 @@ def quality(
         list[str] | None, typer.Option(help="quality (the default), aesthetics, or another word; may be repeated.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="q_align, q_align_scorer, q_align_repository, deqa or pyiqa_0_1_16.")
+        str, typer.Option(help="q_align, q_align_scorer, q_align_repository, evaluation, deqa or pyiqa_0_1_16.")
     ] = "q_align",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="scores.csv or scores.jsonl; a second run resumes.")

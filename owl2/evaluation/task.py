@@ -31,7 +31,7 @@ class Clip:
 
     Attributes:
         unit: of `start` and `end`.
-        spacing: which frames; "seed" are those of SEED-Bench's program.
+        spacing: which frames; "seed" are those of SEED-Bench's program, "one_a_second" those of Q-Align's.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Clip:
     start: float | None = None
     end: float | None = None
     unit: Literal["seconds", "frames"] = "seconds"
-    spacing: Literal["centres", "seed"] = "centres"
+    spacing: Literal["centres", "seed", "one_a_second"] = "centres"
 
 
 class Turn(NamedTuple):
@@ -56,7 +56,8 @@ class Sample:
 
     Attributes:
         id: unique in the task.
-        prompt: what the user says, without images, which come first. The runner puts it into the chat template.
+        prompt: what the user says, without images, which come first. The runner puts it into the chat template. A
+            prompt outside of it may hold `<|image|>` where the images stand.
         gold: what is right, as the scorer needs it; JSON.
         images: paths or bytes of images.
         choices: continuations of the prompt to rank by likelihood; none if an answer is generated.

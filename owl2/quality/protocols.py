@@ -7,11 +7,7 @@ and chaofengc/IQA-PyTorch (01ae427).
 
 from dataclasses import dataclass
 
-LEVELS = ("excellent", "good", "fair", "poor", "bad")
-"""The five levels, best first (Q-Align, section 3)."""
-
-LEVEL_VALUES = (5.0, 4.0, 3.0, 2.0, 1.0)
-"""The levels as numbers: in them DeQA-Score states the mean and the deviation."""
+from owl2.data.opinions import LEVEL_VALUES, LEVELS
 
 ASPECTS = ("quality", "aesthetics")
 """Those that the published models were trained on. Any other word goes into the prompt as it is."""
@@ -68,6 +64,13 @@ PROTOCOLS = {
             _ASKED + "The {medium} of the {aspect} is",
             LEVEL_VALUES,
             "Q-Align, the model's own score(), whose prompt exchanges the two words",
+        ),
+        Protocol(
+            "evaluation",
+            "USER: How would you rate the {aspect} of this {medium}?\n<|image|> ASSISTANT: "
+            "The {aspect} of the {medium} is",
+            LEVEL_VALUES,
+            "Q-Align and DeQA-Score, iqa_eval.py: the frame in which both are trained, and in which we train",
         ),
         Protocol("deqa", _PROMPT, LEVEL_VALUES, "DeQA-Score, Scorer"),
         Protocol(

@@ -18,6 +18,7 @@ PROMPTS = {
     "q_align": "The quality of the image is",
     "q_align_scorer": "The quality of the image is",
     "q_align_repository": "The image of the quality is",
+    "evaluation": "The quality of the image is",
     "deqa": "The quality of the image is",
     "pyiqa_0_1_16": "The quality of the image is",
 }
@@ -53,7 +54,8 @@ def restated(quality: Quality, image: Image.Image, prompt: str, begin: bool = Tr
 @torch.no_grad()
 def test_each_protocol_is_its_plain_restatement(golden_quality: Quality, name: str) -> None:
     weights = [1, 0.75, 0.5, 0.25, 0] if name == "q_align_scorer" else [5, 4, 3, 2, 1]
-    prompt = f"USER: How would you rate the quality of this image?\n<|image|>\nASSISTANT: {PROMPTS[name]}"
+    frame = " ASSISTANT:" if name == "evaluation" else "\nASSISTANT:"
+    prompt = f"USER: How would you rate the quality of this image?\n<|image|>{frame} {PROMPTS[name]}"
     scorer = QualityScorer(*golden_quality, protocol=name)
     found = scorer.ratings(PICTURES, ["quality"])["quality"]
     for index, image in enumerate(PICTURES):
@@ -188,7 +190,9 @@ class TestLevels:
             QualityScorer(*golden_quality, protocol=own)
 
     def test_an_unknown_protocol_lists_the_known(self, golden_quality: Quality) -> None:
-        with pytest.raises(ValueError, match="choose among q_align, q_align_scorer, q_align_repository, deqa, pyiqa"):
+        with pytest.raises(
+            ValueError, match="choose among q_align, q_align_scorer, q_align_repository, evaluation, deqa, pyiqa"
+        ):
             QualityScorer(*golden_quality, protocol="qalign")
 
     def test_the_begin_token_is_the_only_difference_of_pyiqa(self, golden_quality: Quality) -> None:

@@ -29,7 +29,10 @@ from owl2.processing.image_loading import check_local_path
 from owl2.recipes import find_recipe, is_of_package
 
 RECORDS = "records"
-"""The format of files of LLaVA conversations and chat messages; the others are the twelve sources of Table 8."""
+"""The format of files of LLaVA conversations and chat messages."""
+
+OPINIONS = ("quality", "aesthetics")
+"""The formats of opinion scores of images, which are no sources of Table 8."""
 
 TABLE_8_SIZES = {row.source: row.size for row in TABLE_8}
 
@@ -45,7 +48,7 @@ class SourceRecipe:
     """A source of a mixture.
 
     Attributes:
-        format: name of a source of Table 8, or `RECORDS`.
+        format: name of a source of Table 8, one of `OPINIONS`, or `RECORDS`.
         arguments: of the reader: `Path`s, and what else it takes.
         size: most records that are used; `None` for all.
         weight: relative to the other sources; `None` for the number of records that are used.
@@ -103,7 +106,7 @@ def load_mixture_recipe(path: str | PathLike[str]) -> MixtureRecipe:
 
 
 def reader(format_: str) -> Callable[..., Iterable[Any]]:
-    """The function that reads a source of Table 8."""
+    """The function that reads a source of Table 8, or opinion scores."""
     return import_module(f"owl2.data.sources.{format_}").conversations
 
 
@@ -122,7 +125,7 @@ def _source(name: str, value: Any, root: Path, where: str) -> SourceRecipe:
         raise ValueError(f"{where}: a source is named with letters, digits and _ . -")
     values = _mapping(value, where)
     format_ = values.get("format", name if name in TABLE_8_SIZES else None)
-    formats = [*TABLE_8_SIZES, RECORDS]
+    formats = [*TABLE_8_SIZES, *OPINIONS, RECORDS]
     if format_ not in formats:
         what = "'format' is missing" if format_ is None else f"there is no format {format_!r}"
         raise ValueError(f"{where}: {what}{_nearest(str(format_), formats)}; there are {', '.join(formats)}")

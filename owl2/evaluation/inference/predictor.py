@@ -92,11 +92,15 @@ class Predictor:
         return [record_of(entry.sample, entry.text, raw) for entry, raw in zip(batch, raws, strict=True)]
 
     def _text(self, sample: Sample, num_images: int, shots: int) -> str:
-        """The prompt with the first `shots` of the shots; images come first, in the chat template in the first turn."""
+        """The prompt with the first `shots` of the shots; images come first, in the chat template in the first turn.
+
+        A prompt outside the chat template may say where they stand instead, by `<|image|>`.
+        """
         shown = sample.shots[:shots]
         if not sample.uses_chat_template:
             texts = [shot if isinstance(shot, str) else f"{shot.question}{shot.answer}\n" for shot in shown]
-            return self.processor.image_token * num_images + sample.preamble + "".join(texts) + sample.prompt
+            text, images = sample.preamble + "".join(texts) + sample.prompt, self.processor.image_token * num_images
+            return text.replace("<|image|>", images) if "<|image|>" in sample.prompt else images + text
         before = sample.preamble + "".join(shot for shot in shown if isinstance(shot, str))
         exchanges: list[tuple[str, str]] = [shot for shot in shown if isinstance(shot, Turn)]
         exchanges.append((sample.prompt, ""))

@@ -27,6 +27,7 @@ TASKS = (
     "mmvet",
     "seed",
     "qbench",
+    "quality",
     "pope",
     "mmhal",
     "easy_vqa",
