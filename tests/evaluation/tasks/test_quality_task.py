@@ -9,7 +9,7 @@ from quality_helpers import PICTURES, quality_tokenizer
 from scipy.stats import pearsonr, spearmanr
 
 from owl2.evaluation.inference.ranks import Ranks
-from owl2.evaluation.runner import Settings, plan, predict
+from owl2.evaluation.runner import Settings, plan_task, predict
 from owl2.evaluation.tasks import task_named
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2ImageProcessorPil, Owl2Processor
@@ -31,7 +31,7 @@ def test_scores_are_those_of_the_scorer_and_correlate_with_the_opinions(tmp_path
         image.save(folder / f"{index}.png")
         lines.append(f"{index}.png,{opinions[index]},0.5")
     (folder.parent / "koniq.csv").write_text("\n".join(lines) + "\n")
-    planned = plan(TASK, Settings(tmp_path / "data", tmp_path / "out"), {})
+    planned = plan_task(TASK, Settings(tmp_path / "data", tmp_path / "out"), {})
     done = predict(planned, model, processor, Ranks(), batch_size=3)
     assert done is not None
     scores = TASK.score(done[1], "levels")
