@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args, get_origin
@@ -11,9 +12,12 @@ import yaml
 from helpers import GOLDENS
 from PIL import Image
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from owl2.cli.main import COMMANDS
+from owl2.training.recipe.base import Section
+from owl2.training.recipe.model import AbstractorSizes, VisionSizes
 from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import load_recipe
 
@@ -51,6 +55,19 @@ def is_key(model: type[BaseModel], keys: list[str]) -> bool:
     kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
     sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
     return any(is_key(section, keys[1:]) for section in sections) if sections else True
+
+
+def defaults_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The keys of a recipe with their defaults, sizes of parts aside; sections go down to their keys."""
+    for name, field in model.model_fields.items():
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        sections = [kind for kind in kinds if issubclass(kind, Section)]
+        if get_origin(field.annotation) is not dict and sections and not {VisionSizes, AbstractorSizes} & set(sections):
+            if str not in kinds:
+                yield from defaults_of(sections[0], f"{prefix}{name}.")
+                continue
+        default = field.get_default(call_default_factory=True)
+        yield prefix + name, list(default) if isinstance(default, tuple) else default
 
 
 def links(page: Path) -> list[str]:
@@ -173,6 +190,18 @@ def test_every_recipe_key_in_them_exists() -> None:
             if not is_key(Recipe, [section, *keys.split(".")]):
                 missing.add(f"{page.name}: {section}.{keys}")
     assert missing == set()
+
+
+def test_the_page_on_recipes_lists_every_key_with_its_default() -> None:
+    page = (ROOT / "docs" / "reference" / "recipes.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `([a-z_.]+)` \| (\S+|`[^`]+`) \|", page, re.M))
+    defaults = dict(defaults_of(Recipe))
+    assert set(listed) == set(defaults)
+    for key, default in listed.items():
+        if default.startswith("`"):
+            assert yaml.safe_load(default.strip("`")) == defaults[key] or default.strip("`") == str(defaults[key]), key
+        else:
+            assert (default == "-") == (defaults[key] is PydanticUndefined), key
 
 
 def test_the_recipes_in_them_are_valid(tmp_path: Path) -> None:
