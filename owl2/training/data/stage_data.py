@@ -14,20 +14,18 @@ from typing import Any, Protocol
 from torch.utils.data import Dataset
 
 from owl2.data.mixture import Mixture, MixtureRecipe, RecordOrder, SourceRecipe, load_mixture_recipe
-from owl2.data.mixture.cached_records import FirstRecords
 from owl2.data.mixture.mixture import Records
-from owl2.data.pairs import PairSamples, PairSettings, PairSource, StoredPair, open_pairs
+from owl2.data.pairs import PairSamples, PairSettings, PairSource, open_pairs
 from owl2.data.problems import Rejected
-from owl2.data.records import Conversation
 from owl2.data.sampler import Draw, DrawnSample, WeightedSampler
 from owl2.data.sampler import Source as WeightedSource
 from owl2.data.skipped import Fault, InvalidSample, Skip, SkipLimit
-from owl2.data.sources import easy_vqa
 from owl2.processing import Owl2Processor
-from owl2.training.recipe.data import Source
+from owl2.training.recipe.data import GENERATED, Source
 from owl2.training.recipe.schema import Recipe
 
 from .encoding import encode_caption, encode_conversation
+from .generated import GeneratedConversations, open_generated_conversations, open_generated_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ class Pairs:
         data = recipe.data
         self.max_length = data.max_length
         self.settings = PairSettings(data.image_size, recipe.seed, data.augment, data.keep_left_and_right)
-        self.sources = [_open_pairs(name, source) for name, source in sources.items()]
+        self.sources = [_open_pairs(name, source, recipe) for name, source in sources.items()]
         sizes = {source.name: int(sum(source.groups)) for source in self.sources}
         weighted = [
             WeightedSource(name, sizes[name], sizes[name], float(source.weight or sizes[name]))
@@ -113,7 +111,7 @@ class Conversations:
 
     def __init__(self, recipe: Recipe, sources: dict[str, Source], cache: Path) -> None:
         self.data = recipe.data
-        opened: dict[str, Mixture | _InMemory] = {}
+        opened: dict[str, Mixture | GeneratedConversations] = {}
         weighted: list[WeightedSource] = []
         for name, source in sources.items():
             mixture = _open_conversations(name, source, recipe, cache)
@@ -178,21 +176,10 @@ class ConversationSamples(Dataset[DrawnSample]):
         return encode_conversation(self.processor, conversation, self.image_size, self.max_length)
 
 
-class _InMemory:
-    """Conversations that are made, not read from files, in the shape of a `Mixture` of one source."""
-
-    def __init__(self, name: str, conversations: Sequence[Conversation]) -> None:
-        self._records = FirstRecords(conversations, Rejected())
-        self.sources = (WeightedSource(name, len(conversations), len(conversations), float(len(conversations))),)
-
-    def records(self, name: str, epoch: int = 0) -> Records:
-        return self._records
-
-
 class _RecordsByDraw:
     """Where the record of a draw lies: the opened sources and their orders, by name."""
 
-    def __init__(self, opened: dict[str, Mixture | _InMemory], orders: dict[str, RecordOrder]) -> None:
+    def __init__(self, opened: dict[str, Mixture | GeneratedConversations], orders: dict[str, RecordOrder]) -> None:
         self.opened, self.orders = opened, orders
 
     def find(self, draw: Draw) -> tuple[Records, int]:
@@ -201,23 +188,10 @@ class _RecordsByDraw:
         return self.opened[draw.source].records(draw.source, draw.epoch), number
 
 
-class _EasyVqaCaptions:
-    """easy-VQA's captions as a source of pairs."""
-
-    def __init__(self, name: str, split: str) -> None:
-        self.name = name
-        self.pairs = easy_vqa.pairs(easy_vqa.load_questions(split))
-        self.groups: Sequence[int] = [len(self.pairs)]
-
-    def read(self, group: int, index: int) -> StoredPair:
-        pair = self.pairs[index]
-        return StoredPair(pair.id, pair.image, pair.caption, self.name)
-
-
-def _open_pairs(name: str, source: Source) -> PairSource:
-    if source.format == "easy_vqa":
-        return _EasyVqaCaptions(name, source.split)
-    assert source.path is not None, "only easy_vqa has no path"
+def _open_pairs(name: str, source: Source, recipe: Recipe) -> PairSource:
+    if source.format in GENERATED:
+        return open_generated_pairs(name, source, recipe)
+    assert source.path is not None, "only generated sources have no path"
     return open_pairs(
         name,
         source.path,
@@ -229,11 +203,10 @@ def _open_pairs(name: str, source: Source) -> PairSource:
     )
 
 
-def _open_conversations(name: str, source: Source, recipe: Recipe, cache: Path) -> Mixture | _InMemory:
-    if source.format == "easy_vqa":
-        questions = easy_vqa.load_questions(source.split)
-        return _InMemory(name, easy_vqa.conversations(questions, recipe.seed, source.max_questions))
-    assert source.path is not None, "only easy_vqa has no path"
+def _open_conversations(name: str, source: Source, recipe: Recipe, cache: Path) -> Mixture | GeneratedConversations:
+    if source.format in GENERATED:
+        return open_generated_conversations(name, source, recipe)
+    assert source.path is not None, "only generated sources have no path"
     limit = SkipLimit(recipe.data.bad_share)
     if source.format == "mixture":
         return Mixture(load_mixture_recipe(source.path), skip_limit=limit)

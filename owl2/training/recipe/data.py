@@ -6,9 +6,11 @@ from pydantic import Field, model_validator
 
 from .base import NotNegative, Positive, Section, Share
 
+SceneKind = Literal["caption", "vqa", "region", "dialogue", "text"]
+
 STAGE_FORMATS = {
-    "pretrain": ("easy_vqa", "jsonl", "parquet", "coco_captions", "webdataset"),
-    "instruct": ("easy_vqa", "records", "mixture"),
+    "pretrain": ("easy_vqa", "scenes", "jsonl", "parquet", "coco_captions", "webdataset"),
+    "instruct": ("easy_vqa", "scenes", "records", "mixture"),
 }
 """Formats of sources that each stage learns from."""
 
@@ -18,16 +20,22 @@ _KEYS_OF_FORMATS = {
     "image_field": ("jsonl", "parquet"),
     "caption_field": ("jsonl", "parquet", "webdataset"),
     "max_questions": ("easy_vqa",),
+    "count": ("scenes",),
+    "seed": ("scenes",),
+    "difficulty": ("scenes",),
+    "kinds": ("scenes",),
 }
+GENERATED = ("easy_vqa", "scenes")
+"""Formats of sources that need no path."""
 
 
 class Source(Section):
     """One source of samples.
 
     Attributes:
-        format: `easy_vqa` (captions in stage pretrain, conversations in stage instruct), `records` (conversations of
-            LLaVA's or the chat-messages form), `mixture` (a YAML file of instruction sources), or image-caption
-            pairs: `jsonl`, `parquet`, `coco_captions`, `webdataset`.
+        format: `easy_vqa` or `scenes` (captions in stage pretrain, conversations in stage instruct), `records`
+            (conversations of LLaVA's or the chat-messages form), `mixture` (a YAML file of instruction sources), or
+            image-caption pairs: `jsonl`, `parquet`, `coco_captions`, `webdataset`.
         path: the file or, for `webdataset`, the directory or address of the shards.
         root: directory of the images; that of the file by default.
         weight: share of the samples drawn from this source, relative to the other weights; by default its number of
@@ -35,28 +43,38 @@ class Source(Section):
         index: of `webdataset`: directory of the index, if it is not beside the shards.
         image_field, caption_field: names of the fields or columns of `jsonl` and `parquet`; of `webdataset`, the field
             of `.json` that holds the caption, instead of `.txt`.
-        split: of easy-VQA.
+        split: of easy-VQA, and of scenes, which also have `held_out`: combinations that training never shows.
         max_questions: easy-VQA's questions of one image are split into conversations of at most so many.
+        count: number of scenes; 20,000 by default.
+        seed: of the scenes; that of the recipe by default.
+        difficulty: of the scenes; medium by default.
+        kinds: of conversations about scenes; all by default. `[text]` needs no image, the others are about one.
     """
 
-    format: Literal["easy_vqa", "records", "mixture", "jsonl", "parquet", "coco_captions", "webdataset"]
+    format: Literal["easy_vqa", "scenes", "records", "mixture", "jsonl", "parquet", "coco_captions", "webdataset"]
     path: str | None = None
     root: str | None = None
     weight: Annotated[float, Field(gt=0)] | None = None
     index: str | None = None
     image_field: str | None = None
     caption_field: str | None = None
-    split: Literal["train", "test"] = "train"
+    split: Literal["train", "test", "held_out"] = "train"
     max_questions: Positive | None = None
+    count: Positive | None = None
+    seed: int | None = None
+    difficulty: Literal["easy", "medium", "hard"] | None = None
+    kinds: Annotated[tuple[SceneKind, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _path_of_a_file(self) -> Self:
-        if (self.path is None) != (self.format == "easy_vqa"):
+        if (self.path is None) != (self.format in GENERATED):
             wanted = "takes no path" if self.path is not None else "needs a path"
             raise ValueError(f"a source of the format {self.format} {wanted}")
         for key, formats in _KEYS_OF_FORMATS.items():
             if getattr(self, key) is not None and self.format not in formats:
                 raise ValueError(f"{key} is a key of {', '.join(formats)}, not of {self.format}")
+        if self.split == "held_out" and self.format != "scenes":
+            raise ValueError(f"only scenes have the split held_out, not {self.format}")
         return self
 
 

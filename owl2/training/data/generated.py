@@ -1,0 +1,78 @@
+"""Sources that are made, not read from files: easy-VQA and generated scenes, as pairs and as conversations."""
+
+from collections.abc import Sequence
+
+from owl2.data.mixture.batches import RecordSize
+from owl2.data.mixture.cached_records import FirstRecords
+from owl2.data.mixture.mixture import Records
+from owl2.data.pairs import PairSource, StoredPair
+from owl2.data.problems import Rejected
+from owl2.data.records import Conversation, Pair
+from owl2.data.sampler import Source as WeightedSource
+from owl2.data.sources import easy_vqa
+from owl2.data.sources.scenes.records import SceneConversations, ScenePairs, SceneSettings
+from owl2.training.recipe.data import Source
+from owl2.training.recipe.schema import Recipe
+
+
+def open_generated_pairs(name: str, source: Source, recipe: Recipe) -> PairSource:
+    """Images with captions of a format of `GENERATED`."""
+    if source.format == "easy_vqa":
+        return GeneratedPairs(name, easy_vqa.pairs(easy_vqa.load_questions(source.split)))
+    return GeneratedPairs(name, ScenePairs(_scene_settings(source, recipe)))
+
+
+def open_generated_conversations(name: str, source: Source, recipe: Recipe) -> "GeneratedConversations":
+    """Conversations of a format of `GENERATED`."""
+    if source.format == "easy_vqa":
+        conversations = easy_vqa.conversations(easy_vqa.load_questions(source.split), recipe.seed, source.max_questions)
+        return GeneratedConversations(name, FirstRecords(conversations, Rejected()))
+    return GeneratedConversations(name, SceneRecords(SceneConversations(_scene_settings(source, recipe))))
+
+
+class GeneratedPairs:
+    """Pairs in the shape of a source."""
+
+    def __init__(self, name: str, pairs: Sequence[Pair]) -> None:
+        self.name, self.pairs = name, pairs
+        self.groups: Sequence[int] = [len(pairs)]
+
+    def read(self, group: int, index: int) -> StoredPair:
+        pair = self.pairs[index]
+        return StoredPair(pair.id, pair.image, pair.caption, self.name)
+
+
+class GeneratedConversations:
+    """Conversations in the shape of a `Mixture` of one source."""
+
+    def __init__(self, name: str, records: Records) -> None:
+        self._records = records
+        self.sources = (WeightedSource(name, len(records), len(records), float(len(records))),)
+
+    def records(self, name: str, epoch: int = 0) -> Records:
+        return self._records
+
+
+class SceneRecords:
+    """Conversations about scenes; the size of one is known before its image is drawn."""
+
+    def __init__(self, conversations: SceneConversations) -> None:
+        self.conversations, self.rejected = conversations, Rejected()
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    def __getitem__(self, number: int) -> Conversation:
+        return self.conversations[number]
+
+    def size(self, number: int) -> RecordSize:
+        found = self.conversations.exchanges(number)
+        text_bytes = sum(len(text) for exchange in found.exchanges for text in exchange)
+        return RecordSize(text_bytes, images=int(found.scene is not None), videos=0)
+
+
+def _scene_settings(source: Source, recipe: Recipe) -> SceneSettings:
+    """What the source says, and what the recipe says of all sources."""
+    keys = ("count", "seed", "split", "difficulty", "kinds")
+    given = {key: value for key in keys if (value := getattr(source, key)) is not None}
+    return SceneSettings(**{"seed": recipe.seed, "image_size": recipe.data.image_size, **given})
