@@ -31,6 +31,9 @@ TASKS = (
     "pope",
     "mmhal",
     "easy_vqa",
+    "scenes",
+    "scenes_easy",
+    "scenes_hard",
 )
 
 

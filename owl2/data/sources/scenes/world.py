@@ -81,7 +81,7 @@ class Difficulty(NamedTuple):
     """How hard a scene is.
 
     Attributes:
-        things: fewest and most of them, signs aside.
+        things: fewest and most of them, signs aside; with a sign, a cell of the grid stays empty.
         shapes, colors, textures, words: how many of each there are.
         similarity: share of things that take over the shape or the colour of an earlier one: what makes counts larger
             than one, and a thing hard to tell from its neighbours.
@@ -105,7 +105,7 @@ _MEDIUM = (*_EASY, "texture", "edge_shape", "same_color", "same_shape", "word", 
 DIFFICULTIES: dict[DifficultyName, Difficulty] = {
     "easy": Difficulty((2, 4), 4, 4, 1, 8, 0.4, 0.4, _EASY),
     "medium": Difficulty((3, 5), 4, 8, 3, 8, 0.5, 0.5, _MEDIUM),
-    "hard": Difficulty((4, 8), 8, 8, 3, 16, 0.6, 0.7, (*_MEDIUM, "count_both")),
+    "hard": Difficulty((4, 7), 8, 8, 3, 16, 0.6, 0.7, (*_MEDIUM, "count_both")),
 }
 
 
@@ -151,6 +151,11 @@ def random_scene(generator: random.Random, level: Difficulty, split: Split) -> S
 def cell_of(x: float, y: float) -> tuple[int, int]:
     """Column and row of a place in the grid."""
     return int(x * GRID), int(y * GRID)
+
+
+def stays_in_cell(thing: Thing) -> bool:
+    """Whether the thing is small enough for its place."""
+    return all(abs(place * GRID % 1 - 0.5) / GRID <= 1 / GRID / 2 - RADII[thing.size] for place in (thing.x, thing.y))
 
 
 def moved(generator: random.Random, scene: Scene, number: int) -> Scene:
