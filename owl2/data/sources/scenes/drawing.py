@@ -97,11 +97,12 @@ def _masks(shape: str, texture: str, radius: int, side: int) -> tuple[Image.Imag
 def _silhouette(shape: str, center: int, radius: float, box: int) -> Image.Image:
     mask = Image.new("L", (box, box), 0)
     pen = ImageDraw.Draw(mask)
-    if shape in ("circle", "moon"):
+    if shape == "circle":
         pen.ellipse(_around(center, center, radius * 0.95), fill=255)
     if shape == "moon":
         outline = center - radius
-        pen.ellipse(_around(center * 1.52, center * 0.88, center * 0.78 + outline), fill=0)
+        pen.ellipse(_around(center * 1.12, center, radius * 0.95), fill=255)
+        pen.ellipse(_around(center * 1.64, center * 0.88, center * 0.78 + outline), fill=0)
     if shape == "heart":
         lobe = radius * 0.53
         for side in (-1, 1):
