@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from PIL.Image import Image
+
 from owl2.evaluation.judge.judge import JudgeItem
 
 
@@ -59,7 +61,7 @@ class Sample:
         prompt: what the user says, without images, which come first. The runner puts it into the chat template. A
             prompt outside of it may hold `<|image|>` where the images stand.
         gold: what is right, as the scorer needs it; JSON.
-        images: paths or bytes of images.
+        images: paths or bytes of images, or functions that draw them.
         choices: continuations of the prompt to rank by likelihood; none if an answer is generated.
         uses_chat_template: in the chat template `USER: ... ASSISTANT:`; otherwise the model continues the raw text.
         preamble, shots: what stands in front of the prompt: text, or turns of the conversation. Shots are left out
@@ -71,7 +73,7 @@ class Sample:
     id: str
     prompt: str
     gold: Any
-    images: tuple[Path | bytes, ...] = ()
+    images: tuple[Path | bytes | Callable[[], Image], ...] = ()
     clip: Clip | None = None
     choices: tuple[str, ...] = ()
     uses_chat_template: bool = True

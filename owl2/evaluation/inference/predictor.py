@@ -61,7 +61,7 @@ class Predictor:
         Raises:
             ValueError: an image cannot be read, or the prompt does not fit even without shots (all numbers are given).
         """
-        images: list[Any] = [load_image(image if isinstance(image, bytes) else str(image)) for image in sample.images]
+        images: list[Any] = [load_image(image() if callable(image) else image) for image in sample.images]
         if sample.clip is not None:
             images += load_clip(sample.clip)
         pixels = None

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from owl2.data.mixture.batches import RecordSize
 from owl2.data.mixture.cached_records import FirstRecords
 from owl2.data.mixture.mixture import Records
+from owl2.data.mixture.record_size import RecordSize
 from owl2.data.pairs import PairSource, StoredPair
 from owl2.data.problems import Rejected
 from owl2.data.records import Conversation, Pair

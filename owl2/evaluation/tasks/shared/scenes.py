@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from owl2.data.sources.scenes.benchmark import SPLITS, Item, items
-from owl2.data.sources.scenes.drawing import PICTURE_SIZE, draw, image_bytes
+from owl2.data.sources.scenes.drawing import PICTURE_SIZE, draw
 from owl2.data.sources.scenes.world import DifficultyName
 from owl2.evaluation.task import Decoding, Prediction, Sample, Scores, Task
 
@@ -45,32 +45,30 @@ def scenes_task(name: str, difficulty: DifficultyName) -> Task:
 
 def _load(difficulty: DifficultyName, root: Path, split: str, prompt: str) -> list[Sample]:
     """Facts have no scene of their own: with the prompt `matching` they are left out."""
-    shown = _SHOWN[prompt]
     return [
-        Sample(item.id, item.text, item.answer, images=shown(item), details=_details(item, split))
+        Sample(item.id, item.text, item.answer, images=_shown(item, prompt), details=_details(item))
         for item in items(split, difficulty)
         if item.scene is not None or prompt != "matching"
     ]
 
 
-def _details(item: Item, split: str) -> dict[str, Any]:
+def _details(item: Item) -> dict[str, Any]:
     return {"template": item.template, "skill": item.skill, "chance": item.chance, "pair": item.pair}
 
 
-def _picture(scene: Any) -> tuple[bytes, ...]:
-    return (image_bytes(draw(scene, PICTURE_SIZE)),)
+def _blank() -> Image.Image:
+    return Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), _GRAY)
 
 
-def _blank(item: Item) -> tuple[bytes, ...]:
-    return (image_bytes(Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), _GRAY)),)
-
-
-_SHOWN: dict[str, Callable[[Item], tuple[bytes, ...]]] = {
-    "matching": lambda item: _picture(item.scene),
-    "unrelated": lambda item: _picture(item.other),
-    "blank": _blank,
-    "no_image": lambda item: (),
-}
+def _shown(item: Item, prompt: str) -> tuple[Callable[[], Image.Image], ...]:
+    """The image of a question, which is drawn when the model is asked."""
+    if prompt == "no_image":
+        return ()
+    if prompt == "blank":
+        return (_blank,)
+    scene = item.scene if prompt == "matching" else item.other
+    assert scene is not None, "facts are left out"
+    return (partial(draw, scene, PICTURE_SIZE),)
 
 
 def _score(records: Sequence[Prediction], protocol: str) -> Scores:
