@@ -5,6 +5,7 @@ The scenes are those of the splits `test` and `held_out`, with a seed of their o
 
 import random
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from .descriptions import caption
@@ -60,16 +61,19 @@ class Item(NamedTuple):
     pair: int | None = None
 
 
-def items(split: str, difficulty: DifficultyName) -> list[Item]:
+@lru_cache(maxsize=len(SPLITS) * len(DIFFICULTIES))
+def items(split: str, difficulty: DifficultyName) -> tuple[Item, ...]:
     """The questions of a split, always the same ones."""
     level = DIFFICULTIES[difficulty]
-    generator = random.Random(f"{_SEED}-{difficulty}-{split.replace('unrelated_image', 'text')}")
+    generator = random.Random(f"{_SEED}-{difficulty}-{split}")
     if split == "counterfactual":
-        return list(_counterfactuals(level, generator))
-    if split in ("text", "unrelated_image"):
-        return [*_told(level, generator), *_facts(level, generator)]
+        return tuple(_counterfactuals(level, generator))
+    if split == "unrelated_image":
+        return items("text", difficulty)
+    if split == "text":
+        return (*_told(level, generator), *_facts(level, generator))
     names = REGION_TEMPLATES if split == "region" else level.templates
-    return list(_about_scenes(names, level, "held_out" if split == "held_out" else "test", generator))
+    return tuple(_about_scenes(names, level, "held_out" if split == "held_out" else "test", generator))
 
 
 def _about_scenes(names: Sequence[str], level: Difficulty, split: Split, generator: random.Random) -> Iterator[Item]:

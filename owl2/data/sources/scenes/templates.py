@@ -180,7 +180,7 @@ def _region_box(scene: Scene, level: Difficulty, generator: random.Random) -> Ca
             yield box_question(region)[0], ["box", ["unique", _filter(wanted)]]
 
 
-def _combinations(scene: Scene, level: Difficulty) -> list[tuple[str, str]]:
+def _combinations(scene: Scene, level: Difficulty) -> tuple[tuple[str, str], ...]:
     """Shapes with colours that may be asked for: new ones in a scene that has new ones, else those of training."""
     known = combinations(level, held_out=False)
     new = combinations(level, held_out=True)

@@ -1,6 +1,8 @@
 """What a scene may hold, how hard it is, and how one is drawn at random."""
 
 import random
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart", "diamond", "moon")
@@ -118,10 +120,11 @@ def is_held_out(shape: str, color: str) -> bool:
     return (SHAPES.index(shape) + COLORS.index(color)) % 4 == 0
 
 
-def combinations(level: Difficulty, held_out: bool) -> list[tuple[str, str]]:
+@lru_cache
+def combinations(level: Difficulty, held_out: bool) -> tuple[tuple[str, str], ...]:
     """Shape and colour of what a level shows in training, or of what it never shows there."""
     shapes, colors = SHAPES[: level.shapes], COLORS[: level.colors]
-    return [(shape, color) for shape in shapes for color in colors if is_held_out(shape, color) == held_out]
+    return tuple((shape, color) for shape in shapes for color in colors if is_held_out(shape, color) == held_out)
 
 
 def random_scene(generator: random.Random, level: Difficulty, split: Split) -> Scene:
@@ -174,7 +177,7 @@ def replaced(scene: Scene, number: int, thing: Thing) -> Scene:
 
 
 def _combination(
-    generator: random.Random, choices: list[tuple[str, str]], things: list[Thing], similarity: float
+    generator: random.Random, choices: Sequence[tuple[str, str]], things: list[Thing], similarity: float
 ) -> tuple[str, str]:
     if things and generator.random() < similarity:
         other = generator.choice(things)
