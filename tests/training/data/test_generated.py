@@ -4,7 +4,7 @@ import pytest
 
 from owl2.data.sources.scenes.records import SceneConversations, ScenePairs, SceneSettings
 from owl2.training.data.stage_data import open_stage_data
-from owl2.training.recipe.schema import Source
+from owl2.training.recipe.data import Source
 from owl2.training.recipe.yaml_file import load_recipe
 
 RECIPES = {stage: f"owl2/recipes/scenes/{stage}.yaml" for stage in ("pretrain", "instruct")}
