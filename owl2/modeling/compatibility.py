@@ -12,17 +12,15 @@ CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else 
 """What the installed version calls the keys and values of the tokens read so far."""
 
 
-def named_cache(past_key_values: Cache | None, cache: Any) -> dict[str, Any]:
-    """A cache given under either name, under that of the installed version; empty if there is none.
+def named_cache(past_key_values: Any, cache: Any) -> dict[str, Any]:
+    """A cache given under either name, by its name in the installed version; empty if there is none.
 
-    Before 5.24 `cache` is the paged cache of continuous batching, no `Cache`, which attention wants by that name.
+    The paged cache of continuous batching, which is no `Cache`, is called `cache` in every version.
 
     Raises:
         ValueError: two are given.
     """
     if past_key_values is not None and cache is not None:
         raise ValueError("Give the cache as `cache` or as `past_key_values`, which are the same, but not as both.")
-    if cache is not None and not isinstance(cache, Cache):
-        return {"cache": cache}
     given = past_key_values if cache is None else cache
-    return {} if given is None else {CACHE: given}
+    return {} if given is None else {CACHE if isinstance(given, Cache) else "cache": given}

@@ -1,6 +1,7 @@
-"""What `generate()` needs because the ids of image placeholders lie outside of the vocabulary.
+"""`generate()` over prompts with images.
 
-Shapes: B batch (times beams), S sequence, V vocabulary.
+The ids of image placeholders lie outside of the vocabulary, images belong to samples, and a prompt may begin in a cache
+kept from the turns before. Shapes: B batch (times beams), S sequence, V vocabulary, N images.
 """
 
 from typing import Any
@@ -15,7 +16,11 @@ from transformers import (
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
 )
-from transformers.generation import CandidateGenerator, PromptLookupCandidateGenerator
+from transformers.cache_utils import Cache
+from transformers.generation import CandidateGenerator, GenerationMixin, PromptLookupCandidateGenerator
+
+from .compatibility import CACHE, named_cache
+from .configuration import Owl2Config
 
 LOOK_UP_THE_PROMPT = (
     EncoderNoRepeatNGramLogitsProcessor,
@@ -24,6 +29,100 @@ LOOK_UP_THE_PROMPT = (
     RepetitionPenaltyLogitsProcessor,
 )
 """Processors that look up the score of every id in the prompt, or forbid ids of the prompt."""
+
+
+class Owl2GenerationMixin(GenerationMixin):
+    """What `Owl2ForConditionalGeneration` adds to the generation of transformers."""
+
+    config: Owl2Config
+
+    def generate(
+        self, *args: Any, past_key_values: Cache | None = None, cache: Cache | None = None, **kwargs: Any
+    ) -> Any:
+        """As in transformers; a cache kept from the turns before may have either name in every version."""
+        return super().generate(*args, **named_cache(past_key_values, cache), **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As in transformers; an assistant model, which is never said to be in its first step, gets the images too."""
+        if kwargs.get("mm_token_type_ids") is not None:
+            kwargs["mm_token_type_ids"] = complete_types(kwargs["mm_token_type_ids"], input_ids)
+        # By the name `inputs_embeds` transformers sees that they may be given.
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if kwargs.get("pixel_values") is not None and self._reads_an_image(inputs):
+            inputs["pixel_values"] = kwargs["pixel_values"]
+        return inputs
+
+    def _reads_an_image(self, inputs: dict[str, Any]) -> bool:
+        """Whether a step reads placeholders of images; those of one token never do."""
+        ids = inputs.get("input_ids")
+        return ids is not None and ids.shape[1] > 1 and bool((ids == self.config.image_token_id).any())
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(*args, **kwargs)
+        prompt = kwargs.get("encoder_input_ids")
+        return placeholder_tolerant(processors) if self._has_placeholders(prompt) else processors
+
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> CandidateGenerator:
+        generator = super()._get_candidate_generator(*args, **kwargs)
+        has_images = bool((kwargs["input_ids"] == self.config.image_token_id).any())
+        return without_placeholders(generator, self.config.image_token_id) if has_images else generator
+
+    def _has_placeholders(self, prompt: torch.Tensor | None) -> bool:
+        """Whether a prompt, of ids [B, S] and not of embeddings, holds ids that have no score."""
+        if prompt is None or prompt.is_floating_point() or prompt.numel() == 0:
+            return False
+        return int(prompt.max()) >= self.config.text_config.vocab_size
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, input_ids: torch.LongTensor | None = None, **model_kwargs: Any
+    ) -> tuple[torch.LongTensor, dict[str, Any]]:
+        """Repeats the samples for beams and returned sequences; the images of a sample stay together.
+
+        Of a prompt whose beginning is in the cache already, the images of that beginning may be given or not.
+        """
+        types, pixel_values = model_kwargs.get("mm_token_type_ids"), model_kwargs.pop("pixel_values", None)
+        if types is not None:
+            types = model_kwargs["mm_token_type_ids"] = complete_types(types, input_ids)
+        embeddings, cache = model_kwargs.get("inputs_embeds"), model_kwargs.get(CACHE)
+        ids = input_ids if embeddings is None else None
+        if cached_length(cache) and _is_whole(ids if embeddings is None else embeddings, model_kwargs):
+            is_vision = self._vision_rows(ids, types)
+            if is_vision is not None:
+                crop_to_whole_images(cache, is_vision, self.config.tokens_per_image)
+                pixel_values = self._uncached_images(pixel_values, is_vision, cached_length(cache))
+            ids = None if ids is None else ids[:, cached_length(cache) :]
+            embeddings = None if embeddings is None else embeddings[:, cached_length(cache) :]
+        is_vision = self.model.modality_indicator(ids, embeddings, types, pixel_values)
+        if pixel_values is not None and is_vision is not None and expand_size > 1:
+            images = (is_vision.sum(1) // self.config.tokens_per_image).tolist()
+            repeated = [group.repeat(expand_size, 1, 1, 1) for group in pixel_values.split(images)]
+            pixel_values = torch.cat(repeated)
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, input_ids=input_ids, **model_kwargs
+        )
+        if pixel_values is not None:
+            model_kwargs["pixel_values"] = pixel_values
+        return input_ids, model_kwargs
+
+    def _vision_rows(self, ids: torch.Tensor | None, types: torch.Tensor | None) -> torch.Tensor | None:
+        """Where the visual rows of a whole prompt are, [B, S] bool; `None` if nothing says so."""
+        if types is not None:
+            return types != 0
+        return None if ids is None else ids == self.config.image_token_id
+
+    def _uncached_images(
+        self, pixel_values: torch.Tensor | None, is_vision: torch.Tensor, cached: int
+    ) -> torch.Tensor | None:
+        """Of the images of whole prompts, those behind the first `cached` tokens; any other number as it is."""
+        rows = self.config.tokens_per_image
+        images = (is_vision.sum(1) // rows).tolist()
+        if pixel_values is None or sum(images) != pixel_values.shape[0]:
+            return pixel_values
+        known = (is_vision[:, :cached].sum(1) // rows).tolist()
+        left = [group[count:] for group, count in zip(pixel_values.split(images), known, strict=True)]
+        return torch.cat(left) if sum(images) > sum(known) else None
 
 
 class PlaceholderTolerantProcessor(LogitsProcessor):
@@ -64,16 +163,33 @@ def without_placeholders(generator: CandidateGenerator, image_token_id: int) -> 
     return generator
 
 
-def cached_length(cache: Any) -> int:
+def _is_whole(prompt: torch.Tensor | None, model_kwargs: dict[str, Any]) -> bool:
+    """Whether a prompt holds what is in the cache already too; else only what is new is given."""
+    mask = model_kwargs.get("attention_mask")
+    return mask is None or prompt is None or mask.shape[1] == prompt.shape[1]
+
+
+def cached_length(cache: Cache | None) -> int:
     """Number of tokens whose keys and values a cache holds."""
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def complete_types(types: torch.Tensor | None, input_ids: torch.Tensor | None) -> torch.Tensor | None:
+def crop_to_whole_images(cache: Cache, is_vision: torch.Tensor, tokens_per_image: int) -> None:
+    """Shortens a cache that ends within an image, since images are encoded whole.
+
+    So it ends in assisted decoding, which takes the last token of the prompt back, where that token is of an image.
+
+    Args:
+        is_vision: [B, S], true at the visual rows of the prompts of which the cache holds the beginning.
+    """
+    while inside := int((is_vision[:, : cached_length(cache)].sum(1) % tokens_per_image).max()):
+        cache.crop(-inside)
+
+
+def complete_types(types: torch.Tensor, input_ids: torch.Tensor | None) -> torch.Tensor:
     """Types [B, S] of all tokens: those behind the ones given, proposed in assisted decoding, are text.
 
     transformers lengthens only `token_type_ids` by the tokens that are proposed.
     """
-    if types is None or input_ids is None or types.shape[1] >= input_ids.shape[1]:
-        return types
-    return F.pad(types, (0, input_ids.shape[1] - types.shape[1]))
+    missing = 0 if input_ids is None else input_ids.shape[1] - types.shape[1]
+    return F.pad(types, (0, missing)) if missing > 0 else types

@@ -41,17 +41,15 @@ class Owl2DecoderAttention(nn.Module):
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = True
-        for name, heads in (
-            ("q", config.num_attention_heads),
-            ("k", config.num_key_value_heads),
-            ("v", config.num_key_value_heads),
-        ):
-            for prefix in ("", "vision_") if name in config.modality_adaptive else ("",):
-                projection = nn.Linear(config.hidden_size, heads * self.head_dim, bias=config.attention_bias)
-                setattr(self, f"{prefix}{name}_proj", projection)
-        self.o_proj = nn.Linear(
-            config.num_attention_heads * self.head_dim, config.hidden_size, bias=config.attention_output_bias
-        )
+        hidden, bias, separate = config.hidden_size, config.attention_bias, config.modality_adaptive
+        queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(hidden, queries, bias=bias)
+        self.vision_q_proj = nn.Linear(hidden, queries, bias=bias) if "q" in separate else None
+        self.k_proj = nn.Linear(hidden, keys, bias=bias)
+        self.vision_k_proj = nn.Linear(hidden, keys, bias=bias) if "k" in separate else None
+        self.v_proj = nn.Linear(hidden, keys, bias=bias)
+        self.vision_v_proj = nn.Linear(hidden, keys, bias=bias) if "v" in separate else None
+        self.o_proj = nn.Linear(queries, hidden, bias=config.attention_output_bias)
         self.q_norm = LlamaRMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = LlamaRMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
@@ -63,7 +61,11 @@ class Owl2DecoderAttention(nn.Module):
         routing: ModalityRouting | None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        projections = [(getattr(self, f"{name}_proj"), getattr(self, f"vision_{name}_proj", None)) for name in "qkv"]
+        projections = [
+            (self.q_proj, self.vision_q_proj),  # eq. 5: shared in the paper
+            (self.k_proj, self.vision_k_proj),  # eq. 6
+            (self.v_proj, self.vision_v_proj),  # eq. 7
+        ]
         query, key, value = (
             states.view(*hidden_states.shape[:-1], -1, self.head_dim)  # [B, S, heads, head_dim]
             for states in modality_adaptive_projections(hidden_states, projections, routing)

@@ -1,6 +1,6 @@
-"""Modality-adaptive module: norms and projections that are separate for vision and text (paper, section 3.3).
+"""Modality-adaptive module: norms and projections that are separate for vision and text (paper, section 3.3, eq. 3-7).
 
-Shapes: B batch, S sequence, D hidden, V vision rows of the whole batch.
+Shapes: B batch, S sequence, D hidden, R = B * S rows, V vision rows of the whole batch.
 """
 
 from typing import NamedTuple
@@ -8,19 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .modality_kernels import _grouped_linear, _permuted, _RMSNorm
+from .modality_kernels import grouped_linear, permuted_rows, rms_norm
 
 
 class ModalityRouting(NamedTuple):
     """Where the vision rows are. Built once a forward pass and shared by every layer.
 
-    The separated operation phi of eq. 3 is a permutation that puts the vision rows first: two dense products on two
-    slices instead of two masked ones on everything. `num_vision` is a host integer, so no layer waits for the device.
+    `num_vision` is a host integer, so that no layer waits for the device.
     """
 
-    indicator: torch.Tensor  # [B * S] 1 at visual tokens, 0 at text: the modality indicator M
-    permutation: torch.Tensor  # [B * S] rows in the order vision, text
-    inverse: torch.Tensor  # [B * S]
+    indicator: torch.Tensor  # [R] the modality indicator M: 1 at visual tokens, 0 at text
+    permutation: torch.Tensor  # [R] rows in the order vision, text
+    inverse: torch.Tensor  # [R]
     num_vision: int  # V
 
 
@@ -32,14 +31,25 @@ def build_routing(is_vision: torch.Tensor, num_vision: int) -> ModalityRouting:
         num_vision: number of true entries, known to the caller from the number of images.
     """
     flat = is_vision.flatten()
-    permutation = torch.argsort(~flat, stable=True)  # [B * S]
+    permutation = torch.argsort(~flat, stable=True)  # [R]
     rows = torch.arange(flat.numel(), device=flat.device)
     inverse = torch.empty_like(permutation).scatter_(0, permutation, rows)
     return ModalityRouting(flat.long(), permutation, inverse, num_vision)
 
 
+def separate(hidden_states: torch.Tensor, routing: ModalityRouting) -> tuple[torch.Tensor, torch.Tensor]:
+    """phi(X, M, vision) [V, D] and phi(X, M, text) [R - V, D] of X [B, S, D] (eq. 3), without the rows that are zero.
+
+    One product of each on its own rows then does for both what masks would take two products on all rows for.
+    """
+    rows = permuted_rows(hidden_states.flatten(0, 1), routing.permutation, routing.inverse)
+    # One split, not two slices: the gradient of a slice is as large as what it was cut from.
+    vision_rows, text_rows = rows.split([routing.num_vision, rows.shape[0] - routing.num_vision])
+    return vision_rows, text_rows
+
+
 class ModalityAdaptiveRMSNorm(nn.Module):
-    """Root mean square norm with a weight per modality (eq. 4). Statistics are in float32."""
+    """LN_V(phi(H, M, vision)) + LN_T(phi(H, M, text)) (eq. 4), with LLaMA's norm. Statistics are in float32."""
 
     def __init__(self, hidden_size: int, eps: float, separate: bool) -> None:
         super().__init__()
@@ -48,10 +58,9 @@ class ModalityAdaptiveRMSNorm(nn.Module):
         self.vision_weight = nn.Parameter(torch.ones(hidden_size)) if separate else None
 
     def forward(self, hidden_states: torch.Tensor, routing: ModalityRouting | None = None) -> torch.Tensor:
-        indicator = None if routing is None or self.vision_weight is None else routing.indicator
-        vision_weight = None if indicator is None else self.vision_weight
-        normalize = _RMSNorm.apply if torch.is_grad_enabled() else _RMSNorm.forward
-        return normalize(hidden_states, self.weight, vision_weight, indicator, self.eps)[0]
+        if routing is None or self.vision_weight is None:
+            return rms_norm(hidden_states, self.weight, None, None, self.eps)
+        return rms_norm(hidden_states, self.weight, self.vision_weight, routing.indicator, self.eps)
 
 
 def modality_adaptive_projections(
@@ -59,27 +68,25 @@ def modality_adaptive_projections(
     projections: list[tuple[nn.Module, nn.Module | None]],
     routing: ModalityRouting | None,
 ) -> list[torch.Tensor]:
-    """Linear projections of which some are separate for vision (eq. 5-7).
+    """H W (eq. 5) or phi(H, M, vision) W_vision + phi(H, M, text) W_text (eq. 6, 7) for each projection.
 
     Args:
-        hidden_states: [B, S, D].
-        projections: (text or shared projection, vision projection or `None` where it is shared).
+        hidden_states: H [B, S, D].
+        projections: W_text, or W where it is shared, and W_vision or `None`.
         routing: where the vision rows are; `None` if every row is text.
 
     Returns:
         One tensor [B, S, D'] per projection.
     """
     if routing is None or all(vision is None for _, vision in projections):
-        return [shared(hidden_states) for shared, _ in projections]
-    rows = _permuted(hidden_states.flatten(0, 1), routing.permutation, routing.inverse)  # [B * S, D], vision first
-    # One split, not two slices: the gradient of a slice is as large as what it was cut from.
-    vision_rows, text_rows = rows.split([routing.num_vision, rows.shape[0] - routing.num_vision])
+        return [text(hidden_states) for text, _ in projections]
+    vision_rows, text_rows = separate(hidden_states, routing)
     outputs = []
-    for shared, vision in projections:
+    for text, vision in projections:
         if vision is None:
-            outputs.append(shared(hidden_states))
+            outputs.append(text(hidden_states))
             continue
-        separate = _grouped_linear(vision_rows, vision, text_rows, shared)  # [B * S, D'], vision first
-        separate = _permuted(separate, routing.inverse, routing.permutation)
-        outputs.append(separate.view(*hidden_states.shape[:-1], -1))
+        rows = grouped_linear(vision_rows, vision, text_rows, text)  # [R, D'], vision first
+        rows = permuted_rows(rows, routing.inverse, routing.permutation)
+        outputs.append(rows.view(*hidden_states.shape[:-1], -1))
     return outputs

@@ -1,4 +1,7 @@
-"""Kernels of the modality-adaptive module: exact gradients without copies."""
+"""Kernels of the modality-adaptive module: exact gradients, and no more copies than needed.
+
+Shapes: B batch, S sequence, D hidden, R rows. What they compute is said in `modality_adaptive`.
+"""
 
 from typing import Any, TypeGuard
 
@@ -23,8 +26,8 @@ class _Permute(torch.autograd.Function):
         return _Permute.apply(gradient, inverse, permutation), None, None
 
 
-def _permuted(rows: torch.Tensor, permutation: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-    """`_Permute`, without its cost where there is no gradient."""
+def permuted_rows(rows: torch.Tensor, permutation: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    """Rows [R, D] in the order of `permutation` [R], whose inverse the gradient takes."""
     if torch.is_grad_enabled():
         return _Permute.apply(rows, permutation, inverse)
     return rows.index_select(0, permutation)
@@ -70,6 +73,22 @@ class _RMSNorm(torch.autograd.Function):
         return for_states, for_text, for_vision, None, None
 
 
+def rms_norm(
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    vision_weight: torch.Tensor | None,
+    indicator: torch.Tensor | None,
+    eps: float,
+) -> torch.Tensor:
+    """Root mean square norm of [B, S, D] in float32, with the weight [D] of the modality of each row.
+
+    Args:
+        indicator: [B * S], 1 at rows that take `vision_weight`; both are `None` where all rows take `weight`.
+    """
+    normalize = _RMSNorm.apply if torch.is_grad_enabled() else _RMSNorm.forward
+    return normalize(hidden_states, weight, vision_weight, indicator, eps)[0]
+
+
 def _row_weights(
     weight: torch.Tensor, vision_weight: torch.Tensor | None, indicator: torch.Tensor | None, rows: torch.Tensor
 ) -> torch.Tensor:
@@ -79,10 +98,10 @@ def _row_weights(
     return torch.stack([weight, vision_weight]).index_select(0, indicator).view(rows.shape)
 
 
-def _grouped_linear(
+def grouped_linear(
     vision_rows: torch.Tensor, vision: nn.Module, text_rows: torch.Tensor, text: nn.Module
 ) -> torch.Tensor:
-    """Rows of each modality through its own projection, one below the other.
+    """Rows [R, D] of each modality through its own projection, those of vision first: [R, D'].
 
     Without gradients both products of plain matrices are written where they belong, which spares a copy.
     """

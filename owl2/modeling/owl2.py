@@ -10,14 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
-from transformers.generation import CandidateGenerator, GenerationMixin, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from .chunked_loss import summed_next_token_loss
-from .compatibility import CACHE, named_cache
+from .compatibility import named_cache
 from .configuration import Owl2Config
-from .generation import cached_length, complete_types, placeholder_tolerant, without_placeholders
+from .generation import Owl2GenerationMixin
 from .language_decoder import Owl2LanguageDecoder
 from .pretrained import Owl2PreTrainedModel
 from .vision_encoder import Owl2VisionEncoder
@@ -176,7 +175,7 @@ class Owl2Model(Owl2PreTrainedModel):
         if not torch.compiler.is_compiling():
             num_images = 0 if pixel_values is None else pixel_values.shape[0]
             placed = is_vision if input_ids is None else is_vision | (input_ids == self.config.image_token_id)
-            num_rows, marked = int(placed.sum()), int(is_vision.sum())
+            num_rows, marked = torch.stack([placed.sum(), is_vision.sum()]).tolist()  # one wait for the device
             # Embeddings that already hold the visual tokens come without pixels.
             given_as_embeddings = input_ids is None and num_images == 0
             if not given_as_embeddings and not num_rows == marked == num_images * self.config.tokens_per_image:
@@ -220,8 +219,8 @@ class Owl2Model(Owl2PreTrainedModel):
             )
 
 
-class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
-    """mPLUG-Owl2 with the language modelling head: loss, `generate()`."""
+class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
+    """mPLUG-Owl2 with the language modelling head: the loss, and `generate()`."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -322,89 +321,6 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, GenerationMixin):
             # Padding on the left must not learn the first token of the sample.
             targets = targets.masked_fill(attention_mask == 0, IGNORE_INDEX)
         return targets
-
-    def generate(
-        self, *args: Any, past_key_values: Cache | None = None, cache: Cache | None = None, **kwargs: Any
-    ) -> Any:
-        """As in transformers; a cache kept from the turns before may have either name in every version."""
-        return super().generate(*args, **named_cache(past_key_values, cache), **kwargs)
-
-    def prepare_inputs_for_generation(
-        self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """As in transformers; an assistant model, which is never said to be in its first step, gets the images too."""
-        kwargs["mm_token_type_ids"] = complete_types(kwargs.get("mm_token_type_ids"), input_ids)
-        # By the name `inputs_embeds` transformers sees that they may be given.
-        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        pixel_values = kwargs.get("pixel_values")
-        if pixel_values is not None and cached_length(kwargs.get(CACHE)) == 0:
-            inputs["pixel_values"] = pixel_values
-        return inputs
-
-    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        processors = super()._get_logits_processor(*args, **kwargs)
-        return (
-            placeholder_tolerant(processors) if self._has_placeholders(kwargs.get("encoder_input_ids")) else processors
-        )
-
-    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> CandidateGenerator:
-        generator = super()._get_candidate_generator(*args, **kwargs)
-        has_images = bool((kwargs["input_ids"] == self.config.image_token_id).any())
-        return without_placeholders(generator, self.config.image_token_id) if has_images else generator
-
-    def _has_placeholders(self, prompt: torch.Tensor | None) -> bool:
-        """Whether a prompt, of ids [B, S] and not of embeddings, holds ids that have no score."""
-        if prompt is None or prompt.is_floating_point() or prompt.numel() == 0:
-            return False
-        return int(prompt.max()) >= self.config.text_config.vocab_size
-
-    def _expand_inputs_for_generation(
-        self, expand_size: int = 1, input_ids: torch.LongTensor | None = None, **model_kwargs: Any
-    ) -> tuple[torch.LongTensor, dict[str, Any]]:
-        """Repeats the samples for beams and returned sequences; the images of a sample stay together.
-
-        Of a prompt whose beginning is in the cache already, the images of that beginning may be given or not.
-        """
-        pixel_values = model_kwargs.pop("pixel_values", None)
-        embeddings = model_kwargs.get("inputs_embeds")
-        types = model_kwargs["mm_token_type_ids"] = complete_types(model_kwargs.get("mm_token_type_ids"), input_ids)
-        ids = input_ids if embeddings is None else None
-        cached = cached_length(model_kwargs.get(CACHE))
-        mask = model_kwargs.get("attention_mask")
-        given = ids if embeddings is None else embeddings
-        if cached and (
-            mask is None or given is None or mask.shape[1] == given.shape[1]
-        ):  # else only what is new is given
-            if pixel_values is not None:
-                pixel_values = self._uncached_images(pixel_values, ids, types, cached)
-            ids = None if ids is None else ids[:, cached:]
-            embeddings = None if embeddings is None else embeddings[:, cached:]
-        is_vision = self.model.modality_indicator(ids, embeddings, types, pixel_values)
-        if pixel_values is not None and is_vision is not None and expand_size > 1:
-            images = (is_vision.sum(1) // self.config.tokens_per_image).tolist()
-            repeated = [group.repeat(expand_size, 1, 1, 1) for group in pixel_values.split(images)]
-            pixel_values = torch.cat(repeated)
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size=expand_size, input_ids=input_ids, **model_kwargs
-        )
-        if pixel_values is not None:
-            model_kwargs["pixel_values"] = pixel_values
-        return input_ids, model_kwargs
-
-    def _uncached_images(
-        self, pixel_values: torch.Tensor, ids: torch.Tensor | None, types: torch.Tensor | None, cached: int
-    ) -> torch.Tensor | None:
-        """Of the images of whole prompts, those behind the first `cached` tokens; any other number as it is."""
-        if types is None and ids is None:
-            return pixel_values
-        is_vision = torch.ne(types, 0) if types is not None else torch.eq(ids, self.config.image_token_id)
-        rows = self.config.tokens_per_image
-        images = (is_vision.sum(1) // rows).tolist()
-        if sum(images) != pixel_values.shape[0]:
-            return pixel_values
-        known = (is_vision[:, :cached].sum(1) // rows).tolist()
-        left = [group[count:] for group, count in zip(pixel_values.split(images), known, strict=True)]
-        return torch.cat(left) if sum(images) > sum(known) else None
 
 
 def next_token_loss(

@@ -16,6 +16,13 @@ from owl2.files import read_json_object
 from .configuration import Owl2Config
 from .errors import CheckpointError
 from .modality_adaptive import ModalityAdaptiveRMSNorm
+from .official_checkpoint import (
+    check_indexes,
+    first_line,
+    is_official_checkpoint,
+    load_official_checkpoint,
+    official_name,
+)
 
 
 class Owl2PreTrainedModel(PreTrainedModel):
@@ -54,15 +61,6 @@ class Owl2PreTrainedModel(PreTrainedModel):
             CheckpointError: keys are missing, extra or of another shape, or the official position tables are not the
                 computed ones.
         """
-        # The layouts are a matter of owl2.checkpoints, which builds on the model.
-        from .official_checkpoint import (
-            check_indexes,
-            first_line,
-            is_official_checkpoint,
-            load_official_checkpoint,
-            official_name,
-        )
-
         name = pretrained_model_name_or_path
         want_info = kwargs.pop("output_loading_info", False)
         accept_sizes = kwargs.pop("ignore_mismatched_sizes", False)

@@ -3,7 +3,6 @@
 Shapes: N images, P patches, T = P (+ 1 with a class token) tokens, Dv hidden.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,41 +10,13 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import eager_attention
+from .attention import MultiheadAttention
 from .configuration import Owl2VisionConfig
 from .positions import interpolate_positions
 from .pretrained import Owl2PreTrainedModel
-
-
-class Owl2VisionAttention(nn.Module):
-    def __init__(self, config: Owl2VisionConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.num_key_value_groups = 1
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query, key, value = (
-            projection(hidden_states).view(shape).transpose(1, 2)  # [N, heads, T, head_dim]
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        dropout = self.config.attention_dropout if self.training else 0.0
-        output, weights = attention(
-            self, query, key, value, None, dropout=dropout, scaling=self.scaling, is_causal=False, **kwargs
-        )
-        return self.out_proj(output.flatten(2)), weights
 
 
 class Owl2VisionMLP(nn.Module):
@@ -63,12 +34,13 @@ class Owl2VisionLayer(GradientCheckpointingLayer):
     def __init__(self, config: Owl2VisionConfig) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = Owl2VisionAttention(config)
+        self.self_attn = MultiheadAttention(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = Owl2VisionMLP(config)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states), **kwargs)[0]
+        normalized = self.layer_norm1(hidden_states)
+        hidden_states = hidden_states + self.self_attn(normalized, normalized, normalized, **kwargs)[0]
         return hidden_states + self.mlp(self.layer_norm2(hidden_states))
 
 
@@ -79,7 +51,7 @@ class Owl2VisionEncoder(Owl2PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules = ["Owl2VisionLayer"]
-    _can_record_outputs = {"hidden_states": Owl2VisionLayer, "attentions": Owl2VisionAttention}
+    _can_record_outputs = {"hidden_states": Owl2VisionLayer, "attentions": MultiheadAttention}
 
     def __init__(self, config: Owl2VisionConfig) -> None:
         super().__init__(config)

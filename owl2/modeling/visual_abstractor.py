@@ -3,7 +3,6 @@
 Shapes: N images, T vision tokens, Q learnable queries, Dv hidden, D hidden of the decoder.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,45 +10,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import eager_attention
+from .attention import MultiheadAttention
 from .configuration import Owl2AbstractorConfig
 from .positions import sincos_grid_positions, sincos_positions
 from .pretrained import Owl2PreTrainedModel
 
 ATTENTION_NORM_EPS = 1e-5
 """Epsilon of the three norms around attention; only the norm inside SwiGLU follows the configuration."""
-
-
-class Owl2AbstractorAttention(nn.Module):
-    def __init__(self, config: Owl2AbstractorConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.num_key_value_groups = 1
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = (
-            projection(states).view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
-            for projection, states in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
-        )
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        dropout = self.config.attention_dropout if self.training else 0.0
-        output, weights = attention(
-            self, query, key, value, None, dropout=dropout, scaling=self.scaling, is_causal=False, **kwargs
-        )
-        return self.out_proj(output.flatten(2)), weights
 
 
 class Owl2AbstractorMLP(nn.Module):
@@ -72,7 +42,7 @@ class Owl2AbstractorLayer(GradientCheckpointingLayer):
         super().__init__()
         self.query_norm = nn.LayerNorm(config.hidden_size, eps=ATTENTION_NORM_EPS)
         self.patch_norm = nn.LayerNorm(config.hidden_size, eps=ATTENTION_NORM_EPS)
-        self.attention = Owl2AbstractorAttention(config)
+        self.attention = MultiheadAttention(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=ATTENTION_NORM_EPS)
         self.mlp = Owl2AbstractorMLP(config)
 
@@ -100,7 +70,7 @@ class Owl2VisualAbstractor(Owl2PreTrainedModel):
     main_input_name = "vision_states"
     input_modalities = ("image",)
     _no_split_modules = ["Owl2AbstractorLayer"]
-    _can_record_outputs = {"hidden_states": Owl2AbstractorLayer, "attentions": Owl2AbstractorAttention}
+    _can_record_outputs = {"hidden_states": Owl2AbstractorLayer, "attentions": MultiheadAttention}
 
     def __init__(self, config: Owl2AbstractorConfig, output_size: int) -> None:
         super().__init__(config)

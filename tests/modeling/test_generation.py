@@ -30,7 +30,7 @@ def with_types(model: Owl2ForConditionalGeneration, inputs: dict[str, Any]) -> d
 
 
 @pytest.mark.parametrize("typed", [False, True], ids=["ids", "ids and types"])
-@pytest.mark.parametrize("parts", [PROMPT, [9]], ids=["images", "text"])
+@pytest.mark.parametrize("parts", [PROMPT, [4, IMAGE], [9]], ids=["images", "an image last", "text"])
 @pytest.mark.parametrize("seed", [0, 7], ids=["the model itself", "another model"])
 def test_an_assistant_model_sees_the_images_and_changes_no_token(
     seed: int, parts: list[int | str], typed: bool
