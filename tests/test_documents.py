@@ -22,7 +22,10 @@ from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import load_recipe
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *(ROOT / "docs").rglob("*.md")]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")),
+    *(ROOT / "docs").rglob("*.md"),
+]
 GUIDES = [page for page in PAGES if page.name != "CHANGELOG.md"]
 SPECIFICATION = ROOT / "docs" / "evaluation" / "specification.md"
 
