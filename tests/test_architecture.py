@@ -16,7 +16,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 NOT_DECLARED = {
     "lmms_eval": "runs us as its plugin, and is not on PyPI in the form that does",
-    "starlette": "fastapi is built on it and hands out its classes",
     "vlmeval": "runs us as its plugin, and is not on PyPI",
 }
 """Packages that are imported and not declared, with the reason."""

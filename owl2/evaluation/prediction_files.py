@@ -76,9 +76,16 @@ def header_line(header: dict[str, Any]) -> str:
     return json.dumps({"header": header}, ensure_ascii=False) + "\n"
 
 
+_RENAMED = {
+    "frame": "prompt_format",
+    "frame_expected": "prompt_format_expected",
+    "headline": "primary_metric",
+}
+
+
 def with_current_names(header: Mapping[str, Any]) -> dict[str, Any]:
-    """A header or result, of which earlier versions called `prompt_format` the frame, and "raw" bare."""
-    named = {name.replace("frame", "prompt_format") if name != "frames" else name: header[name] for name in header}
+    """A header or result of an earlier version, which called the prompt format the frame, and "raw" bare."""
+    named = {_RENAMED.get(name, name): value for name, value in header.items()}
     for name in ("prompt_format", "prompt_format_expected"):
         if named.get(name) == "bare":
             named[name] = "raw"
