@@ -25,10 +25,10 @@ class Reply:
 
     Attributes:
         prompt: as the model got it, each placeholder standing for all rows of an image.
-        images, videos: in the whole conversation so far.
-        input_tokens: of the prompt, visual rows included.
+        images, videos: Numbers in the whole conversation so far.
+        input_tokens: Number of tokens of the prompt, visual rows included.
         finish_reason: "stop" if the model ended its turn, "length" if it ran out of tokens.
-        cut_characters: of the text that were left out to fit the context.
+        cut_characters: Number of characters of the text that were cut to fit the context.
     """
 
     prompt: str
@@ -118,7 +118,7 @@ class ChatSession:
         placeholders (`<|image|>`, `<|video|>`).
 
         Args:
-            max_new_tokens: of the answer; less where the context ends.
+            max_new_tokens: Maximum number of tokens of the answer; fewer where the context ends.
             temperature: 0 takes the most likely token each time, higher values sample.
             on_text: is called with each piece of the answer as it is written.
 
@@ -186,7 +186,7 @@ class ChatSession:
         if not self.truncate:
             raise ValueError(
                 f"The prompt takes {length} tokens, but the context of the model holds {self.context} with the answer: "
-                "shorten the text, pass fewer images, or start anew. Text is cut only on request (truncate)."
+                "shorten the text, pass fewer images, or start again. Text is cut only on request (truncate)."
             )
         room = self.context - min(max_new_tokens, self.context // ANSWER_SHARE)
         while length > room:
@@ -194,7 +194,7 @@ class ChatSession:
             if shorter == text:
                 raise ValueError(
                     f"Images, earlier turns and text before a placeholder take {length} tokens, but the context of the "
-                    f"model leaves them {room}: pass fewer images or start anew. Only text is ever cut."
+                    f"model leaves them {room}: pass fewer images or start again. Only text is ever cut."
                 )
             text = shorter
             prompt, inputs = self._encode(text)

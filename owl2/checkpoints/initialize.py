@@ -58,7 +58,7 @@ def initialize(
         modality_adaptive: parts that get a copy for vision.
 
     Raises:
-        ValueError: the language model is not of the LLaMA family, the vision encoder is no CLIP ViT, or the
+        ValueError: the language model is not of the LLaMA family, the vision encoder is not a CLIP ViT, or the
             configurations contradict each other.
         CheckpointError: a checkpoint lacks weights.
     """
@@ -99,14 +99,14 @@ def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) ->
     """Loads a causal language model from a directory or, dequantised, from a `.gguf` file.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: The file does not exist.
         CheckpointError: the checkpoint lacks weights.
     """
     path = Path(path)
     if path.suffix != ".gguf":
         return _load_whole(AutoModelForCausalLM, path, dtype=dtype)
     if not path.is_file():
-        raise ValueError(f"There is no GGUF file {path}.")
+        raise ValueError(f"The GGUF file {path} was not found.")
     options: dict[str, Any] = {}
     try:  # since transformers 5.2x a GGUF model stays packed unless it is asked to unpack
         from transformers import GgufConfig

@@ -52,11 +52,15 @@ class CheckpointReport:
     """What `inspect_checkpoint` found.
 
     Attributes:
-        parameters: of each part of the model that the configuration describes, a tied head counted once.
-        stored_as: number of keys in the files by type of number.
-        keys: in the files; of them `keys_used` fill a parameter and `tables_checked` are fixed tables, as computed.
-        missing: parameters that no key fills. unexpected: keys without use. mismatched: keys of another shape, with
-            both shapes. wrong_tables: fixed tables that are not the computed ones.
+        parameters: Number of parameters of each part of the configured model, a tied head counted once.
+        stored_as: Number of keys in the files by type of number.
+        keys: Number of keys in the files.
+        keys_used: Number of keys that fill a parameter.
+        tables_checked: Number of fixed tables, as computed.
+        missing: Parameters that no key fills.
+        unexpected: Keys without use.
+        mismatched: Keys of another shape, with both shapes.
+        wrong_tables: Fixed tables that are not the computed ones.
     """
 
     directory: str
@@ -131,7 +135,7 @@ def checkpoint_layout(directory: str | Path) -> Layout:
     """Layout of a model directory: ours, or the official code's model or adapter.
 
     Raises:
-        ValueError: there is no such directory, or it holds no mPLUG-Owl2 model.
+        ValueError: The directory does not exist, or holds no mPLUG-Owl2 model.
     """
     path = Path(directory).expanduser()
     if not path.is_dir():
@@ -178,7 +182,7 @@ def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
     try:
         config = Owl2Config.from_pretrained(path)
     except ValueError as error:
-        raise ValueError(f"{path / 'config.json'} describes no model that there can be: {error}") from error
+        raise ValueError(f"{path / 'config.json'} is not a valid configuration: {error}") from error
     with torch.device("meta"):
         model = Owl2ForConditionalGeneration(config)
     if layout == "official adapter":

@@ -66,7 +66,7 @@ def check(
     if model is None and max_length is not None:
         raise ValueError("--max-length needs a --model whose tokens are counted.")
     if is_recipe(file) and (root is not None or allow_urls):
-        raise ValueError(f"{file} is a recipe, which names the files of its sources: leave --root, --allow-urls away.")
+        raise ValueError(f"{file} is a recipe, which names the files of its sources: omit --root and --allow-urls.")
     if source and not is_recipe(file):
         raise ValueError(f"{file} is not the recipe (.yaml) of a mixture, of which --source chooses.")
     processor = None
@@ -112,7 +112,7 @@ def show(
 
     records = RecordFile(file, root)
     if index >= len(records):
-        raise ValueError(f"There is no record {index}: {file} holds {len(records)}, numbered from 0.")
+        raise ValueError(f"Record {index} does not exist: {file} holds {len(records)}, numbered from 0.")
     conversation = records[index]
     shown = preview(conversation, plain_processor() if model is None else _load_processor(model)[0])
     console = Console(highlight=False, soft_wrap=True)
@@ -168,7 +168,7 @@ def mix(
         list[str] | None, typer.Option(metavar="NAME", help="Only this source; may be given several times.")
     ] = None,
 ) -> None:
-    """Show what a mixture yields of each source, beside the paper's Table 8, with examples."""
+    """Show what a mixture yields of each source, next to the paper's Table 8, with examples."""
     from owl2.data.mixture import Mixture, load_mixture_recipe, with_sources
     from owl2.data.mixture.report import examples, missing_sources, yields
     from owl2.data.skipped import NO_LIMIT

@@ -20,7 +20,7 @@ class Row:
 
     Args:
         values: the JSON object.
-        where: what errors begin with, the file and the number of the record.
+        where: File and number of the record, which errors begin with.
 
     Raises:
         ValueError: `values` is not a JSON object; by the methods, the field is missing or of another type.
@@ -65,7 +65,7 @@ class Row:
         return value
 
     def numbers(self, name: str, length: int) -> list[float]:
-        """A list of so many finite numbers."""
+        """A list of `count` finite numbers."""
         values = self.items(name)
         named = {f"{name}[{index}]": value for index, value in enumerate(values)}
         if len(values) != length:

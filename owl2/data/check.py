@@ -57,7 +57,7 @@ class Summary:
     Attributes:
         records: read so far.
         faulty: records with problems.
-        rejected: those of them that a mixture leaves out; the others are skipped when they are drawn.
+        rejected: Number of them that a mixture leaves out; the others are skipped when they are drawn.
         kinds: number of problems of each kind.
         unopened: web addresses, whose images and videos were not opened.
     """
@@ -87,7 +87,7 @@ class RecordCheck:
     """Checks records one by one.
 
     Args:
-        records: of a file or a source.
+        records: Records of a file or a source.
         open_media: also read every image whole, and a frame of every video.
         processor: also encode every conversation; a video counts as `num_frames` frames.
         max_length: most tokens of a conversation, visual rows included; needs the processor.

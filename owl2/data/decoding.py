@@ -88,7 +88,7 @@ def normalize_pixels(
 
     Args:
         pixels: uint8 [N, 3, H, W].
-        mean, std: of the channels, for levels from 0 to 1; CLIP's by default.
+        mean, std: Mean and standard deviation of the channels, for levels from 0 to 1; CLIP's by default.
 
     Returns:
         [N, 3, H, W] of `dtype`, computed in float32.

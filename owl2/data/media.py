@@ -74,7 +74,7 @@ def problem_of_file(path: str, kind: str, name: str, place: str = "") -> Problem
 
     Args:
         kind: "image" or "video".
-        name, place: of the file, as the problem states them.
+        name, place: Name and place of the file, as the problem states them.
     """
     try:
         status = os.stat(path)

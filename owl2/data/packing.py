@@ -34,7 +34,7 @@ class BestFitPacker:
 
     Args:
         row_length: tokens that a row holds.
-        buffer_size: most samples that wait at a time. 1,024 fill rows of 2,048 tokens to more than 99.5%
+        buffer_size: Maximum number of samples that wait at a time. 1,024 fill rows of 2,048 tokens to more than 99.5%
             (benchmarks/packing.py).
 
     Attributes:
@@ -200,7 +200,7 @@ def pack_encoded(samples: Sequence[Encoded]) -> Encoded:
     """One row of the encoded samples of a pack.
 
     Args:
-        samples: what the processor's `encode_` methods return.
+        samples: Results of the processor's `encode_` methods.
 
     Returns:
         Lists `input_ids`, `labels`, `mm_token_type_ids`, `position_ids` (0, 1, 2, ... for each sample), and a tensor
@@ -231,9 +231,9 @@ def pad_packed(rows: Sequence[Encoded], pad_token_id: int, length: int | None = 
     attention see it in all.
 
     Args:
-        rows: what `pack_encoded` returns.
+        rows: Results of `pack_encoded`.
         pad_token_id: fills `input_ids`.
-        length: of every row, for equal shapes at every step; by default that of the longest row.
+        length: Length of every row, for equal shapes at every step; by default that of the longest row.
 
     Returns:
         int64 tensors `input_ids`, `labels`, `mm_token_type_ids`, `position_ids`, each [B, S], and `pixel_values`

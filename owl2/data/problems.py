@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 NAMED = 100
-"""Of the records that are left out, so many are named; all are counted."""
+"""How many of the rejected records are named; all are counted."""
 
 
 class ProblemKind(StrEnum):
@@ -38,7 +38,7 @@ class Problem(NamedTuple):
 
 @dataclass
 class Rejected:
-    """Records of a source that are not in order.
+    """Invalid records of a source.
 
     Attributes:
         records: how many.

@@ -1,4 +1,4 @@
-"""Broken pairs: counted by source and kind, shown, and refused when they become too many."""
+"""Broken samples: counted by source and kind, shown, and refused when they become too many."""
 
 import logging
 from collections import Counter
@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 class Fault(StrEnum):
-    """Kinds of broken pairs, as they are counted."""
+    """Kinds of broken samples, as they are counted."""
 
     MISSING_IMAGE = "image missing"
     DAMAGED_IMAGE = "image damaged"
@@ -25,7 +25,7 @@ class Fault(StrEnum):
 
 
 class InvalidSample(ValueError):
-    """A pair that cannot be trained on. It is skipped and counted; see `skipped.py`."""
+    """A pair or record that cannot be trained on. It is skipped and counted."""
 
     def __init__(self, fault: Fault, text: str) -> None:
         super().__init__(text)
@@ -36,7 +36,7 @@ class InvalidSample(ValueError):
 
 
 class Skip(NamedTuple):
-    """One broken pair that was passed over."""
+    """A broken sample that was passed over."""
 
     source: str
     fault: Fault
@@ -44,7 +44,7 @@ class Skip(NamedTuple):
 
 
 class SkipLimit(NamedTuple):
-    """When a source is refused: more than this share of its pairs or records, and at least so many."""
+    """When a source is refused: more than this share of its samples is broken, and at least `minimum` of them."""
 
     share: float = 0.05
     minimum: int = 100
@@ -54,8 +54,9 @@ class SkipLimit(NamedTuple):
 
         Args:
             what: "pairs" or "records".
-            tried: of them, so many are `broken`.
-            kinds: number of faults of each kind.
+            tried: How many were read.
+            broken: How many of them are broken.
+            kinds: Number of faults of each kind.
         """
         if broken < self.minimum or broken <= self.share * tried:
             return None
@@ -64,7 +65,7 @@ class SkipLimit(NamedTuple):
 
 
 NO_LIMIT = SkipLimit(share=1.0)
-"""To look at data, however broken."""
+"""For looking at data, however broken it is."""
 
 
 class SkipCounter:

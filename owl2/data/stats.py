@@ -32,8 +32,8 @@ class SourceStats:
     """What was counted of a source.
 
     Attributes:
-        values: by name, one value a record.
-        rejected: records that are not in order, or cannot be encoded.
+        values: Values by name, one for each record.
+        rejected: Records that are invalid or cannot be encoded.
     """
 
     values: dict[str, "array[int]"] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class SourceStats:
 
 
 class Summary(NamedTuple):
-    """Of a value over records."""
+    """A value, summarized over records."""
 
     mean: float
     median: float
@@ -66,14 +66,14 @@ def gather_stats(
 
     Args:
         path: a file of records, or the recipe of a mixture (`.yaml`).
-        root: of a file's images and videos; that of the file by default. They are not opened.
-        processor: also counts tokens.
+        root: Folder of a file's images and videos, its own by default. They are not opened.
+        processor: Processor; with it, tokens are counted too.
 
     Returns:
         By source; a file of records is one.
 
     Raises:
-        ValueError: the file or a file of the mixture is missing or broken; no record is in order; a root beside a
+        ValueError: the file or a file of the mixture is missing or broken; no record is valid; a root is given with a
             recipe, which has its own.
     """
     if not is_recipe(path):
@@ -82,7 +82,7 @@ def gather_stats(
         numbered = ((f"{path}, line {records.line(number)}", each) for number, each in valid_records(records, rejected))
         return {path.name: _count(numbered, processor, rejected, path.name)}
     if root is not None:
-        raise ValueError(f"{path} is a recipe, which names the folders of its images itself: leave --root away")
+        raise ValueError(f"{path} is a recipe, which names the folders of its images itself: omit --root")
     mixture = Mixture(load_mixture_recipe(path), skip_limit=NO_LIMIT)
     found = {}
     for source in mixture.sources:
@@ -120,7 +120,7 @@ def _count(
         for values, count in zip(stats.values.values(), counts, strict=True):
             values.append(count)
     if not stats.records:
-        raise ValueError(f"none of the {rejected.records} records of {name} is in order; first {rejected.named[0]}")
+        raise ValueError(f"none of the {rejected.records} records of {name} is valid; first {rejected.named[0]}")
     return stats
 
 

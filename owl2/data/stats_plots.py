@@ -11,7 +11,7 @@ _FEW = 30  # different values that get a bar each; more are binned by logarithm
 
 
 def draw_stats(sources: Mapping[str, SourceStats], directory: Path) -> list[Path]:
-    """Writes `turns.png`, `images.png`, ... into a directory, which is made if it is not there.
+    """Writes `turns.png`, `images.png`, ... into a directory, which is created if missing.
 
     Values that are 0 everywhere are left out.
 

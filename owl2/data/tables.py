@@ -57,7 +57,7 @@ def stats_lines(name: str, found: SourceStats) -> Iterator[str]:
 
 
 def yield_lines(rows: Sequence[Yield]) -> Iterator[str]:
-    """What each source of a mixture yields, beside Table 8."""
+    """What each source of a mixture yields, next to Table 8."""
     width = max(len(row.source) for row in rows) + 2
     names = ("found", "Table 8", "used", "weight", "share", "samples", "epochs")
     yield f"{'source':<{width}}" + "".join(f"{name:>11}" for name in names)

@@ -15,12 +15,12 @@ _COMPLETE, _ABSENT = "complete", "absent"
 
 @dataclass(frozen=True)
 class Finding:
-    """What is there of a split of a benchmark.
+    """What was found of a split of a benchmark.
 
     Attributes:
-        state: "complete", "absent" (no file of it is there), or what is wrong.
-        samples: how many there are, if they can be read.
-        files: of annotations, with their hashes.
+        state: "complete", "absent" (no file of it exists), or what is wrong.
+        samples: Number of samples, if they can be read.
+        files: Annotation files, with their hashes.
     """
 
     task: Task
@@ -42,7 +42,7 @@ def check_data(root: Path, tasks: Sequence[str] = (), split: str | None = None) 
     """One finding for each split of all benchmarks, or for the split of each of some on which it would be run.
 
     Args:
-        split: in the place of the default one of the only benchmark of `tasks`.
+        split: Split to check of the only benchmark of `tasks`, in place of its default.
 
     Raises:
         ValueError: the root is not a directory; there is no such benchmark or split, or the split is not of one alone.

@@ -35,10 +35,10 @@ def evaluate(
     """Predicts and scores tasks, on all ranks that `torchrun` started.
 
     Args:
-        judge: also score under the protocols that need a judge. Without it, only the benchmarks that have no other
+        judge: Also score under the protocols that need a judge. Without it, only the benchmarks that have no other
             protocol ask their own judge, unless `no_judge`.
-        on_result: told each result.
-        on_warning: told, before a model is loaded, of each split that has not the official number of samples.
+        on_result: Told each result.
+        on_warning: Told, before a model is loaded, of each split whose number of samples is not the official one.
 
     Returns:
         The results; none on ranks but the first.
@@ -83,7 +83,7 @@ def _judges(
     """The judge of each task that is to be asked one, by name.
 
     Raises:
-        ValueError: it has no key, or its prompts are not there.
+        ValueError: it has no key, or its prompts are missing.
     """
     judges = {}
     for task in tasks:
@@ -105,7 +105,7 @@ def _has_gpu() -> bool:
 def _description(model: str, dtype: str) -> dict[str, Any]:
     """The model, as a result names it: all files that it consists of, by hash.
 
-    Weights are hashed whole: a run must not go on with those of another model, as another training left them under the
+    Weights are hashed whole: a run must not resume with those of another model, as another training left them under the
     same name and in the same size. That takes as long as reading them once, which loads them faster afterwards.
     """
     directory = Path(model).expanduser()

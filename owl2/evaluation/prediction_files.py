@@ -1,7 +1,7 @@
 """Files of predictions: a header on the first line, then one sample a line (specification, 0.3).
 
 `predictions.jsonl` of a finished task holds its samples in their order. While a task runs, each rank appends to a file
-of its own, `partial-RANK.jsonl`; what is there is not predicted again.
+of its own, `partial-RANK.jsonl`; what it holds is not predicted again.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ def read_predictions(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
         ValueError: the file is missing, or a line of it cannot be read, which is named.
     """
     if not path.is_file():
-        raise ValueError(f"there is no file of predictions {path}: owl2 evaluate writes it when a task is complete")
+        raise ValueError(f"{path} was not found: owl2 evaluate writes it when a task is complete")
     try:
         with path.open(encoding="utf-8") as file:
             lines = enumerate(file, start=1)

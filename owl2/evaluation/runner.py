@@ -112,7 +112,7 @@ def _check_prompt_format(settings: Settings) -> None:
 
 def _load(task: Task, data: Path, split: str, prompt: str, files: Sequence[Path]) -> list[Sample]:
     if lacking := [file for file in files if not file.is_file()]:
-        raise ValueError(f"{task.title} needs {lacking[0]}, which is not there. {task.download_hint}")
+        raise ValueError(f"{task.title} needs {lacking[0]}, which was not found. {task.download_hint}")
     samples = task.load(data, split, prompt)
     check_ids(task, samples)
     missing, total = missing_media(samples)
@@ -147,7 +147,7 @@ def check_ids(task: Task, samples: Sequence[Sample]) -> None:
 
 
 def missing_media(samples: Sequence[Sample]) -> tuple[list[str], int]:
-    """The images and videos of the samples that are not there, and how many there should be."""
+    """The images and videos of the samples that are missing, and how many there should be."""
     named = {path for sample in samples for path in _paths(sample)}
     return sorted(str(path) for path in named if not path.is_file()), len(named)
 

@@ -19,7 +19,7 @@ class Decoding:
     """Greedy decoding (specification, 0.2).
 
     Attributes:
-        stop: texts at which an answer ends; they and what follows are cut off.
+        stop: Texts at which an answer ends; they and what follows are cut off.
     """
 
     max_new_tokens: int
@@ -32,8 +32,8 @@ class Clip:
     """A video, or the part of it from `start` to `end`, of which `num_frames` frames are spread evenly (`load_video`).
 
     Attributes:
-        unit: of `start` and `end`.
-        spacing: which frames; "seed" are those of SEED-Bench's program, "one_a_second" those of Q-Align's.
+        unit: Unit of `start` and `end`.
+        spacing: Choice of frames; "seed" is that of SEED-Bench's program, "one_a_second" those of Q-Align's.
     """
 
     path: Path
@@ -57,17 +57,18 @@ class Sample:
     """One question.
 
     Attributes:
-        id: unique in the task.
-        prompt: what the user says, without images, which come first. The runner puts it into the chat template. A
+        id: Name, unique in the task.
+        prompt: Text that the user says, without images, which come first. The runner puts it into the chat template. A
             prompt outside of it may hold `<|image|>` where the images stand.
-        gold: what is right, as the scorer needs it; JSON.
-        images: paths or bytes of images, or functions that draw them.
-        choices: continuations of the prompt to rank by likelihood; none if an answer is generated.
-        uses_chat_template: in the chat template `USER: ... ASSISTANT:`; otherwise the model continues the raw text.
-        preamble, shots: what stands in front of the prompt: text, or turns of the conversation. Shots are left out
+        gold: The right answer, as the scorer needs it; JSON.
+        images: Paths or bytes of images, or functions that draw them.
+        choices: Continuations of the prompt to rank by likelihood; none if an answer is generated.
+        uses_chat_template: Whether it is sent in the chat template `USER: ... ASSISTANT:`; otherwise the model
+            continues the raw text.
+        preamble, shots: What precedes the prompt: text, or turns of the conversation. Shots are left out
             from the last on where a prompt does not fit the context (specification, 13.1).
-        whole_sequence: the ranking needs the likelihood of the prompt as well.
-        details: what else the scorer needs; JSON.
+        whole_sequence: The ranking needs the likelihood of the prompt as well.
+        details: Whatever else the scorer needs; JSON.
     """
 
     id: str
@@ -88,9 +89,9 @@ class Ranking:
     """Likelihoods of the choices of a sample, natural logarithms.
 
     Attributes:
-        log_probabilities: of the tokens of each choice, after the context.
-        tokens: how many these are.
-        context_log_probability, context_tokens: of what stands before them, the first token aside; scorers that rank
+        log_probabilities: Log-probability of each choice after the context.
+        tokens: Number of tokens of each choice.
+        context_log_probability, context_tokens: The same of the context but its first token; scorers that rank
             whole sequences need it.
     """
 
@@ -110,8 +111,8 @@ class Prediction:
     """A sample with what the model said, as it is saved: all that a scorer gets.
 
     Attributes:
-        prompt: as it was sent, chat template and placeholders included.
-        raw: the answer, or the likelihoods of the choices.
+        prompt: Text as it was sent, chat template and placeholders included.
+        raw: The answer, or the likelihoods of the choices.
     """
 
     id: str
@@ -148,9 +149,9 @@ class Scores:
     """What became of the records, in their order.
 
     Attributes:
-        parsed: the answer as the parser read it, JSON; None where it could not.
-        scores: of each record; None where the benchmark scores only groups.
-        summary: the measures, fractions where the benchmark counts right answers; JSON.
+        parsed: The answers as the parser read it, JSON; None where it could not.
+        scores: Score of each record; None where the benchmark scores only groups.
+        summary: The measures, fractions where the benchmark counts right answers; JSON.
     """
 
     parsed: Sequence[Any]
@@ -163,12 +164,12 @@ class JudgedScoring:
     """How a judge scores the records under some protocols.
 
     Attributes:
-        model: that the benchmark's own program asks.
-        runs: independent repetitions.
-        protocols: those that need the judge.
-        prompts: names of the files with its prompts.
-        items: what to ask of the records, under a protocol, with the prompts by name.
-        score: the scores from the values by id of each run.
+        model: Judge that the benchmark's own program asks.
+        runs: Number of independent repetitions.
+        protocols: Protocols that need the judge.
+        prompts: Names of the files with its prompts.
+        items: Makes what to ask of the records, under a protocol, with the prompts by name.
+        score: Makes the scores from the values by id of each run.
     """
 
     model: str
@@ -184,26 +185,26 @@ class Task:
     """A benchmark. Of splits, prompts and protocols, the first is the default.
 
     Attributes:
-        name: on the command line and of its folder in a run.
-        files: the annotation files of a split below the root of the data, with which `--check` and the hashes of the
+        name: Name on the command line and of its folder in a run.
+        files: Annotation files of a split below the root of the data, with which `--check` and the hashes of the
             result begin.
-        load: samples of a split with a prompt, from the root of the data.
-        counts: number of samples of each split, where the specification gives it.
-        score: under a protocol that needs no judge.
-        primary_metric: the key of the summary by which the benchmark is known.
-        download_hint: what to fetch and from whom, in a line.
-        decoding: of a prompt, by name; the entry "" is that of all others.
-        prompts_of: those that a split can be asked with, the default first, by split; all, where it is not named.
-        protocols_of: those that can score a prompt's answers, by prompt; all, where it is not named.
-        aspect: how images become square; see `Owl2ImageProcessorPil`. None leaves it to the model's processor, whose
+        load: Loads the samples of a split with a prompt, from the root of the data.
+        counts: Number of samples of each split, where the specification gives it.
+        score: Scores predictions under a protocol that needs no judge.
+        primary_metric: Key of the summary by which the benchmark is known.
+        download_hint: What to fetch and from whom, in a line.
+        decoding: Decoding by name of prompt; the entry "" is for all others.
+        prompts_of: Prompts of a split, the default first, by split; all of them for a split that is not named.
+        protocols_of: Protocols that can score a prompt's answers, by prompt; all for a prompt that is not named.
+        aspect: How images become square; see `Owl2ImageProcessorPil`. None leaves it to the model's processor, whose
             default is that of the official scripts (specification, 0.2).
-        suffix: follows the chat template. The official scripts end their prompts with a space (specification, 0.2).
-        submission: writes the official form into a directory, and says which file it wrote.
-        submitted_splits: those that a server takes predictions of; all, if it is empty.
-        on_request: protocols that are computed only if they are named: they need a program from elsewhere.
-        paper_results: our measures by (table, measure) of `published`: keys of the summary, dots for nesting;
+        suffix: Text after the chat template. The official scripts end their prompts with a space (specification, 0.2).
+        submission: Writes the official form into a directory, and returns the file.
+        submitted_splits: Splits of which a server takes predictions; all, if it is empty.
+        on_request: Protocols that are computed only if they are named: they need a program from elsewhere.
+        paper_results: Our measures by (table, measure) of `published`: keys of the summary, dots for nesting;
             `PROTOCOL:KEY` if it is not the default protocol's.
-        not_comparable: by split or prompt, why its scores must not be compared with the published ones. That a prompt
+        not_comparable: Why scores must not be compared with the published ones, by split or prompt. That a prompt
             or a protocol is not the default goes without saying.
     """
 
@@ -238,7 +239,7 @@ class Task:
         """The prompt of the name, or the default of the split if it is None.
 
         Raises:
-            ValueError: there is no such prompt, or the split takes others.
+            ValueError: The prompt does not exist, or the split takes others.
         """
         usable = self.prompts_of.get(split, self.prompts)
         prompt = usable[0] if name is None else self.chosen("prompt", name)
@@ -254,7 +255,7 @@ class Task:
         """The name, or the default if it is None.
 
         Raises:
-            ValueError: there is no such split, prompt or protocol.
+            ValueError: The split, prompt or protocol does not exist.
         """
         known = {"split": self.splits, "prompt": self.prompts, "protocol": self.protocols}[kind]
         if name is None:

@@ -126,8 +126,8 @@ class TestCheck:
         assert line.startswith("mine: cannot be read: the file of records") and "does not exist" in line
 
     def test_what_a_recipe_does_not_take_is_refused(self, refused, recipe, tmp_path):
-        assert "leave --root" in refused("data", "check", recipe, "--root", tmp_path)
-        assert "leave --root" in refused("data", "check", recipe, "--allow-urls")
+        assert "omit --root" in refused("data", "check", recipe, "--root", tmp_path)
+        assert "omit --root" in refused("data", "check", recipe, "--allow-urls")
         assert "--source" in refused("data", "check", SAMPLES, "--source", "mine")
         assert "did you mean 'mine'?" in refused("data", "check", recipe, "--source", "min")
 
@@ -153,6 +153,6 @@ class TestStats:
 
     def test_what_cannot_be_counted_is_one_line(self, refused, recipe, tmp_path):
         assert "does not exist" in refused("data", "stats", tmp_path / "none.jsonl")
-        assert "leave --root away" in refused("data", "stats", recipe, "--root", tmp_path)
+        assert "omit --root" in refused("data", "stats", recipe, "--root", tmp_path)
         (tmp_path / "broken.jsonl").write_text("1\n")
         assert "none of the 1 records" in refused("data", "stats", tmp_path / "broken.jsonl")

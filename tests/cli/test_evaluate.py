@@ -119,7 +119,7 @@ def test_tasks_of_a_run_that_cannot_be_scored_or_submitted_are_passed_over_and_n
     shown = lines(owl2("score", tmp_path / "run", "--submission", tmp_path / "out"))
     assert shown == [
         str(tmp_path / "out" / "mmvet.json"),
-        "arc_easy passed over: ARC-Easy has no form for an evaluation server",
+        "arc_easy passed over: ARC-Easy has no submission to an evaluation server",
     ]
     shown = lines(owl2("score", tmp_path / "run", "--protocol", "oc_ppl_letter"))
     assert any(line.startswith("oc_ppl_letter accuracy") for line in shown)

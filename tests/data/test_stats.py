@@ -95,13 +95,13 @@ def test_a_mixture_is_counted_by_source_and_together(records, tmp_path):
 
 
 def test_a_root_belongs_to_a_file_of_records(tmp_path):
-    with pytest.raises(ValueError, match="leave --root away"):
+    with pytest.raises(ValueError, match="omit --root"):
         gather_stats(tmp_path / "r.yaml", root=tmp_path)
 
 
 def test_a_file_without_a_record_in_order_is_an_error(tmp_path):
     (tmp_path / "f.jsonl").write_text("1\n2\n")
-    with pytest.raises(ValueError, match="none of the 2 records of f.jsonl is in order; first .*line 1: malformed"):
+    with pytest.raises(ValueError, match="none of the 2 records of f.jsonl is valid; first .*line 1: malformed"):
         gather_stats(tmp_path / "f.jsonl")
 
 

@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_where_it_stopped(model, processor, pope, tmp_path,
 
 
 def test_texts_may_hold_any_kind_of_line_end(predicted, pope):
-    """JSON leaves U+0085, U+2028 and U+2029 as they are; files of a run are read back when it ends or goes on."""
+    """JSON leaves U+0085, U+2028 and U+2029 as they are; files of a run are read back when it ends or resumes."""
     strange = "Is there\u2028a\u2029dog\u0085in the\r\nimage?"
     for path in (pope / "pope").iterdir():
         path.write_text(path.read_text().replace("Is there a dog in the image?", json.dumps(strange)[1:-1]))

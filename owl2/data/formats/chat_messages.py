@@ -31,7 +31,7 @@ def read_chat_messages(record: dict[str, Any], draft: RecordBuilder) -> None:
     for kind in MEDIA:
         draft.take_media(kind, f"{kind}s", record.get(f"{kind}s"))
         if carried[kind] and draft.media[kind]:
-            counts = f"{len(carried[kind])} {kind}s in the messages and {len(draft.media[kind])} beside them"
+            counts = f"{len(carried[kind])} {kind}s in the messages and {len(draft.media[kind])} outside them"
             draft.report(ProblemKind.PLACEHOLDERS, f"{counts}: give them once")
         elif carried[kind]:
             draft.media[kind] = carried[kind]
@@ -53,9 +53,9 @@ def _read_parts(parts: list[Any], number: int, draft: RecordBuilder, carried: di
             if isinstance(source, str):
                 carried[kind].append(source)
             elif source is not None:
-                draft.report(ProblemKind.MALFORMED, f"turn {number} has a part whose {kind} is no text: {shown(part)}")
+                draft.report(ProblemKind.MALFORMED, f"turn {number} has a part whose {kind} is not text: {shown(part)}")
         else:
-            text = f"turn {number} has a part that is no text, image or video: {shown(part)}"
+            text = f"turn {number} has a part that is neither text, image nor video: {shown(part)}"
             draft.report(ProblemKind.MALFORMED, text)
     return read
 

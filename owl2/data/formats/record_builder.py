@@ -84,7 +84,9 @@ class RecordBuilder:
         if not text.strip() and (message["role"] == "assistant" or all(part["type"] == "text" for part in parts)):
             self.report(ProblemKind.EMPTY_TURN, f"turn {number} ({message['role']}) has no text")
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            self.report(ProblemKind.INVALID_UTF8, f"turn {number} holds half a surrogate pair, which is no character")
+            self.report(
+                ProblemKind.INVALID_UTF8, f"turn {number} holds half a surrogate pair, which is not a character"
+            )
 
     def _resolve(self, source: str, kind: str, root: MediaRoot) -> str:
         found = root.resolve(source, kind)

@@ -22,14 +22,14 @@ class RecordFile:
     """The records of a file, read when they are asked for.
 
     Both forms of records (`conversations`, `messages`) may be in both kinds of files (a JSON list, one record a line);
-    blank lines are no records. Only the offsets of the records are kept in memory, and processes that are forked share
+    blank lines are not records. Only the offsets of the records are kept in memory, and processes that are forked share
     the pages of the file.
 
     Args:
         path: the file.
         root: the directory of the images and videos; that of the file by default.
         allow_urls: let http and https addresses of images and videos pass; owl2 itself fetches nothing.
-        spans: those of an earlier `RecordFile` of the same contents, so that the file is not searched again.
+        spans: Spans of an earlier `RecordFile` of the same contents, so that the file is not searched again.
 
     Raises:
         ValueError: the file is missing, or has no records; the root is not a directory.
@@ -86,7 +86,7 @@ class RecordFile:
         """A record as a conversation, or all its problems.
 
         Raises:
-            IndexError: there is no such record.
+            IndexError: The file has no such record.
         """
         start, end = int(self.spans.starts[index]), int(self.spans.ends[index])
         record = _parse(self._buffer[start:end])

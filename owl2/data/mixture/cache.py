@@ -10,7 +10,7 @@ as conversations:
     about.json      what it was made from, and what the source leaves out
 
 A file of records stays where it is; its entry holds `spans.npy` (int64 [3, all records]), `numbers.npy` (int64
-[records]: those that are in order), `sizes.npy`, and in `about.json` what is wrong with the others.
+[records]: the valid ones), `sizes.npy`, and in `about.json` what is wrong with the others.
 """
 
 import hashlib
@@ -43,19 +43,19 @@ logger = logging.getLogger(__name__)
 _HASHES = "hashes.json"
 
 EXAMINED_AGAIN = 100
-"""Of the records that an entry leaves out, so many, spread evenly, are looked at whenever it is opened."""
+"""How many of the records that an entry leaves out are examined whenever it is opened, spread evenly."""
 
 
 def conversations_entry(
     root: Path, name: str, arguments: dict[str, Any], read: Callable[[Rejected], Iterable[Conversation]]
 ) -> Path:
-    """The entry of a source read from annotation files, made if it is not there.
+    """The entry of a source read from annotation files, made if missing.
 
     Args:
-        root: directory of the cache.
-        name: begins the name of the entry.
-        arguments: all that the records depend on; files (not folders) by their contents.
-        read: reads the source, and counts the records that it leaves out.
+        root: Directory of the cache.
+        name: Beginning of the entry's name.
+        arguments: All that the records depend on; files (not folders) by their contents.
+        read: Reads the source, and counts the records that it leaves out.
 
     Raises:
         ValueError: a broken record, by file and number; the source has no records.
@@ -78,10 +78,10 @@ def conversations_entry(
 def record_file_entry(root: Path, name: str, file: Path, images: Path | None) -> Path:
     """The entry of a file of records; see `conversations_entry`.
 
-    It is made anew when records were left out that are in order now, such as for want of images that are there by now.
+    It is made again when records that were left out are valid now, such as those whose images were missing.
 
     Raises:
-        ValueError: the file is missing; none of its records is in order.
+        ValueError: the file is missing; none of its records is valid.
     """
 
     def build(entry: Path) -> dict[str, Any]:
@@ -91,18 +91,18 @@ def record_file_entry(root: Path, name: str, file: Path, images: Path | None) ->
             numbers.append(number)
             sizes.extend(size_of(conversation))
         if not numbers:
-            raise ValueError(f"none of the {len(records)} records of {name} is in order; first {rejected.named[0]}")
+            raise ValueError(f"none of the {len(records)} records of {name} is valid; first {rejected.named[0]}")
         np.save(entry / "spans.npy", np.stack(records.spans))
         np.save(entry / "numbers.npy", np.frombuffer(numbers, np.int64))
         _save_sizes(entry, sizes, name)
         return rejected.to_json()
 
     def is_current(entry: Path) -> bool:
-        spans, in_order = np.load(entry / "spans.npy", mmap_mode="r"), np.load(entry / "numbers.npy", mmap_mode="r")
-        if len(in_order) == spans.shape[1]:
+        spans, valid = np.load(entry / "spans.npy", mmap_mode="r"), np.load(entry / "numbers.npy", mmap_mode="r")
+        if len(valid) == spans.shape[1]:
             return True
         is_left_out = np.ones(spans.shape[1], bool)
-        is_left_out[in_order] = False
+        is_left_out[valid] = False
         rejected = np.flatnonzero(is_left_out)
         some = rejected[:: -(-len(rejected) // EXAMINED_AGAIN)].tolist()
         records = RecordFile(file, images, spans=RecordOffsets(*spans))

@@ -21,7 +21,7 @@ from .record_size import RecordSize
 
 
 def valid_records(records: RecordFile, rejected: Rejected) -> Iterator[tuple[int, Conversation]]:
-    """Number and conversation of each record that is in order; the others are added to `rejected`."""
+    """Number and conversation of each valid record; the others are added to `rejected`."""
     for number in range(len(records)):
         conversation, problems = records.examine(number)
         if conversation is None:
@@ -55,7 +55,7 @@ class StoredConversations:
 
 
 class StoredRecordFile:
-    """The records of a file that are in order, by an entry that `record_file_entry` made."""
+    """The valid records of a file, by an entry that `record_file_entry` made."""
 
     def __init__(self, entry: Path, file: Path, images: Path | None) -> None:
         self._arguments = entry, file, images

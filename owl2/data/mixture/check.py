@@ -28,14 +28,14 @@ class SourceCheck:
     """Checks one source of a mixture.
 
     Args:
-        recipe: of the mixture, into whose cache an official source is read.
-        name: of the source.
-        open_media, processor, max_length: see `RecordCheck`.
+        recipe: Recipe of the mixture, into whose cache an official source is read.
+        name: Name of the source.
+        open_media, processor, max_length: See `RecordCheck`.
 
     Attributes:
-        error: why the source cannot be read at all, such as a broken record of an official source.
-        rejected: records that an official source has and leaves out by its own rule. They are no problems.
-        summary: what was checked so far.
+        error: Why the source cannot be read at all, such as a broken record of an official source.
+        rejected: Records that an official source leaves out by its own rule. They are not problems.
+        summary: Counts of what was checked so far.
     """
 
     def __init__(

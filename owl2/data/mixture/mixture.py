@@ -23,7 +23,7 @@ class Records(Protocol):
     """Records of a source in one epoch.
 
     Attributes:
-        rejected: those that are not in order and not among them.
+        rejected: Invalid records, which are not among them.
     """
 
     rejected: Rejected
@@ -41,9 +41,9 @@ class Mixture:
     It may be handed to other processes: they open the same files again.
 
     Args:
-        recipe: which sources.
-        limit: only the first so many records of each source, which are not cached but held in memory.
-        skip_limit: share of broken records at which a file of records is refused; as of pairs by default.
+        recipe: The sources.
+        limit: Maximum number of records of each source, which are then held in memory instead of cached.
+        skip_limit: Share of broken records at which a file of records is refused; as of pairs by default.
 
     Raises:
         ValueError: a file is missing; a source has no records; a broken record of an annotation file, or too many of a
@@ -128,7 +128,7 @@ class Mixture:
             conversations = self._read(source, epoch, rejected)
         first = list(islice(conversations, limit))
         if not first:
-            raise ValueError(f"the source {source.name} has no records that are in order")
+            raise ValueError(f"the source {source.name} has no valid records")
         return FirstRecords(first, rejected)
 
     def _check_paths(self) -> None:

@@ -15,8 +15,8 @@ class Permutation:
     """A random order of the numbers below a size.
 
     Args:
-        size: how many numbers.
-        key: names the order: another text, another order.
+        size: How many numbers.
+        key: Names the order: another text, another order.
 
     Raises:
         ValueError: `size` is not positive.
@@ -37,7 +37,7 @@ class Permutation:
         """The number at a place of the order.
 
         Raises:
-            IndexError: there is no such place.
+            IndexError: The order has no such place.
         """
         if not 0 <= place < self.size:
             raise IndexError(f"place {place} in an order of {self.size}")

@@ -48,10 +48,10 @@ class SourceRecipe:
     """A source of a mixture.
 
     Attributes:
-        format: name of a source of Table 8, one of `OPINIONS`, or `RECORDS`.
-        arguments: of the reader: `Path`s, and what else it takes.
-        size: most records that are used; `None` for all.
-        weight: relative to the other sources; `None` for the number of records that are used.
+        format: Name of a source of Table 8, one of `OPINIONS`, or `RECORDS`.
+        arguments: Arguments of the reader: `Path`s, and what else it takes.
+        size: Maximum number of records that are used; `None` for all.
+        weight: Weight, relative to the other sources; `None` for the number of records that are used.
     """
 
     name: str
@@ -63,8 +63,12 @@ class SourceRecipe:
 
 @dataclass(frozen=True)
 class MixtureRecipe:
-    """Attributes:
-    path: the file it was read from.
+    """A mixture: its sources, their seed, and where what is read from them is cached.
+
+    Attributes:
+        path: The file it was read from.
+        cache: Directory of the cache.
+        seed: Seed of what readers draw, such as captions, and of the order of examples.
     """
 
     path: Path
@@ -80,8 +84,8 @@ def load_mixture_recipe(path: str | PathLike[str]) -> MixtureRecipe:
         path: YAML file, or the name of a mixture of the package, whose relative paths begin where the command runs.
 
     Raises:
-        ValueError: the file is missing or no YAML; a key is unknown, missing or twice there; a value is of the wrong
-            kind. Whether the files that it names are there is not looked up.
+        ValueError: the file is missing or no YAML; a key is unknown, missing or repeated; a value is of the wrong
+            kind. Whether the files that it names exist is not checked.
     """
     file = find_recipe(path) if "://" not in str(path) else Path(check_local_path(path, "mixture recipe"))
     folder = Path.cwd() if is_of_package(file) else file.parent
@@ -169,7 +173,7 @@ def with_sources(recipe: MixtureRecipe, names: Iterable[str]) -> MixtureRecipe:
     """The recipe with the named sources alone, in its own order.
 
     Raises:
-        ValueError: it has no source of such a name.
+        ValueError: It has no source of that name.
     """
     own, wanted = [source.name for source in recipe.sources], list(names)
     for name in wanted:
@@ -216,7 +220,7 @@ class StrictLoader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise ValueError(f"line {node.start_mark.line + 1}: the key {key!r} is there twice")
+                raise ValueError(f"line {node.start_mark.line + 1}: the key {key!r} is repeated")
         return super().construct_mapping(node, deep)
 
 

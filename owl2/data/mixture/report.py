@@ -15,13 +15,13 @@ class Yield(NamedTuple):
     """One source of a mixture, or the total.
 
     Attributes:
-        found: records that are in order.
-        table_8: size in the paper's Table 8, if it has the source.
-        used: most records that are drawn.
-        weight: relative to the others.
-        share: of all samples.
-        samples: how many of the run's come from it.
-        epochs: how often a record comes in the run.
+        found: Number of valid records.
+        table_8: Size in the paper's Table 8, if it has the source.
+        used: Maximum number of records that are drawn.
+        weight: Weight, relative to the others.
+        share: Share of all samples.
+        samples: Number of the run's samples that come from it.
+        epochs: How often the run draws a record.
     """
 
     source: str
@@ -38,7 +38,7 @@ def yields(mixture: Mixture, samples: int | None = None) -> list[Yield]:
     """Every source in the order of the recipe, and the total.
 
     Args:
-        samples: of the run; by default as many as records are used.
+        samples: Samples of the run; by default the number of records used.
     """
     samples = samples or sum(source.used for source in mixture.sources)
     formats = {source.name: source.format for source in mixture.recipe.sources}

@@ -22,10 +22,10 @@ class PairLines:
     """Pairs of a JSONL file.
 
     Args:
-        name: of the source.
-        path: the file.
-        root: folder of the images; that of the file by default.
-        image_field, caption_field: where the pair stands in a record.
+        name: Name of the source.
+        path: The file.
+        root: Folder of the images; the folder of the file by default.
+        image_field, caption_field: Fields of a record that hold the pair.
 
     Raises:
         ValueError: the file is missing or empty.

@@ -22,10 +22,10 @@ class PairParquet:
     """Pairs of a parquet file, or of all those of a folder.
 
     Args:
-        name: of the source.
-        path: a file, or a folder of `.parquet` files.
-        root: folder of the images that are paths; that of the file by default.
-        image_field, caption_field: columns; img2dataset writes "jpg" and "caption", HF `datasets` mostly "image".
+        name: Name of the source.
+        path: A file, or a folder of `.parquet` files.
+        root: Folder of the images that are given as paths; the folder of the file by default.
+        image_field, caption_field: Columns; img2dataset writes "jpg" and "caption", HF `datasets` mostly "image".
 
     Raises:
         ValueError: there is no such file, it is damaged, or a column is missing or of another type.

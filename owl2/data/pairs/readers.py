@@ -81,8 +81,8 @@ class PairCheck:
     """Reads pairs of a source in the order of training, and counts what is broken.
 
     Attributes:
-        read: pairs without a fault so far.
-        faults: those with one, by kind.
+        read: Number of valid pairs so far.
+        faults: Number of broken pairs by kind of fault.
     """
 
     def __init__(self, source: PairSource, most: int | None = None) -> None:

@@ -28,10 +28,10 @@ class PairSettings(NamedTuple):
     """How pairs become samples.
 
     Attributes:
-        image_size: pixels of a side.
-        seed: of order and augmentation.
-        augment: random resized crop and flip (section 4.1); otherwise the whole image, resized.
-        keep_sides: do not flip an image whose caption says left or right.
+        image_size: Pixels of a side.
+        seed: Seed of order and augmentation.
+        augment: Crop and flip at random (section 4.1); otherwise the whole image is resized.
+        keep_sides: Do not flip an image whose caption says left or right.
     """
 
     image_size: int
@@ -44,13 +44,13 @@ class PairSamples(Dataset[DrawnSample]):
     """Samples by their draws.
 
     Args:
-        sources: with unique names.
-        settings: see `PairSettings`.
-        encode: caption to lists `input_ids`, `labels`, ..., as `Owl2Processor.encode_pair`. What it refuses with a
-            `ValueError` is a broken pair. Without it, samples hold `id`, `source` and `caption`.
+        sources: Sources with unique names.
+        settings: See `PairSettings`.
+        encode: Encodes a caption to lists `input_ids`, `labels`, ..., as `Owl2Processor.encode_pair`. What it refuses
+            with a `ValueError` is a broken pair. Without it, samples hold `id`, `source` and `caption`.
 
     Raises:
-        ValueError: there are no sources, or two of one name.
+        ValueError: There are no sources, or two of one name.
     """
 
     def __init__(

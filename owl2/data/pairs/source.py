@@ -40,7 +40,7 @@ class PairSource(Protocol):
         """Pair `index` of a group.
 
         Raises:
-            InvalidSample: there is no such pair after all, or it lacks its image or a caption.
+            InvalidSample: The pair does not exist after all, or lacks its image or caption.
         """
         ...
 
@@ -50,13 +50,13 @@ def caption_text(value: Any, where: str) -> str:
 
     Args:
         value: text, UTF-8 or nothing.
-        where: what the error begins with.
+        where: Place that the error begins with.
 
     Raises:
-        InvalidSample: it is empty, or no valid text.
+        InvalidSample: It is empty, or not valid text.
     """
     if value is None:
-        raise InvalidSample(Fault.MISSING_CAPTION, f"{where}: there is no caption")
+        raise InvalidSample(Fault.MISSING_CAPTION, f"{where}: the caption is missing")
     try:
         text = value.decode("utf-8-sig") if isinstance(value, bytes) else value
         if not isinstance(text, str):

@@ -49,7 +49,7 @@ class ShardIndex(NamedTuple):
 
 
 def key_and_suffix(name: str) -> tuple[str, str] | None:
-    """The key of a member's name and what follows its dot; nothing for members that are no data."""
+    """The key of a member's name and what follows its dot; nothing for members that hold no data."""
     match = None if _NOT_DATA.match(name) else _KEY.fullmatch(name)
     return (match[1], match[2]) if match else None
 
@@ -172,7 +172,7 @@ def _index_folder(folder: Folder, index: str | os.PathLike | None) -> Path | Non
 
 
 def _known_shards(path: Path) -> dict[str, Shard]:
-    """What an index has by now; nothing if it has to be made anew."""
+    """What an index has by now; nothing if it must be made again."""
     if not path.is_file():
         return {}
     try:

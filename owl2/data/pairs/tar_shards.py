@@ -32,10 +32,10 @@ class TarShards:
     """Pairs of the tar files of a folder.
 
     Args:
-        name: of the source.
+        name: Name of the source.
         location: a folder, or an address `s3://bucket/folder` (extra `pretrain`).
         index: folder of the index, if it is not beside the shards; see `tar_index.index_shards`.
-        caption_field: field of `.json` that holds the caption, as of a data set that was captioned anew; by default
+        caption_field: field of `.json` that holds the caption, as of a data set that was captioned again; by default
             `.txt`, or the field "caption" where there is none.
 
     Raises:
@@ -105,7 +105,7 @@ def members_of(octets: bytes, where: str) -> tuple[str, dict[str, bytes]]:
 
     Args:
         octets: headers and contents of the members of one pair, cut out of a tar file.
-        where: what errors begin with.
+        where: Place that errors begin with.
 
     Raises:
         InvalidSample: a header is damaged, a suffix comes twice, a member is a link or no file, or the key is refused.

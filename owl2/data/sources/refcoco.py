@@ -3,7 +3,7 @@
 The references are published only as a pickle, `refs(unc).p`, which could run any code and is never opened here. What is
 read is the same list of records in a JSON file or a parquet table with those columns; docs/train/data-sources.md says
 how to make one. An object has several phrases (42,404 objects and 120,624 phrases of 16,994 images in split `train`):
-record k of an image asks about the k-th phrase of each of its objects, so that no answer stands in an earlier question.
+record k of an image asks about the k-th phrase of each of its objects, so that no earlier question gives it away.
 That is more than Table 8's 30K, whose choice the paper does not give. `regions.py` has the wording and the form of a
 box.
 """

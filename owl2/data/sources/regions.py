@@ -18,7 +18,7 @@ MAX_REGIONS = 10
 
 
 class Region(NamedTuple):
-    """A part of an image: (x1, y1, x2, y2) from 0 to 1, and what is there."""
+    """A part of an image: (x1, y1, x2, y2) from 0 to 1, and its description."""
 
     box: tuple[float, float, float, float]
     phrase: str
@@ -65,7 +65,7 @@ def box_question(region: Region) -> tuple[str, str]:
 def region_conversation(name: str, image: str, regions: Sequence[Region], seed: int, epoch: int) -> Conversation:
     """One conversation about at most `MAX_REGIONS` regions, each asked once, in a random direction.
 
-    Where an image has more, each epoch goes on where the last one ended. An odd epoch asks every region in the
+    Where an image has more, each epoch continues where the last one ended. An odd epoch asks every region in the
     direction opposite to that of the even epochs.
     """
     generator = random.Random(f"{seed}-{name}")

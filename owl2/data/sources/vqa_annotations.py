@@ -53,7 +53,7 @@ def _answers(annotations: AnyPath) -> dict[int, tuple[int, str]]:
             raise row.error(f"question {question} is annotated twice")
         answer = most_confident_answer([_answer(item) for item in row.rows("answers")])
         if answer is None:
-            raise row.error(f"question {question} has no answer that is not empty")
+            raise row.error(f"question {question} has only empty answers")
         found[question] = (row.integer("image_id"), answer)
     return found
 

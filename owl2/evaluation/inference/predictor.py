@@ -23,7 +23,7 @@ class Prepared:
 
     Attributes:
         text: the prompt as it is sent, chat template and placeholders included.
-        tokens: of the prompt.
+        tokens: Tokens of the prompt.
     """
 
     sample: Sample
@@ -34,7 +34,7 @@ class Prepared:
 
 
 class Predictor:
-    """Prepares samples, which may be done beside the model's work, and predicts batches of them.
+    """Prepares samples, which may run while the model works, and predicts batches of them.
 
     Args:
         suffix: follows the chat template.

@@ -38,6 +38,6 @@ class Ranks:
             dist.barrier()
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """A contiguous part of the items for each process: none is lost, none is there twice."""
+        """A contiguous part of the items for each process: none is lost or repeated."""
         start, end = (len(items) * number // self.size for number in (self.rank, self.rank + 1))
         return items[start:end]

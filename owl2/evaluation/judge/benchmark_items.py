@@ -53,7 +53,7 @@ def mmvet_item(
     official evaluator sends a sixth request, whose reply it does not read.
 
     Args:
-        gold: with the markers <AND> and <OR> of the benchmark's file.
+        gold: Answer with the markers <AND> and <OR> of the benchmark's file.
         prompt: the table that the row to fill is appended to.
     """
     spaced = gold.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
@@ -100,7 +100,7 @@ def video_item(
 ) -> JudgeItem[tuple[str, int]]:
     """Verdict and score, 0 to 5, of a prediction about a video, at the endpoint's own temperature.
 
-    A reply that is no dictionary is asked for again, five times in all; then it is ("no", 0).
+    A reply that is not a dictionary is asked for again, five times in all; then it is ("no", 0).
 
     Raises:
         ValueError: `prompt` lacks one of the slots {question}, {answer}, {prediction}.

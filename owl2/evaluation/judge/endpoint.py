@@ -42,7 +42,7 @@ class Endpoint:
 
     @classmethod
     def from_environment(cls, base_url: str | None, api_key: str | None, timeout: float) -> "Endpoint":
-        """An endpoint; `OPENAI_BASE_URL` and `OPENAI_API_KEY` stand in for what is `None`.
+        """An endpoint; `OPENAI_BASE_URL` and `OPENAI_API_KEY` replace what is `None`.
 
         Raises:
             ValueError: no key, a base URL that is not http(s), or a timeout that is not positive.
@@ -95,8 +95,8 @@ class Endpoint:
             return ValueError(f"{self.base_url} refuses the API key ({status}): check {KEY_VARIABLE}. It says: {said}")
         if status == 404 or 300 <= status < 400:
             return ValueError(
-                f"{self.base_url} has no chat completions of a model {model!r} ({status}): check {BASE_URL_VARIABLE} "
-                f"(it often ends in /v1; redirects are not followed) and the model. It says: {said}"
+                f"{self.base_url} does not offer chat completions of a model {model!r} ({status}): check "
+                f"{BASE_URL_VARIABLE} (it often ends in /v1; redirects are not followed) and the model. It says: {said}"
             )
         passing = status in (408, 429) or status >= 500
         return JudgeFailure(f"http_{status}", said, passing, _seconds(error.headers.get("Retry-After")))

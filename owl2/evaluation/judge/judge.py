@@ -5,7 +5,7 @@
     runs = [judge.run(items, run) for run in range(MMVET_RUNS)]
     mean, deviation = mean_and_deviation([100 * fmean(run.values().values()) for run in runs])
 
-Every reply is kept on disk before it is read, so a run that was cut off goes on where it stopped, and `replay=True`
+Every reply is kept on disk before it is read, so a run that was cut off resumes where it stopped, and `replay=True`
 gives the same verdicts again without network or key. What fails is counted by kind, item by item.
 """
 
@@ -35,8 +35,8 @@ class JudgeItem(Generic[T]):
     """One answer to judge.
 
     Attributes:
-        id: of the sample.
-        asks: what to ask; each but the first only if the reply to the one before could not be read.
+        id: Name of the sample.
+        asks: What to ask; each but the first only if the reply to the one before could not be read.
         parse: the value in a reply, or `None` if it has none. Runs in several threads.
         fallback: the benchmark's value where no reply can be read.
     """
@@ -52,7 +52,7 @@ class Verdict(Generic[T]):
     """What became of an item.
 
     Attributes:
-        value: what the judge says; the fallback where its replies could not be read; `None` without an answer.
+        value: The judge's value; the fallback where its replies could not be read; `None` without an answer.
         reply: the last reply, if there was any.
         failure: `None`, "unparsed", or the kind of the failure that left the item without an answer.
         failed_attempts: number of attempts that failed by kind, those made good by a later attempt included.
@@ -118,9 +118,9 @@ class Judge:
     Args:
         model: name of the model, as the endpoint knows it.
         cache: directory of the replies, made when needed.
-        base_url: of the endpoint; by default `OPENAI_BASE_URL`, or OpenAI's.
-        api_key: by default `OPENAI_API_KEY`.
-        replay: only read the cache; neither network nor key is needed.
+        base_url: Address of the endpoint; by default `OPENAI_BASE_URL`, or OpenAI's.
+        api_key: Key; by default `OPENAI_API_KEY`.
+        replay: Only read the cache; neither network nor key is needed.
         timeout: seconds for one attempt.
         max_retries: further attempts at a request after a timeout, a lost connection, status 408, 429 or 5xx, or a
             malformed answer. They wait 1, 2, 4, ... up to 60 seconds, less up to a half by chance, or as long as the

@@ -21,7 +21,7 @@ class Ask:
 @dataclass(frozen=True)
 class JudgeRequest:
     """An ask to a model. `run` and `attempt` keep apart the replies to equal asks: runs of a benchmark, and re-asking
-    after a reply that could not be read. They are not sent: as the official programs do, the endpoint draws anew.
+    after a reply that could not be read. They are not sent: as the official programs do, the endpoint draws again.
     """
 
     model: str

@@ -1,1 +1,1 @@
-"""Scores of saved predictions, the report beside the paper's tables, charts."""
+"""Scores of saved predictions, the report next to the paper's tables, charts."""

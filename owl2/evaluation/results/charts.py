@@ -1,4 +1,4 @@
-"""Charts of results beside the published ones."""
+"""Charts of results next to the published ones."""
 
 from collections.abc import Sequence
 from math import pi

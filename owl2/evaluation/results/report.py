@@ -1,4 +1,4 @@
-"""`owl2 report`: results beside the published ones, in the layout of the paper's tables, with charts."""
+"""`owl2 report`: results next to the published ones, in the layout of the paper's tables, with charts."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from .scoring import SCORES, value_at
 
 @dataclass(frozen=True)
 class Comparison:
-    """A result of ours beside the published one of mPLUG-Owl2, in the unit of the published column.
+    """A result of ours next to the published one of mPLUG-Owl2, in the unit of the published column.
 
     Attributes:
         prompt_format: "chat" or "raw"; None for predictions from elsewhere.
@@ -94,7 +94,7 @@ def _compare(task: Task, result: dict[str, Any], table: PublishedTable, measure:
     try:
         value = value_at(entry["summary"], name)
     except KeyError:
-        return  # a group that these samples have nothing of
+        return  # a group that has none of these samples
     column, published = _column(table, measure)
     yield Comparison(
         table.name,

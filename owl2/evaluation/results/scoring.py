@@ -126,7 +126,7 @@ def _not_submitted(header: Mapping[str, Any]) -> str | None:
     """Why no evaluation server takes predictions of this header; None if one does."""
     task = task_named(header["task"])
     if task.submission is None:
-        return f"{task.title} has no form for an evaluation server"
+        return f"{task.title} has no submission to an evaluation server"
     if task.submitted_splits and header["split"] not in task.submitted_splits:
         return (
             f"{task.title}: these are predictions of a split with public answers, {header['split']}: a server takes "
@@ -146,13 +146,14 @@ def score_directory(
     allow_partial: bool = False,
     judge: JudgeSettings | None = None,
 ) -> dict[str, Any]:
-    """Scores the predictions of a task and adds the result to its `scores.json`, beside those of other protocols.
+    """Scores the predictions of a task and adds the result to its `scores.json`, next to those of other protocols.
 
     Results of other predictions than these are dropped there. Each line of the predictions gets what the default
     protocol made of it, and the header names that protocol as `parser` and `scorer`.
 
     Args:
-        protocol: by default all that need no judge and no other program, and with a `judge` those that it scores.
+        protocol: Protocol to score; by default all that need no judge and no other program, and with a `judge` those
+            that it scores.
 
     Raises:
         ValueError: predictions are missing or there twice; a protocol is unknown or needs a judge.

@@ -41,7 +41,7 @@ def task_named(name: str) -> Task:
     """The task of a name.
 
     Raises:
-        ValueError: there is no such task; the nearest is named.
+        ValueError: The task does not exist; the nearest is named.
     """
     if name not in TASKS:
         near = get_close_matches(name, TASKS, 1)

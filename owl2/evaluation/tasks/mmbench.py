@@ -140,7 +140,7 @@ def _judge_items(records: Sequence[Prediction], protocol: str, prompts: Mapping[
 
 
 def _judged_score(records: Sequence[Prediction], runs: Sequence[Mapping[str, Any]], protocol: str) -> Scores:
-    """With the judge's letters in the place of undecided answers; of several runs the means."""
+    """With the judge's letters in place of undecided answers; of several runs the means."""
     of_runs = [
         _circular(records, [run.get(record.id, record.answer) for record in records], "vlmevalkit") for run in runs
     ]

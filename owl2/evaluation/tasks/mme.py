@@ -28,7 +28,7 @@ def _list(root: Path, category: str) -> Path:
 
 
 def _questions(root: Path, category: str) -> list[Path]:
-    """The files of questions, one an image, which serve where the evaluation tool is not there."""
+    """The files of questions, one an image, which serve where the evaluation tool is missing."""
     folder = root / "mme" / "MME_Benchmark_release_version" / category
     return sorted((folder / "questions_answers_YN" if category in _APART else folder).glob("*.txt"))
 
@@ -79,7 +79,7 @@ def _asked(root: Path, category: str) -> Iterator[Row]:
 
 
 def _lines(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:
-    """Position and fields of the lines of a file of so many columns, separated by tabs."""
+    """Position and fields of the lines of a file of `count` columns, separated by tabs."""
     with naming_file_errors(path):
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     for number, line in enumerate(lines, start=1):

@@ -141,7 +141,7 @@ TASK = Task(
     score=_score,
     primary_metric="accuracy",
     download_hint="Unpack data.tar of hendrycks/test (https://people.eecs.berkeley.edu/~hendrycks/data.tar) so that "
-    "mmlu/{dev,val,test}/SUBJECT_{dev,val,test}.csv are there.",
+    "mmlu/{dev,val,test}/SUBJECT_{dev,val,test}.csv exist.",
     decoding={"": Decoding(max_new_tokens=10)},
     counts={"test": 14042},
     paper_results={("paper_table_3", "mmlu"): "accuracy", ("readme", "mmlu"): "accuracy"},

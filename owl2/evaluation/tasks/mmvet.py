@@ -1,6 +1,6 @@
 """MM-Vet: open questions that take several capabilities at once, graded by GPT-4 (specification, 10).
 
-The official evaluator grades five times; every measure is the mean over these runs, beside its standard deviation.
+The official evaluator grades five times; every measure is the mean over these runs, with its standard deviation.
 """
 
 import json

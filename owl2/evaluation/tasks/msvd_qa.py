@@ -38,7 +38,7 @@ def _questions(folder: Path) -> Iterator[VideoQuestion]:
 def _clip(names: dict[str, str], mapping: Path, row: Row) -> str:
     number = f"vid{row.integer('video_id')}"
     if number not in names:
-        raise row.error(f"{mapping} has no clip of {number}")
+        raise row.error(f"{mapping} has no clip for {number}")
     return names[number]
 
 

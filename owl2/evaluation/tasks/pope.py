@@ -27,7 +27,7 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
                 raise row.error(f"'label' is {label!r}, not yes or no")
             samples.append(
                 Sample(
-                    id=f"{subset}-{row.integer('question_id')}",  # ids start anew in each file
+                    id=f"{subset}-{row.integer('question_id')}",  # ids start again in each file
                     prompt=row.text("text") + _JOINT[prompt] + SHORT_ANSWER,
                     gold=label,
                     images=(coco_val2014(root, row.text("image"), row),),

@@ -36,7 +36,7 @@ def _problems(root: Path, split: str) -> Iterator[tuple[str, Row]]:
         if rows[pid].text("split") != split:
             raise rows[pid].error(f"'split' is {rows[pid].text('split')!r}, but {splits} has the problem in {split!r}")
         if "image" not in rows[pid].values:
-            raise rows[pid].error("has no 'image', which is null where there is none")
+            raise rows[pid].error("has no 'image', which should be null where a question has no image")
         if rows[pid].values["image"] is not None:
             yield pid, rows[pid]
 

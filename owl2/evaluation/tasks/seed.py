@@ -40,7 +40,7 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
 
 
 def _shipped_frames(root: Path) -> dict[str, tuple[Path, ...]]:
-    """The frames that the authors ship in the place of the videos, by question: files `1.png`, `2.png`, ... in a
+    """The frames that the authors ship in place of the videos, by question: files `1.png`, `2.png`, ... in a
     folder of its name.
     """
     found: dict[str, list[Path]] = defaultdict(list)
@@ -98,7 +98,7 @@ def _clip(root: Path, row: Row, number: int, prompt: str) -> Clip:
         return Clip(path, frames, spacing=spacing)
     start, end = row.numbers("segment", 2)
     if not 0 <= start < end:
-        raise row.error(f"'segment' is {[start, end]}, which is no part of a video")
+        raise row.error(f"'segment' is {[start, end]}, which is not a part of a video")
     in_frames = all(isinstance(position, int) for position in row.items("segment"))
     if in_frames != (number == max(_TYPES)):
         raise row.error(f"'segment' {row.items('segment')} of type {number}: 11 has seconds (1.0), 12 has frames (1)")

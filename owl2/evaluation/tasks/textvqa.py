@@ -68,12 +68,12 @@ def _sample(
 
 def _ocr_words(file: Path) -> dict[str, list[str]]:
     if not file.is_file():
-        raise ValueError(f"the prompt with OCR words needs {file}, which is not there: fetch it from textvqa.org")
+        raise ValueError(f"the prompt with OCR words needs {file}, which was not found: download it from textvqa.org")
     return {row.text("image_id"): [str(word) for word in row.items("ocr_tokens")] for row in rows(file, "data")}
 
 
 def _score(records: Sequence[Prediction], protocol: str) -> Scores:
-    """The accuracy is there twice: also by whether the prompt had OCR words, which the paper reports apart."""
+    """The accuracy is given twice: also by whether the prompt had OCR words, which the paper reports apart."""
     scores = score_vqa(records, protocol)
     kind = "with_ocr" if records[0].details["ocr"] else "without_ocr"
     return Scores(scores.parsed, scores.scores, {**scores.summary, kind: scores.summary["accuracy"]})

@@ -67,7 +67,7 @@ ORCA = "cache: c\nsources: {slim_orca: {annotations: a, %s}}"
         (ORCA % "weight: -1", "weight is -1, not a number above 0"),
         (ORCA % "weight: .inf", "weight is inf"),
         (ORCA % "weight: .nan", "weight is nan"),
-        (ORCA % "weight: 1, weight: 2", "line 2: the key 'weight' is there twice"),
+        (ORCA % "weight: 1, weight: 2", "line 2: the key 'weight' is repeated"),
         ("cache: c\nsources: {a: {format: slim_orca, annotations: [1]}}", r"annotations is \[1\], not a path"),
         ("cache: [", "while parsing"),
         ("cache: !!python/object/apply:os.getcwd []", "could not determine a constructor"),

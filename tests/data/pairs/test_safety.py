@@ -1,4 +1,4 @@
-"""Whatever lies in a shard, the run goes on: what cannot be used is skipped and counted, and nothing is written."""
+"""Whatever lies in a shard, the run continues: what cannot be used is skipped and counted, and nothing is written."""
 
 import io
 import struct

@@ -117,7 +117,7 @@ def test_a_question_with_only_empty_answers_is_named(write: Write) -> None:
         write("questions.json", questions_file((1, 1, "a?"))),
         write("answers.json", annotations_file((1, 1, [("", "yes")]))),
     )
-    with pytest.raises(ValueError, match=r"answers\.json, record 1: question 1 has no answer that is not empty"):
+    with pytest.raises(ValueError, match=r"answers\.json, record 1: question 1 has only empty answers"):
         list(vqav2.conversations(*files, "coco"))
 
 

@@ -186,7 +186,7 @@ def test_a_run_is_scored_by_its_directory_or_by_that_of_a_task(directory):
 
 
 def test_a_submission_of_a_task_without_a_server_is_refused(directory, tmp_path):
-    with pytest.raises(ValueError, match="MSRVTT-QA has no form for an evaluation server"):
+    with pytest.raises(ValueError, match="MSRVTT-QA has no submission to an evaluation server"):
         write_submission(directory, tmp_path / "out")
 
 

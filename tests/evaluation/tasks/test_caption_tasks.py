@@ -177,7 +177,7 @@ def test_a_broken_image_is_named_by_file_and_record(
     ("images", "annotated", "problem"),
     [
         ([1, 2], [1], r"images\[1\]: image 2 has no caption"),
-        ([1, 1], [1], r"images\[1\]: image 1 .* is there twice"),
+        ([1, 1], [1], r"images\[1\]: image 1 .* occurs twice"),
         ([1], [1, 2], "1 images have captions but no record, such as 2"),
     ],
 )
@@ -197,5 +197,5 @@ def test_missing_files_and_images_stop_before_any_model_is_needed(coco: Path, tm
     (coco / "coco" / "val2014" / "COCO_val2014_000000000004.jpg").unlink()
     with pytest.raises(ValueError, match=r"1 of 10 images or videos are missing, first .*000004\.jpg.*val2014 images"):
         plan_task(task_named("coco_caption"), Settings(coco, tmp_path / "out"), {})
-    with pytest.raises(ValueError, match=r"Flickr30K needs .*dataset_flickr30k\.json, which is not there.*Karpathy"):
+    with pytest.raises(ValueError, match=r"Flickr30K needs .*dataset_flickr30k\.json, which was not found.*Karpathy"):
         plan_task(task_named("flickr30k"), Settings(coco, tmp_path / "out"), {})

@@ -118,5 +118,5 @@ def test_missing_images_and_files_of_mme_stop_before_any_prediction(data):
     (data / "mme" / "MME_Benchmark_release_version" / "scene" / "images" / "0001.jpg").unlink()
     with pytest.raises(ValueError, match=r"missing, first .*scene/images/0001\.jpg"):
         plan_task(task, Settings(data, data / "run"), {})
-    with pytest.raises(ValueError, match=r"needs .*existence\.txt, which is not there\. Put MME_Benchmark"):
+    with pytest.raises(ValueError, match=r"needs .*existence\.txt, which was not found\. Put MME_Benchmark"):
         plan_task(task, Settings(data / "nowhere", data / "run"), {})

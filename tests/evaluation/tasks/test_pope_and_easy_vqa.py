@@ -31,7 +31,7 @@ FILES = {
 
 @pytest.fixture
 def pope(tmp_path: Path, write_json: Callable[..., Path], draw: Callable[..., Path]) -> Path:
-    """Ten questions; the numbers of the questions start anew in each file."""
+    """Ten questions; the numbers of the questions start again in each file."""
     for subset, questions in FILES.items():
         write_json(tmp_path / "pope" / f"coco_pope_{subset}.jsonl", questions).rename(
             tmp_path / "pope" / f"coco_pope_{subset}.json"
@@ -103,7 +103,7 @@ def test_a_missing_file_or_image_of_pope_stops_before_any_model_is_needed(pope: 
     with pytest.raises(ValueError, match=r"POPE: 1 of 1 images .*0009\.jpg.*val2014"):
         plan_task(task_named("pope"), Settings(pope, pope / "out"), {})
     (pope / "pope" / "coco_pope_popular.json").unlink()
-    with pytest.raises(ValueError, match=r"POPE needs .*coco_pope_popular\.json, which is not there"):
+    with pytest.raises(ValueError, match=r"POPE needs .*coco_pope_popular\.json, which was not found"):
         plan_task(task_named("pope"), Settings(pope, pope / "out"), {})
 
 

@@ -300,7 +300,7 @@ def _edit(path: Path, change: Callable[[list[Any]], None]) -> None:
         (lambda rows: rows[3].pop("answer"), "record 4: has no 'answer'"),
         (lambda rows: rows[3].update(answer="a cat"), "record 4: 'answer' is 'a cat', not one word"),
         (lambda rows: rows[3].update(video_id="12"), "record 4: 'video_id'"),
-        (lambda rows: rows[3].update(video_id=99), "record 4: .*youtube_mapping.txt has no clip of vid99"),
+        (lambda rows: rows[3].update(video_id=99), "record 4: .*youtube_mapping.txt has no clip for vid99"),
         (lambda rows: rows[3].update(question=" "), "record 4: 'question' is empty"),
     ],
 )

@@ -189,7 +189,7 @@ def test_textvqa_puts_the_ocr_words_between_question_and_instruction(
     textvqa_files: Path, write_json: Callable[..., Path], predicted: Callable[..., Path]
 ) -> None:
     task = task_named("textvqa")
-    with pytest.raises(ValueError, match=r"needs .*TextVQA_Rosetta_OCR_v0\.2_val\.json, which is not there"):
+    with pytest.raises(ValueError, match=r"needs .*TextVQA_Rosetta_OCR_v0\.2_val\.json, which was not found"):
         task.load(textvqa_files, "val", "ocr")
     write_ocr_words(textvqa_files, write_json)
     prompts = [sample.prompt for sample in task.load(textvqa_files, "val", "ocr")]
@@ -306,7 +306,7 @@ def test_vizwiz_tells_how_well_unanswerable_questions_are_found(
 def test_what_no_server_takes_is_refused(coco_files: Path, predicted: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match="predictions of a split with public answers"):
         write_submission(predicted("vqav2", coco_files), coco_files)
-    with pytest.raises(ValueError, match="OK-VQA has no form for an evaluation server"):
+    with pytest.raises(ValueError, match="OK-VQA has no submission to an evaluation server"):
         write_submission(predicted("okvqa", coco_files), coco_files)
 
 

@@ -209,7 +209,9 @@ def test_predictions_of_a_step_that_was_undone_are_made_anew(run: Path, data: Pa
 
 def test_benchmarks_whose_files_are_missing_stop_the_run_before_it_begins(data: Path, tmp_path: Path) -> None:
     tasks = f"evaluate.tasks={{pope: {{data: {tmp_path}}}}}"
-    with pytest.raises(ValueError, match="evaluate.tasks.pope: POPE needs .*coco_pope_random.json, which is not there"):
+    with pytest.raises(
+        ValueError, match="evaluate.tasks.pope: POPE needs .*coco_pope_random.json, which was not found"
+    ):
         run_recipe(data, "instruct", tmp_path / "run", tasks, "evaluate.every=1")
     assert not (tmp_path / "run" / "recipe.yaml").exists()
 

@@ -151,7 +151,7 @@ def test_a_recipe_based_on_itself_and_files_that_are_no_recipes_are_refused(dire
     for text, message in (
         ("- 1", "holds no sections"),
         ("a: [", "is not YAML"),
-        ("seed: 1\nseed: 2", "bad.yaml is not YAML: line 1: the key 'seed' is there twice"),
+        ("seed: 1\nseed: 2", "bad.yaml is not YAML: line 1: the key 'seed' is repeated"),
         ("base: 3", "base must be the path"),
     ):
         (directory / "bad.yaml").write_text(text)

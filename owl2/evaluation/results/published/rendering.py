@@ -14,7 +14,7 @@ _MISSING = "-"
 def markdown(
     table: PublishedTable, ours: Mapping[str, float] | None = None, reasons: Mapping[str, str] | None = None
 ) -> str:
-    """The table, with `ours` and its difference to mPLUG-Owl2 below that model's row, or beside the models' columns.
+    """The table, with `ours` and its difference to mPLUG-Owl2 below that model's row, or next to the models' columns.
 
     Args:
         ours: our results, in the units of their columns, by column key: `vqav2`, or `gpt_assisted.msvd_qa.score` where
@@ -23,7 +23,7 @@ def markdown(
             column of their own; the difference is still shown.
 
     Raises:
-        ValueError: a key is no measure of this table, or a reason is given for a result that is not.
+        ValueError: a key is not a measure of this table, or a reason is given without a result.
     """
     ours, reasons = ours or {}, reasons or {}
     _check(table, ours, reasons)

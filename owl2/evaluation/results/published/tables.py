@@ -1,4 +1,4 @@
-"""The published tables as data: one JSON file a table beside this one, each naming its source.
+"""The published tables as data: one JSON file a table in this folder, each naming its source.
 
 Values are those printed, in the unit of their column: `percent`, `fraction` (0-1) or `points` (CIDEr x 100, the sum of
 MME, scores of a judge).

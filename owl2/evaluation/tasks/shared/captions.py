@@ -21,7 +21,7 @@ _MEASURES = ("CIDEr", *BLEU_NAMES, "ROUGE_L")
 
 
 def present_file(*files: Path) -> list[Path]:
-    """The first of these that is there; the first of all if none is."""
+    """The first of these that exists; the first of all if none does."""
     return [next((file for file in files if file.is_file()), files[0])]
 
 
@@ -71,7 +71,7 @@ def _coco_form(contents: Row, images: Path) -> Iterator[tuple[int, list[str], Pa
     for row in contents.rows("images"):
         image = row.integer("id")
         if image not in captions:
-            raise row.error(f"image {image} has no caption among the annotations, or is there twice")
+            raise row.error(f"image {image} has no caption among the annotations, or occurs twice")
         yield image, captions.pop(image), Path(image_path(images, PurePosixPath(row.text("image")).name, row))
     if captions:
         raise contents.error(f"{len(captions)} images have captions but no record, such as {min(captions)}")
@@ -85,7 +85,7 @@ def score_captions(records: Sequence[Prediction], protocol: str) -> Scores:
 
     Raises:
         ImportError: METEOR needs pycocoevalcap, which is not installed.
-        ValueError: METEOR needs Java, which is not there, or its program has failed.
+        ValueError: METEOR needs Java, which was not found, or its program has failed.
     """
     captions = {record.id: record.answer for record in records}
     wanted = (*_MEASURES, "METEOR") if protocol == "with_meteor" else _MEASURES

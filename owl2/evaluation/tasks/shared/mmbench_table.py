@@ -25,7 +25,7 @@ class BenchRow:
     """A row: a question with its options in one of their rotations.
 
     Attributes:
-        index: of the row; that of the question and `ROTATION` for each step of the rotation.
+        index: Index of the row: that of the question plus `ROTATION` for each step of the rotation.
         line: number of the row in the file, from 1.
         group: index of the question's first row.
         options: texts by letter, as far as the question has them.
@@ -130,7 +130,7 @@ class _Pictures:
         """The picture of a row.
 
         Raises:
-            ValueError: it is not there or not an image.
+            ValueError: It is missing or not an image.
         """
         row = self._table[index]
         cell = row.values["image"]
@@ -165,7 +165,7 @@ def write_submission(records: Sequence[Prediction], out: Path) -> Path:
     sheet = book.create_sheet()
 
     def cell(text: str | None) -> Any:
-        """A cell that is a text whatever stands in it, "=1+1" too; characters that xlsx does not take are left out."""
+        """A cell that is text whatever it holds, "=1+1" too; characters that xlsx does not take are left out."""
         made = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", text or ""))
         made.data_type = "s"
         return made

@@ -47,7 +47,7 @@ class QualityRow:
 
 
 def perception_files(root: Path, split: str) -> list[Path]:
-    """The JSON file of a split, or the parquet files of the hub where only they are there."""
+    """The JSON file of a split, or the parquet files of the hub where only they exist."""
     path = root / "qbench" / f"llvisionqa_{split}.json"
     parquet = sorted((root / "qbench").rglob(f"{split}-*.parquet"))
     return parquet if parquet and not path.is_file() else [path]

@@ -37,7 +37,7 @@ class VideoQuestion:
 
     Attributes:
         video: name of the file; its ending may be missing.
-        kind: of the question, where the file tells it.
+        kind: Kind of the question, where the file tells it.
         row: the record, for errors.
     """
 
@@ -60,7 +60,7 @@ def video_task(
     """A task that reads `files`, or else the repackaged ones, below the folder of its name, and `videos/` beside them.
 
     Args:
-        count: of test questions.
+        count: Number of test questions.
         questions: reads the original files in a folder.
     """
 
