@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import torch
+from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
@@ -176,6 +177,7 @@ class Owl2Processor(ProcessorMixin):
         max_length: int | None = None,
         truncation: bool = False,
         with_pixels: bool = True,
+        normalize: bool = True,
     ) -> dict[str, Any]:
         """A conversation of which the assistant's turns are learnt.
 
@@ -184,6 +186,7 @@ class Owl2Processor(ProcessorMixin):
             images, videos: those of the placeholders, in order, unless the content parts carry them.
             max_length, truncation: as for `__call__`.
             with_pixels: False leaves the images to the caller, who adds `pixel_values` in their order.
+            normalize: False gives pixels as levels from 0 to 255 in uint8, for the device to normalise.
 
         Returns:
             Lists `input_ids`, `attention_mask`, `mm_token_type_ids`, `labels` (the assistant's tokens with the end of
@@ -201,7 +204,7 @@ class Owl2Processor(ProcessorMixin):
             return encoded_sample(sequence, tokens_inside(sequence.offsets, spans), [])
         images = media_of_conversation(messages, images, "image")
         videos = media_of_conversation(messages, videos, "video")
-        (sequence,), pixels = self._tokenize([text], images, videos)
+        (sequence,), pixels = self._tokenize([text], images, videos, normalize=normalize)
         sequence.truncate(max_length, truncation, "the conversation")
         return encoded_sample(sequence, tokens_inside(sequence.offsets, spans), pixels)
 
@@ -292,6 +295,7 @@ class Owl2Processor(ProcessorMixin):
         videos: Any,
         num_frames: int | None = None,
         add_beginning: bool = True,
+        normalize: bool = True,
     ) -> tuple[list[TokenSequence], list[np.ndarray]]:
         """Tokens of each text, and the pixels [3, H, W] of all their images and frames in order."""
         placeholders = self._placeholders()
@@ -308,10 +312,17 @@ class Owl2Processor(ProcessorMixin):
                     frames = [load_image(next(next_image))]
                 else:
                     frames = load_video(next(next_video), num_frames)
-                pixels.extend(self.image_processor(frames)["pixel_values"])
+                pixels.extend(self._pixels(frames, normalize))
                 rows.append(len(frames) * self.num_image_tokens)
             sequences.append(placeholders.encode(text, rows, add_beginning))
         return sequences, pixels
+
+    def _pixels(self, images: list[Image.Image], normalize: bool) -> list[np.ndarray]:
+        """Pixels [3, H, W] of each image: float32, or levels in uint8 if they are not normalised."""
+        if normalize:
+            return self.image_processor(images)["pixel_values"]
+        levels = self.image_processor(images, do_rescale=False, do_normalize=False)["pixel_values"]
+        return [each.astype(np.uint8) for each in levels]
 
     def _tokenize_images(self, text: str, add_beginning: bool = True) -> TokenSequence:
         """Tokens of a text whose placeholders are all of images, each with its rows."""

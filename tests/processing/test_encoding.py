@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from owl2.processing import Owl2Processor
+from owl2.processing.image_processor import resize_image
 
 IMAGE = Image.new("RGB", (8, 6), "red")
 BLUE = Image.new("RGB", (8, 6), "blue")
@@ -86,6 +87,23 @@ def test_frames_of_a_video_are_rows_that_are_not_learnt(processor: Owl2Processor
     sample = processor.encode_conversation(turns("<|video|>what?", "a cat"), videos=[[IMAGE, IMAGE]])
     rows = [label for label, kind in zip(sample["labels"], sample["mm_token_type_ids"], strict=True) if kind == 2]
     assert rows == [-100] * 2 * ROWS and sample["pixel_values"].shape == (2, 3, 28, 28)
+
+
+def test_pixels_that_are_not_normalized_are_the_levels_of_those_that_are(processor: Owl2Processor) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), dtype=np.uint8)
+    image, *video = (Image.fromarray(each) for each in noise)
+    messages = turns("<|image|><|video|>what?", "a cat")
+    wanted = processor.encode_conversation(messages, images=[image], videos=[video])["pixel_values"]
+    found = processor.encode_conversation(messages, images=[image], videos=[video], normalize=False)["pixel_values"]
+    assert found.dtype == torch.uint8 and found.shape == wanted.shape == (3, 3, 28, 28)
+    mean, std = (
+        torch.tensor(each).view(-1, 1, 1)
+        for each in (processor.image_processor.image_mean, processor.image_processor.image_std)
+    )
+    assert torch.equal(found, ((wanted * std + mean) * 255).round().to(torch.uint8))
+    size = processor.image_processor.size
+    resized = resize_image(image, size["height"], size["width"], processor.image_processor.aspect)
+    assert torch.equal(found[0], torch.from_numpy(np.array(resized)).permute(2, 0, 1))
 
 
 def test_images_in_an_answer_are_not_learnt(processor: Owl2Processor) -> None:

@@ -16,8 +16,6 @@ from owl2.processing.image_processor import resize_image
 
 Encoded = dict[str, Any]
 
-_HIGHEST_LEVEL = 255
-
 
 def encode_caption(processor: Owl2Processor, max_length: int, caption: str) -> Encoded:
     """A caption as `Owl2Processor.encode_pair` encodes it without its image; what exceeds `max_length` is cut off."""
@@ -39,10 +37,9 @@ def encode_conversation(
     if any(part["type"] == "video" for message in conversation.messages for part in message["content"]):
         try:
             images = list(conversation.images) or None
-            sample = processor.encode_conversation(conversation.messages, images=images, **limits)
+            return processor.encode_conversation(conversation.messages, images=images, normalize=False, **limits)
         except ValueError as error:
             raise InvalidSample(Fault.NOT_ENCODED, str(error)) from error
-        return {**sample, "pixel_values": _levels(sample["pixel_values"], processor)}
     try:
         sample = processor.encode_conversation(conversation.messages, with_pixels=False, **limits)
     except ValueError as error:
@@ -60,12 +57,3 @@ def _resized(source: str, processor: Owl2Processor, size: int) -> torch.Tensor:
         raise InvalidSample(Fault.DAMAGED_IMAGE, str(error)) from error
     resized = resize_image(image, size, size, processor.image_processor.aspect, processor.image_processor.image_mean)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
-
-
-def _levels(pixel_values: torch.Tensor, processor: Owl2Processor) -> torch.Tensor:
-    """The levels that were normalised; exact, since normalising is a table of 256 values a channel."""
-    mean, std = (
-        torch.tensor(values).view(-1, 1, 1)
-        for values in (processor.image_processor.image_mean, processor.image_processor.image_std)
-    )
-    return ((pixel_values * std + mean) * _HIGHEST_LEVEL).round().to(torch.uint8)
