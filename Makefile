@@ -6,6 +6,7 @@ ARGS ?=
 
 VENV := .venv
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
 EXTRAS := quickstart,video
 TEST_EXTRAS := $(EXTRAS),train,pretrain,quantization,eval,lm-eval,serve,dev
 OLDEST_EXTRAS := $(EXTRAS),train,quantization,eval,serve,dev
@@ -19,7 +20,7 @@ export MALLOC_TOP_PAD_ := 268435456
 
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup quickstart test test-slow test-oldest check format clean
+.PHONY: help setup quickstart test test-slow test-oldest test-newest check format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +28,7 @@ help:
 	@echo "make test               the tests (ARGS=... goes to pytest)"
 	@echo "make test-slow          the tests, slow ones too"
 	@echo "make test-oldest        the tests on the oldest supported versions"
+	@echo "make test-newest        the tests on the newest release of every dependency, tested before or not"
 	@echo "make check              format, lint and types"
 	@echo "make format             format and repair what can be repaired"
 	@echo "make setup              only the virtual environment in $(VENV)"
@@ -46,6 +48,13 @@ test-slow: $(VENV)/.complete
 test-oldest: $(OLDEST)/.complete
 	$(PYTEST) $(OLDEST)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
 
+# Anew each time: the newest of yesterday is not that of today.
+test-newest:
+	rm -rf $(NEWEST)
+	$(call install,$(NEWEST),constraints/newest.txt,$(TEST_EXTRAS),complete)
+	$(NEWEST)/bin/owl2 doctor
+	$(PYTEST) $(NEWEST)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
+
 check: $(VENV)/.complete
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -56,7 +65,7 @@ format: $(VENV)/.complete
 	$(VENV)/bin/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find owl2 tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml constraints/cpu.txt

@@ -94,6 +94,10 @@ class TestPackaging:
         assert outside == []
         assert {Requirement(line).name for line in PROJECT["dependencies"]} <= set(pinned)
 
+    def test_torch_is_the_same_release_in_all_constraints(self):
+        assert len({constraints(file)["torch"] for file in ("cpu.txt", "oldest.txt", "newest.txt")}) == 1
+        assert list(constraints("newest.txt")) == ["torch"]
+
     def test_the_oldest_constraints_are_the_lower_ends(self):
         pinned = constraints("oldest.txt")
         for requirement in map(Requirement, PROJECT["dependencies"]):
