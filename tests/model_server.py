@@ -15,10 +15,11 @@ from openai import OpenAI
 from PIL import Image
 
 from owl2.serving.openai_api.app import create_app
+from owl2.serving.server import server_config
 from owl2.serving.settings import ServeSettings
 
 NAME = "tiny"
-SMALL = ("engine.max_requests=8", "engine.page_tokens=8", "shutdown_seconds=2")
+SMALL = ("engine.max_requests=8", "engine.page_tokens=8", "engine.image_cache_bytes=1000000", "shutdown_seconds=2")
 """Settings of a server for tests."""
 
 
@@ -49,7 +50,7 @@ def serving(model: Any, processor: Any, settings: ServeSettings) -> Iterator[Ser
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+        server = uvicorn.Server(server_config(app, settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         running = Server(app, port)

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from owl2.checkpoints.loading import load_for_chat
 
@@ -23,7 +24,12 @@ def serve(directory: str, settings: ServeSettings, dtype: str = "auto", device: 
     name = settings.model_name or Path(directory).expanduser().resolve().name
     app = create_app(model, processor, settings, name)
     logger.info("serving %s at http://%s:%d/v1", name, settings.host, settings.port)
-    uvicorn.run(
+    uvicorn.Server(server_config(app, settings)).run()
+
+
+def server_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
+    """How uvicorn runs an application: it waits for answers in flight as long as the engine does, and names nobody."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -31,5 +37,5 @@ def serve(directory: str, settings: ServeSettings, dtype: str = "auto", device: 
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)) + 1,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
     )

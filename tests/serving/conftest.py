@@ -1,6 +1,8 @@
 """Shared by the tests of serving: a small random model, and a server of it on a port of this machine."""
 
+import gc
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,6 +55,29 @@ def server(loaded: Any) -> Iterator[Server]:
     """A server that tests share; they leave it as it was."""
     with serving(*loaded, load_settings(None, SMALL)) as running:
         yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_collection() -> None:
+    """The manager of transformers collects garbage when it stops, which takes long among all that torch has made."""
+    gc.freeze()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], None]:
+    """Lets a server take its time for each token, until the end of the test."""
+
+    def delay(server: Server) -> None:
+        sampler = server.engine.sampler
+        prepare = sampler.prepare_tensor_args
+
+        def prepare_slowly(requests: Any) -> Any:
+            time.sleep(0.02)
+            return prepare(requests)
+
+        monkeypatch.setattr(sampler, "prepare_tensor_args", prepare_slowly)
+
+    return delay
 
 
 @pytest.fixture

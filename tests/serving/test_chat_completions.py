@@ -96,14 +96,16 @@ class TestStreaming:
         assert events[-1] == "data: [DONE]" and all(json.loads(event[6:]) for event in events[:-1])
         assert "usage" not in json.loads(events[0][6:])
 
-    def test_a_client_that_goes_away_frees_its_place(self, server, client):
+    def test_a_client_that_goes_away_frees_its_place(self, server, client, slow):
+        slow(server)
         stream = ask(client, user("hello"), stream=True, max_tokens=200)
         next(iter(stream))
         assert server.engine.in_flight == 1
         stream.close()
         server.wait(lambda: server.engine.in_flight == 0 and server.engine.admission.running == 0)
 
-    def test_a_client_that_goes_away_while_it_waits_for_the_whole_answer_frees_its_place(self, server):
+    def test_a_client_that_goes_away_while_it_waits_for_the_whole_answer_frees_its_place(self, server, slow):
+        slow(server)
         impatient = server.client(timeout=0.15)
         with pytest.raises(APIError):
             ask(impatient, user("hello"), max_tokens=200)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -22,6 +23,8 @@ from .schemas import _SamplingFields
 from .state import ServerState
 
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 
 def answer_request(
@@ -49,6 +52,8 @@ def answer_request(
     if limits.prompt_tokens is not None and len(prompt) > limits.prompt_tokens:
         raise PromptTooLong(f"the prompt takes {len(prompt)} tokens, over the limit of {limits.prompt_tokens}")
     room = state.engine.check(prompt, max_tokens)
+    if state.settings.log_prompts:
+        logger.info("prompt of %d tokens and %d images: %s", len(prompt), prompt.num_images, prompt.text)
     return AnswerRequest(
         prompt=prompt,
         sampling=_sampling(fields, state.prompts.vocab_size, top_logprobs),

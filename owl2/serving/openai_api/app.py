@@ -14,6 +14,7 @@ from owl2.serving.engine.admission import AdmissionLimits
 from owl2.serving.engine.engine import Engine
 from owl2.serving.engine.prompts import PromptBuilder
 from owl2.serving.engine.worker import WorkerOptions
+from owl2.serving.fetching import Fetcher
 from owl2.serving.settings import ServeSettings
 
 from . import chat, completions, information, score, tokens
@@ -43,7 +44,7 @@ def create_app(
 
     # The pages of /docs and /redoc load scripts from elsewhere.
     app = FastAPI(title="owl2", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.server = ServerState(engine, prompts, settings, model_name, metrics)
+    app.state.server = ServerState(engine, prompts, settings, model_name, metrics, Fetcher(settings.fetch))
     for routes in (chat, completions, score, tokens, information):
         app.include_router(routes.router)
     add_error_handlers(app)

@@ -8,7 +8,7 @@ from PIL import Image
 from owl2.serving.engine.errors import InvalidRequest
 from owl2.serving.engine.prompts import Prompt
 
-from .media import contents_of_data_url, decode_image
+from .media import contents_of_data_url, decode_image, decode_video
 from .schemas import ImagePart, Message, TextPart, VideoPart
 from .state import ServerState
 
@@ -30,19 +30,32 @@ async def prompt_of_messages(state: ServerState, messages: list[Message]) -> Pro
     ]
     if len(media) > limits.images:
         raise InvalidRequest(f"{len(media)} images and videos are over the limit of {limits.images}", "messages")
-    if any(isinstance(part, VideoPart) for _, part in media):
-        raise InvalidRequest("videos are not supported", "messages")
+    contents = await asyncio.gather(*(_contents(state, part, param) for param, part in media))
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(state.preparation, _prepare, state, messages, media)
+    return await loop.run_in_executor(state.preparation, _prepare, state, messages, media, contents)
 
 
-def _prepare(state: ServerState, messages: list[Message], media: list[tuple[str, Any]]) -> Prompt:
+async def _contents(state: ServerState, part: ImagePart | VideoPart, param: str) -> bytes:
+    if isinstance(part, ImagePart) and part.url.startswith(("http://", "https://")):
+        return await asyncio.get_running_loop().run_in_executor(state.fetches, state.fetcher.fetch, part.url, param)
+    return contents_of_data_url(part.url, "image" if isinstance(part, ImagePart) else "video", param)
+
+
+def _prepare(
+    state: ServerState,
+    messages: list[Message],
+    media: list[tuple[str, ImagePart | VideoPart]],
+    contents: list[bytes],
+) -> Prompt:
     images: list[Image.Image] = []
-    for param, part in media:
-        assert isinstance(part, ImagePart)
-        contents = contents_of_data_url(part.url, "image", param)
-        images.append(decode_image(contents, state.settings.limits, len(images) + 1, param))
-    return state.prompts.of_messages([_plain(message) for message in messages], images)
+    videos: list[list[Image.Image]] = []
+    limits, num_frames = state.settings.limits, state.prompts.processor.num_frames
+    for (param, part), content in zip(media, contents, strict=True):
+        if isinstance(part, ImagePart):
+            images.append(decode_image(content, limits, len(images) + 1, param))
+        else:
+            videos.append(decode_video(content, limits, num_frames, param))
+    return state.prompts.of_messages([_plain(message) for message in messages], images, videos)
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 import base64
 import binascii
 import io
+import tempfile
 from typing import Any
 
 from PIL import Image
 
-from owl2.processing import load_image
+from owl2.processing import load_image, load_video
 from owl2.serving.engine.errors import InvalidRequest
 from owl2.serving.settings import LimitSettings
 
@@ -24,11 +25,7 @@ def contents_of_data_url(url: str, kind: str, param: str) -> bytes:
     header, comma, payload = url.partition(",")
     if not header.startswith("data:"):
         scheme = url.partition(":")[0] if ":" in url[:32] else "a path"
-        raise InvalidRequest(
-            f"the {kind} is given by {scheme!r}: only data:...;base64,... is taken, and http and https addresses where "
-            "the server allows their hosts",
-            param,
-        )
+        raise InvalidRequest(f"the {kind} is given by {scheme!r}: only data:...;base64,... is taken", param)
     if not comma or not header.endswith(";base64"):
         raise InvalidRequest(f"the data URL of the {kind} must look like data:{kind}/...;base64,...", param)
     try:
@@ -52,6 +49,8 @@ def decode_image(contents: bytes, limits: LimitSettings, number: int, param: str
     image: Any
     try:
         image = Image.open(io.BytesIO(contents), formats=IMAGE_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise InvalidRequest(f"image {number} has pixels over the limit of {limits.image_pixels}", param) from error
     except Exception as error:  # Pillow's readers raise many kinds on damaged headers
         raise InvalidRequest(
             f"image {number} cannot be read: it is damaged, or none of {', '.join(IMAGE_FORMATS)}", param
@@ -67,3 +66,57 @@ def decode_image(contents: bytes, limits: LimitSettings, number: int, param: str
         return load_image(image)
     except ValueError as error:
         raise InvalidRequest(f"image {number} is damaged or cut short", param) from error
+
+
+def decode_video(contents: bytes, limits: LimitSettings, num_frames: int, param: str) -> list[Image.Image]:
+    """Frames of a video or an animation, at most `num_frames`.
+
+    Raises:
+        InvalidRequest: another format, too many frames or pixels (seen in the header), or damaged.
+    """
+    is_animation = contents.startswith(b"GIF8") or contents[8:12] == b"WEBP"
+    # Of all that FFmpeg reads: its lists of other files, such as those of HLS, would have it open what they name.
+    is_container = contents[4:8] == b"ftyp" or contents.startswith(b"\x1a\x45\xdf\xa3") or contents[8:12] == b"AVI "
+    if not (is_animation or is_container):
+        raise InvalidRequest("the video cannot be read: it is none of MP4, MOV, WebM, MKV, AVI, GIF, WebP", param)
+    with tempfile.NamedTemporaryFile(prefix="owl2-video-") as file:
+        file.write(contents)
+        file.flush()
+        try:
+            frames, pixels = _animation_size(file.name) if is_animation else _container_size(file.name)
+            for value, limit, what in (
+                (frames, limits.video_frames, "frames"),
+                (pixels, limits.image_pixels, "pixels a frame"),
+            ):
+                if value > limit:
+                    raise InvalidRequest(f"the video has {value} {what}, over the limit of {limit}", param)
+            return load_video(file.name, num_frames)
+        except (ValueError, ImportError) as error:
+            shown = str(error).replace(file.name, "file")
+            raise InvalidRequest(f"the video cannot be read: {shown}", param) from error
+
+
+def _animation_size(name: str) -> tuple[int, int]:
+    """Number of frames, and pixels of each."""
+    try:
+        with Image.open(name, formats=("GIF", "WEBP")) as animation:
+            return getattr(animation, "n_frames", 1), animation.width * animation.height
+    except Exception as error:  # Pillow's readers raise many kinds on damaged headers
+        raise ValueError("it is damaged") from error
+
+
+def _container_size(name: str) -> tuple[int, int]:
+    """Number of packets, one a frame, and pixels of each."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("this server has no reader of videos: it needs the extra `video`") from error
+    try:
+        with av.open(name) as container:
+            if not container.streams.video:
+                raise ValueError("it has no video in it")
+            stream = container.streams.video[0]
+            pixels = stream.codec_context.width * stream.codec_context.height
+            return sum(packet.size > 0 for packet in container.demux(stream)), pixels
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError("it is damaged") from error

@@ -48,6 +48,10 @@ class Gate:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
+        await self._limited(scope, receive, send)
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs the application on a body that ends with an error where it grows too large."""
         limit = self.settings.limits.body_bytes
         read = 0
 
@@ -59,18 +63,14 @@ class Gate:
                 raise _TooLarge
             return message
 
-        started = False
-
-        async def noted_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self.app(scope, counted_receive, noted_send)
-        except _TooLarge:
-            if not started:
+        async def corrected_send(message: Message) -> None:
+            # Whoever parses bodies takes any error there for one of parsing, and answers so.
+            if read <= limit:
+                await send(message)
+            elif message["type"] == "http.response.start":
                 await _too_large(limit)(scope, receive, send)
+
+        await self.app(scope, counted_receive, corrected_send)
 
     def _recorded(self, scope: Scope, send: Send) -> Send:
         began = time.perf_counter()

@@ -10,6 +10,7 @@ from fastapi import Request
 from owl2.serving.engine.engine import Engine
 from owl2.serving.engine.errors import RequestError
 from owl2.serving.engine.prompts import PromptBuilder
+from owl2.serving.fetching import Fetcher
 from owl2.serving.settings import ServeSettings
 
 from .metrics import Metrics
@@ -26,6 +27,7 @@ class ServerState:
 
     Attributes:
         preparation: the one thread that decodes images and tokenizes.
+        fetches: threads that wait for images from elsewhere.
     """
 
     engine: Engine
@@ -33,8 +35,10 @@ class ServerState:
     settings: ServeSettings
     model_name: str
     metrics: Metrics
+    fetcher: Fetcher
     created: int = field(default_factory=lambda: int(time.time()))
     preparation: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "owl2-prompts"))
+    fetches: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, "owl2-fetches"))
 
     def check_model(self, name: str | None) -> None:
         """Raises `ModelNotFound` for any other name than that of the model; none is right."""

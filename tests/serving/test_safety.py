@@ -1,0 +1,259 @@
+"""What a server refuses: one more than each limit, hosts, keys, paths, damaged images; and what it keeps to itself."""
+
+import base64
+import io
+import logging
+import socket
+import struct
+import time
+import zlib
+
+import httpx2
+import pytest
+from model_server import NAME, data_url, picture, user
+from openai import AuthenticationError, OpenAI, RateLimitError
+from PIL import Image
+
+from owl2.serving.openai_api.security import allowed_hosts
+from owl2.serving.settings import load_settings
+
+
+def chat(server, *messages, **fields):
+    body = {"messages": list(messages), "max_tokens": 2, "temperature": 0, **fields}
+    headers = fields.pop("headers", None)
+    return httpx2.post(f"{server.url}/v1/chat/completions", json=body, headers=headers)
+
+
+def image_part(url: str) -> dict:
+    return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+
+
+def refusal(response) -> str:
+    assert response.status_code == 400, response.text
+    return response.json()["error"]["message"]
+
+
+def png_header(width: int, height: int) -> str:
+    """An image of which there is nothing to decode."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    contents = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    data = b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    return f"data:image/png;base64,{base64.b64encode(contents + data).decode()}"
+
+
+class TestLimits:
+    def test_images(self, start):
+        server = start("limits.images=2")
+        turns = [user("a", picture(1)), {"role": "assistant", "content": "b"}, user("c", picture(2))]
+        assert chat(server, *turns).is_success
+        assert "over the limit of 2" in refusal(chat(server, user("a", *map(picture, range(3)))))
+
+    def test_pixels_are_counted_in_the_header(self, start):
+        server = start("limits.image_pixels=480")
+        assert chat(server, user("a", picture(1, (24, 20)))).is_success
+        assert "504 pixels (24 x 21)" in refusal(chat(server, user("a", picture(1, (24, 21)))))
+        for side, message in ((9_000, "81000000 pixels"), (60_000, "over the limit of 480")):
+            assert message in refusal(chat(server, image_part(png_header(side, side))))
+
+    def test_frames(self, start):
+        server = start("limits.video_frames=3")
+        for count, is_taken in ((3, True), (4, False)):
+            frames = [Image.new("RGB", (20, 20), (60 * index, 0, 0)) for index in range(count)]
+            buffer = io.BytesIO()
+            frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+            url = f"data:image/gif;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+            response = chat(server, {"role": "user", "content": [{"type": "video_url", "video_url": {"url": url}}]})
+            assert response.is_success == is_taken, response.text
+        assert "4 frames, over the limit of 3" in refusal(response)
+
+    def test_the_body_with_and_without_a_length(self, start):
+        server = start("limits.body_bytes=1000")
+        body = b'{"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "user": "%s"}'
+        headers = {"content-type": "application/json"}
+        for size, status in ((1000, 200), (1001, 413)):
+            whole = body % (b"x" * (size - len(body) + 2))
+            for content in (whole, iter([whole[:500], whole[500:]])):
+                response = httpx2.post(f"{server.url}/v1/chat/completions", content=content, headers=headers)
+                assert (len(whole), response.status_code) == (size, status)
+
+    def test_messages_prompt_and_answer(self, start):
+        tokens = 23  # of the prompt around hello
+        server = start("limits.messages=1", f"limits.prompt_tokens={tokens}", "limits.new_tokens=4", "limits.choices=2")
+        assert chat(server, user("hello"), max_tokens=4, n=2).json()["usage"]["prompt_tokens"] == tokens
+        assert f"over the limit of {tokens}" in refusal(chat(server, user("hello you")))
+        turns = [user("a"), {"role": "assistant", "content": "b"}, user("c")]
+        assert "over the limit of 1" in refusal(chat(server, *turns))
+        assert "over the limit of 4" in refusal(chat(server, user("hello"), max_tokens=5))
+        assert "over the limit of 2" in refusal(chat(server, user("hello"), n=3))
+        unlimited = {"messages": [user("hello")], "temperature": 0}
+        answer = httpx2.post(f"{server.url}/v1/chat/completions", json=unlimited).json()
+        assert answer["usage"]["completion_tokens"] == 4
+
+    def test_requests_of_a_minute(self, start):
+        server = start("limits.requests_per_minute=2", "api_keys=[one, two]")
+        one, two = server.client(api_key="one"), server.client(api_key="two")
+        for client in (one, one, two):
+            client.chat.completions.create(model=NAME, messages=[user("a")], max_tokens=1)
+        with pytest.raises(RateLimitError) as error:
+            one.chat.completions.create(model=NAME, messages=[user("a")], max_tokens=1)
+        assert int(error.value.response.headers["retry-after"]) >= 1
+        two.chat.completions.create(model=NAME, messages=[user("a")], max_tokens=1)
+
+    def test_requests_that_wait(self, start, slow):
+        server = start("engine.max_requests=1", "limits.queued=1", "limits.queue_seconds=0.2")
+        slow(server)
+        client = server.client()
+        running = client.chat.completions.create(model=NAME, messages=[user("a")], max_tokens=200, stream=True)
+        next(iter(running))
+        waiting = chat(server, user("a"))
+        assert waiting.status_code == 504 and waiting.headers["retry-after"]
+        running.close()
+        server.wait(lambda: server.engine.admission.running == 0)
+        assert chat(server, user("a")).is_success
+
+    def test_the_time_of_an_answer(self, start, slow):
+        server = start("limits.answer_seconds=0.2")
+        slow(server)
+        response = chat(server, user("a"), max_tokens=200)
+        assert response.status_code == 504 and response.json()["error"]["code"] == "deadline_exceeded"
+        server.wait(lambda: server.engine.in_flight == 0)
+
+
+class TestWhatIsOpened:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "file:///etc/hostname",
+            "/etc/hostname",
+            "etc/hostname",
+            "C:\\windows\\win.ini",
+            "ftp://example.org/a.png",
+            "http://example.org/a.png",
+            "https://example.org/a.png",
+            "http://127.0.0.1/a.png",
+            "data:text/plain,hello",
+            "data:image/png;base64,",
+            "data:image/png;base64,%%%",
+            "",
+            "iVBORw0KGgo",
+        ],
+    )
+    def test_nothing_that_a_request_names(self, server, url, monkeypatch):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: pytest.fail("a name was looked up"))
+        assert_refused = image_part(url)
+        with httpx2.Client(transport=httpx2.HTTPTransport()) as client:
+            monkeypatch.undo()
+            response = client.post(f"{server.url}/v1/chat/completions", json={"messages": [assert_refused]})
+        assert response.status_code == 400 and response.json()["error"]["param"] == "messages[0].content[0]"
+
+    @pytest.mark.parametrize(
+        "contents",
+        [
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n",
+            b"ffconcat version 1.0\nfile '/etc/hostname'\n",
+            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            b"\x89PNG\r\n\x1a\n",
+            b"GIF89a",
+            b"\0\0\0\x18ftypmp42",
+        ],
+    )
+    def test_no_format_that_could_run_or_open_something_and_nothing_damaged(self, server, contents):
+        url = f"data:image/png;base64,{base64.b64encode(contents).decode()}"
+        refusal(chat(server, image_part(url)))
+        refusal(chat(server, {"role": "user", "content": [{"type": "video_url", "video_url": {"url": url}}]}))
+
+    def test_a_corrupt_image_among_good_ones_is_named_and_harms_nobody(self, server, generated):
+        good = data_url(picture(1, (300, 300)))
+        head, payload = good.split(",")
+        half = f"{head},{payload[: len(payload) // 8 * 4]}"
+        parts = [{"type": "image_url", "image_url": {"url": url}} for url in (good, good, half, good)]
+        before = chat(server, user("what?", picture(1)), max_tokens=12).json()
+        message = refusal(chat(server, {"role": "user", "content": parts}))
+        assert message == "image 3 is damaged or cut short"
+        assert chat(server, user("what?", picture(1)), max_tokens=12).json()["choices"] == before["choices"]
+
+
+class TestWhoMayAsk:
+    def test_only_who_has_a_key(self, start):
+        server = start("api_keys=[first, second]")
+        for key in ("first", "second"):
+            assert server.client(api_key=key).models.list().data
+        for key in ("third", "firs", "firstt"):
+            with pytest.raises(AuthenticationError):
+                server.client(api_key=key).models.list()
+        assert httpx2.get(f"{server.url}/v1/models").status_code == 401
+        assert httpx2.get(f"{server.url}/metrics").status_code == 401
+        assert httpx2.get(f"{server.url}/health").status_code == 200
+
+    @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
+    def test_on_loopback_only_by_its_names(self, server, host):
+        response = httpx2.get(f"{server.url}/v1/models", headers={"host": host})
+        assert response.status_code == 421
+
+    def test_elsewhere_by_any_name_unless_some_are_listed(self):
+        assert allowed_hosts(load_settings(None, ["host=0.0.0.0"])) is None
+        assert allowed_hosts(load_settings(None, ["host=0.0.0.0", "allowed_hosts=[Owl.example]"])) == {"owl.example"}
+
+    def test_no_form_of_another_page(self, server):
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+            content = b'{"messages": [{"role": "user", "content": "a"}]}'
+            headers = {"content-type": kind}
+            response = httpx2.post(f"{server.url}/v1/chat/completions", content=content, headers=headers)
+            assert response.status_code == 415
+
+    def test_other_pages_only_if_they_are_listed(self, server, start):
+        headers = {"origin": "https://page.example", "access-control-request-method": "POST"}
+        closed = httpx2.options(f"{server.url}/v1/chat/completions", headers=headers)
+        assert "access-control-allow-origin" not in closed.headers
+        listed = start("cors_origins=[https://page.example]")
+        opened = httpx2.options(f"{listed.url}/v1/chat/completions", headers=headers)
+        assert opened.headers["access-control-allow-origin"] == "https://page.example"
+        assert "access-control-allow-credentials" not in opened.headers
+
+    def test_browsers_are_told_to_be_careful(self, server):
+        headers = httpx2.get(f"{server.url}/health").headers
+        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+        assert "default-src 'self'" in headers["content-security-policy"] and "server" not in headers
+
+
+class TestCrash:
+    def test_the_request_fails_health_says_so_and_the_next_is_answered(self, start, monkeypatch):
+        server = start()
+        restart = server.engine._restart_worker
+        monkeypatch.setattr(server.engine, "_restart_worker", lambda: (time.sleep(0.3), restart()))
+        stream = server.client().chat.completions.create(model=NAME, messages=[user("a")], max_tokens=200, stream=True)
+        chunks = iter(stream)
+        next(chunks)
+        with monkeypatch.context() as patch:
+            patch.setattr(server.engine.images, "lookup", lambda ids: 1 / 0)
+            failed = chat(server, user("a", picture(1)))
+        assert failed.status_code == 503 and failed.json()["error"]["code"] == "worker_crashed"
+        assert "division by zero" in failed.json()["error"]["message"]
+        with pytest.raises(Exception, match="worker failed"):
+            list(chunks)
+        assert httpx2.get(f"{server.url}/health").status_code == 503
+        server.wait(lambda: server.engine.is_healthy)
+        assert httpx2.get(f"{server.url}/health").status_code == 200
+        assert chat(server, user("a", picture(1))).is_success
+
+
+class TestLogs:
+    @pytest.mark.parametrize("told", [False, True])
+    def test_hold_texts_only_when_told_to_and_never_images(self, start, caplog, told):
+        server = start(f"log_prompts={told}")
+        image = picture(5)
+        with caplog.at_level(logging.DEBUG):
+            chat(server, user("a secret question", image))
+            chat(server, user("another secret", image), nonsense=1)
+            chat(server, image_part("/a/secret/path"))
+        assert ("a secret question" in caplog.text) == told
+        assert "another secret" not in caplog.text and "secret/path" not in caplog.text
+        assert data_url(image)[30:60] not in caplog.text
+        assert "POST /v1/chat/completions 200" in caplog.text
+
+
+def test_a_second_server_in_the_process_is_another(server, start):
+    other = start()
+    assert isinstance(other.client(), OpenAI) and other.engine is not server.engine
+    assert chat(other, user("a")).json()["choices"] == chat(server, user("a")).json()["choices"]
