@@ -64,7 +64,7 @@ def initialize(
     """
     if not isinstance(language_model, PreTrainedModel):
         language_model = load_language_model(language_model, dtype)
-    if vision_encoder is not None and not isinstance(vision_encoder, PreTrainedModel):
+    if isinstance(vision_encoder, str | Path):
         vision_encoder = _load_clip(vision_encoder, dtype)
     wanted_vision = _as_dict(vision_config)
     if vision_encoder is None:

@@ -64,7 +64,7 @@ def eager_attention(
     Returns:
         Output [B, S, H, head_dim] and probabilities [B, H, S, T].
     """
-    groups = module.num_key_value_groups
+    groups: Any = module.num_key_value_groups
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:

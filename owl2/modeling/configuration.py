@@ -5,7 +5,7 @@ official code (LLaMA fields beside `visual_config`) and always saves the nested 
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -13,6 +13,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 MODALITY_ADAPTIVE_PARTS = ("norm", "q", "k", "v")
 """Parts of a decoder layer that may be separate for vision and text (section 3.3; supplement, Table 2)."""
+
+NO_FSDP_PLAN: dict[str, str] = {}
+"""transformers' default plan names modules that these parts do not have."""
 
 
 class Owl2VisionConfig(PreTrainedConfig):
@@ -27,7 +30,7 @@ class Owl2VisionConfig(PreTrainedConfig):
 
     model_type = "mplug_owl2_vision"
     base_config_key = "vision_config"
-    base_model_fsdp_plan = {}
+    base_model_fsdp_plan = NO_FSDP_PLAN
 
     hidden_size: int = 1024
     intermediate_size: int = 4096
@@ -36,7 +39,10 @@ class Owl2VisionConfig(PreTrainedConfig):
     num_channels: int = 3
     image_size: int = 448
     patch_size: int = 14
-    position_grid_size: int | None = None
+    if TYPE_CHECKING:
+        position_grid_size: int  # not given only before `__post_init__`
+    else:
+        position_grid_size: int | None = None
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-6
     attention_dropout: float = 0.0
@@ -73,7 +79,7 @@ class Owl2AbstractorConfig(PreTrainedConfig):
 
     model_type = "mplug_owl2_abstractor"
     base_config_key = "abstractor_config"
-    base_model_fsdp_plan = {}
+    base_model_fsdp_plan = NO_FSDP_PLAN
 
     hidden_size: int = 1024
     intermediate_size: int = 2816
@@ -128,8 +134,14 @@ class Owl2TextConfig(PreTrainedConfig):
     intermediate_size: int = 11008
     num_hidden_layers: int = 32
     num_attention_heads: int = 32
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    if TYPE_CHECKING:
+        num_key_value_heads: int  # not given only before `__post_init__`, as the next two
+        head_dim: int
+        attention_output_bias: bool
+    else:
+        num_key_value_heads: int | None = None
+        head_dim: int | None = None
+        attention_output_bias: bool | None = None
     hidden_act: str = "silu"
     max_position_embeddings: int = 2048
     initializer_range: float = 0.02
@@ -141,7 +153,6 @@ class Owl2TextConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
     rope_parameters: dict | None = None
     attention_bias: bool = False
-    attention_output_bias: bool | None = None
     attention_dropout: float = 0.0
     mlp_bias: bool = False
     qk_norm: bool = False
@@ -193,12 +204,18 @@ class Owl2Config(PreTrainedConfig):
         "abstractor_config": Owl2AbstractorConfig,
         "text_config": Owl2TextConfig,
     }
-    base_model_fsdp_plan = {}
+    base_model_fsdp_plan = NO_FSDP_PLAN
 
-    vision_config: dict | PreTrainedConfig | None = None
-    abstractor_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
-    image_token_id: int | None = None
+    if TYPE_CHECKING:
+        vision_config: Owl2VisionConfig  # a dictionary or not given only before `__post_init__`, as the next ones
+        abstractor_config: Owl2AbstractorConfig
+        text_config: Owl2TextConfig
+        image_token_id: int
+    else:
+        vision_config: dict | PreTrainedConfig | None = None
+        abstractor_config: dict | PreTrainedConfig | None = None
+        text_config: dict | PreTrainedConfig | None = None
+        image_token_id: int | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -236,11 +253,15 @@ class Owl2Config(PreTrainedConfig):
             # Without a class token the official table has 256 rows whatever the size of the images (official code,
             # mplug_owl2/model/visual_encoder.py, MplugOwlVisionEmbeddings).
             vision["position_grid_size"] = 16
-        self.vision_config = {key: vision[key] for key in _fields(Owl2VisionConfig) if key in vision}
-        self.abstractor_config = {key: abstractor[key] for key in _fields(Owl2AbstractorConfig) if key in abstractor}
         text_keys = [*_fields(Owl2TextConfig), "rope_theta", "rope_scaling"]
-        self.text_config = {key: kwargs.pop(key) for key in text_keys if key in kwargs}
-        self.text_config["tie_word_embeddings"] = self.tie_word_embeddings
+        text = {key: kwargs.pop(key) for key in text_keys if key in kwargs}
+        parts = {
+            "vision_config": {key: vision[key] for key in _fields(Owl2VisionConfig) if key in vision},
+            "abstractor_config": {key: abstractor[key] for key in _fields(Owl2AbstractorConfig) if key in abstractor},
+            "text_config": {**text, "tie_word_embeddings": self.tie_word_embeddings},
+        }
+        for name, settings in parts.items():
+            setattr(self, name, settings)
         # Official fields that the architecture does not depend on.
         for key in ("pretraining_tp", "use_cache", "hidden_act"):
             kwargs.pop(key, None)

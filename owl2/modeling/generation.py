@@ -86,7 +86,7 @@ class Owl2GenerationMixin(GenerationMixin):
         if types is not None:
             types = model_kwargs["mm_token_type_ids"] = complete_types(types, input_ids)
         embeddings, cache = model_kwargs.get("inputs_embeds"), model_kwargs.get(CACHE)
-        ids = input_ids if embeddings is None else None
+        ids: torch.Tensor | None = input_ids if embeddings is None else None
         if cached_length(cache) and _is_whole(ids if embeddings is None else embeddings, model_kwargs):
             is_vision = self._vision_rows(ids, types)
             if is_vision is not None:

@@ -3,6 +3,7 @@
 Shapes: B batch, S sequence, D hidden, R = B * S rows, V vision rows of the whole batch.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,7 +66,7 @@ class ModalityAdaptiveRMSNorm(nn.Module):
 
 def modality_adaptive_projections(
     hidden_states: torch.Tensor,
-    projections: list[tuple[nn.Module, nn.Module | None]],
+    projections: Sequence[tuple[nn.Module, nn.Module | None]],
     routing: ModalityRouting | None,
 ) -> list[torch.Tensor]:
     """H W (eq. 5) or phi(H, M, vision) W_vision + phi(H, M, text) W_text (eq. 6, 7) for each projection.

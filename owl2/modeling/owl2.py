@@ -64,7 +64,7 @@ class Owl2Model(Owl2PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.language_model.embed_tokens = value
 
     def encode_images(self, pixel_values: torch.Tensor, **kwargs: Any) -> Owl2ModelOutput:
@@ -82,6 +82,7 @@ class Owl2Model(Owl2PreTrainedModel):
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Visual tokens in the transformers convention: `pooler_output` lists one [Q + 1, D] tensor an image."""
         features = self.encode_images(pixel_values, **kwargs).image_hidden_states
+        assert features is not None
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=list(features))
 
     @can_return_tuple
@@ -93,7 +94,7 @@ class Owl2Model(Owl2PreTrainedModel):
         mm_token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         cache: Cache | None = None,
         **kwargs: Any,
@@ -118,13 +119,15 @@ class Owl2Model(Owl2PreTrainedModel):
         if pixel_values is not None and pixel_values.shape[0] == 0:
             pixel_values = None
         is_vision = self.modality_indicator(input_ids, inputs_embeds, mm_token_type_ids, pixel_values)
-        if inputs_embeds is None:
+        if input_ids is not None:
             text_ids = input_ids if is_vision is None else input_ids.masked_fill(is_vision, 0)
             inputs_embeds = self.get_input_embeddings()(text_ids)
+        assert inputs_embeds is not None
         visual, num_vision = Owl2ModelOutput(), None
         if pixel_values is not None:
             recorded = {key: kwargs[key] for key in ("output_attentions",) if key in kwargs}
             visual = self.encode_images(pixel_values, **recorded)
+            assert is_vision is not None and visual.image_hidden_states is not None
             features = visual.image_hidden_states.to(inputs_embeds.dtype)
             num_vision = features.shape[0] * features.shape[1]
             inputs_embeds = inputs_embeds.masked_scatter(is_vision.unsqueeze(-1), features)
@@ -159,7 +162,9 @@ class Owl2Model(Owl2PreTrainedModel):
         Raises:
             ValueError: the images do not fill the placeholders, or have another shape.
         """
-        length = input_ids.shape[1] if input_ids is not None else inputs_embeds.shape[1]
+        given = inputs_embeds if input_ids is None else input_ids
+        assert given is not None
+        length = given.shape[1]
         if pixel_values is not None:
             self._check_pixels(pixel_values)
         if pixel_values is None and length == 1:
@@ -207,7 +212,9 @@ class Owl2Model(Owl2PreTrainedModel):
             return torch.zeros((), dtype=weight.dtype, device=weight.device)
         shape = (1, config.num_channels, config.patch_size, config.patch_size)
         blank = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        return 0.0 * self.encode_images(blank).image_hidden_states.sum()
+        features = self.encode_images(blank).image_hidden_states
+        assert features is not None
+        return 0.0 * features.sum()
 
     def _check_attention_output(self, kwargs: dict[str, Any]) -> None:
         wanted = kwargs.get("output_attentions") or self.config.output_attentions
@@ -234,7 +241,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
+    def set_output_embeddings(self, value: nn.Linear) -> None:
         self.lm_head = value
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -253,7 +260,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
         mm_token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -294,6 +301,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
             supervised = targets != IGNORE_INDEX
             hidden_states, targets = hidden_states[supervised], targets[supervised]
         if loss_only:
+            assert targets is not None
             total = summed_next_token_loss(self.lm_head, hidden_states, targets, self.config.text_config.vocab_size)
             return Owl2CausalLMOutput(loss=_divided(total, num_items_in_batch, len(targets)), **fields)
         if not supervised_logits_only and (isinstance(logits_to_keep, torch.Tensor) or logits_to_keep > 0):

@@ -29,7 +29,7 @@ class Owl2PreTrainedModel(PreTrainedModel):
     config: Owl2Config
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities: tuple[str, ...] = ("image", "text")
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values", "cache"]
     _no_split_modules = ["Owl2VisionLayer", "Owl2AbstractorLayer", "Owl2DecoderLayer"]

@@ -71,6 +71,7 @@ class Owl2Processor(ProcessorMixin):
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(image_token)
         self._beginning = beginning_of_sequence(self.tokenizer)
         template = chat_template or self.tokenizer.chat_template or published_template(image_token, video_token)
+        self.chat_template: str | dict[str, str]
         if isinstance(template, dict):
             self.chat_template = {name: self._complete_chat_template(text) for name, text in template.items()}
         else:
