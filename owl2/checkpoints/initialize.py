@@ -64,13 +64,12 @@ def initialize(
     """
     if not isinstance(language_model, PreTrainedModel):
         language_model = load_language_model(language_model, dtype)
-    if isinstance(vision_encoder, str | Path):
-        vision_encoder = _load_clip(vision_encoder, dtype)
+    clip = _load_clip(vision_encoder, dtype) if isinstance(vision_encoder, str | Path) else vision_encoder
     wanted_vision = _as_dict(vision_config)
-    if vision_encoder is None:
+    if clip is None:
         vision = Owl2VisionConfig(**wanted_vision)
     else:
-        vision = vision_config_from_clip(vision_encoder.config)
+        vision = vision_config_from_clip(clip.config)
         free = {"image_size", "position_grid_size"}
         contradicting = {key: value for key, value in wanted_vision.items() if value != getattr(vision, key, None)}
         if set(contradicting) - free:
@@ -87,8 +86,8 @@ def initialize(
     )
     model = Owl2ForConditionalGeneration(config).to(dtype)
     _copy_language_model(model, language_model)
-    if vision_encoder is not None:
-        _copy_clip(model.model.vision_tower, vision_encoder)
+    if clip is not None:
+        _copy_clip(model.model.vision_tower, clip)
         if "image_size" in wanted_vision:
             model.set_image_size(wanted_vision["image_size"])
     model.generation_config = language_model.generation_config
