@@ -24,6 +24,8 @@ from owl2.modeling import (
     Owl2VisionConfig,
 )
 
+from .text_half import text_half
+
 LANGUAGE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types that the language decoder reproduces: LLaMA-2, Llama-3 and SmolLM2 (`llama`), Mistral, Qwen2, Qwen3."""
 
@@ -97,12 +99,16 @@ def initialize(
 def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Loads a causal language model from a directory or, dequantised, from a `.gguf` file.
 
+    Of a directory of an mPLUG-Owl2 it is the text half.
+
     Raises:
         ValueError: The file does not exist.
         CheckpointError: the checkpoint lacks weights.
     """
     path = Path(path)
     if path.suffix != ".gguf":
+        if AutoConfig.from_pretrained(path).model_type == Owl2Config.model_type:
+            return text_half(Owl2ForConditionalGeneration.from_pretrained(path, dtype=dtype))
         return _load_whole(AutoModelForCausalLM, path, dtype=dtype)
     if not path.is_file():
         raise ValueError(f"The GGUF file {path} was not found.")

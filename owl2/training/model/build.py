@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Lla
 from owl2.checkpoints import initialize, load_language_model, load_tokenizer
 from owl2.checkpoints.initialize import text_config_from_language_model, vision_config_from_clip
 from owl2.checkpoints.small_language_model import random_language_model, train_tokenizer
+from owl2.checkpoints.text_half import llama_config
 from owl2.modeling import (
     Owl2AbstractorConfig,
     Owl2Config,
@@ -177,7 +178,8 @@ def _new_config(settings: Initialize, modality_adaptive: tuple[str, ...], assume
         path = Path(source)
         options = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
         found = AutoConfig.from_pretrained(path.parent if options else path, **options)
-        text = _text_config(found, modality_adaptive)
+        half = llama_config(found.text_config) if found.model_type == Owl2Config.model_type else found
+        text = _text_config(half, modality_adaptive)
     else:
         text = Owl2TextConfig(modality_adaptive=modality_adaptive)
     vision = Owl2VisionConfig() if settings.vision is None else Owl2VisionConfig(**settings.vision.model_dump())
