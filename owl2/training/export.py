@@ -165,4 +165,5 @@ def _initial(
     model = Owl2ForConditionalGeneration.from_pretrained(directory, dtype=dtype)
     if model.config.vision_config.image_size != size:
         model.set_image_size(size)
-    return model, Owl2Processor.from_pretrained(directory, size={"height": size, "width": size})
+    own = {} if recipe.data.aspect is None else {"aspect": recipe.data.aspect}
+    return model, Owl2Processor.from_pretrained(directory, size={"height": size, "width": size}, **own)

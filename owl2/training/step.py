@@ -17,6 +17,8 @@ from owl2.training.data.loader import Batch, BatchingConfig, Counts, RankBatch, 
 from owl2.training.distributed.mesh import Mesh
 from owl2.training.distributed.parallelize import synchronize_gradients
 
+from .quality_loss import QualityLoss
+
 
 class GlobalCounts(NamedTuple):
     """What the ranks tell each other before a step.
@@ -75,18 +77,26 @@ def accumulate_gradients(
     counts: GlobalCounts,
     mesh: Mesh,
     preparation: BatchPreparation,
+    quality: QualityLoss | None = None,
 ) -> float:
     """Forward and backward passes of this rank's share.
 
+    Args:
+        quality: Takes the place of the next-token loss.
+
     Returns:
-        Loss of the global batch: mean over its supervised tokens, on all ranks the same.
+        Loss of the global batch: mean over its supervised tokens (with `quality`: over its samples), on all ranks the
+        same.
     """
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     given = iter(micro_batches)
     for index in range(counts.micro_batches):
         inputs = preparation.inputs(next(given, None))
         synchronize_gradients(model, index == counts.micro_batches - 1, mesh.device)
-        loss = summed_loss(model, inputs) / max(1, counts.counts.supervised)
+        if quality is None:
+            loss = summed_loss(model, inputs) / max(1, counts.counts.supervised)
+        else:
+            loss = quality.summed(model, inputs) / max(1, counts.counts.samples)
         loss.backward()
         total += loss.detach()
     return mesh.sum_over_data(total).item()

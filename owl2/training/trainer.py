@@ -23,6 +23,7 @@ from owl2.training.monitoring.watchdog import Watchdog
 from owl2.training.recipe.schema import Recipe
 
 from .optimizer import RecipeOptimizer, scheduled_learning_rate
+from .quality_loss import QualityLoss
 from .run_directory import RunDirectory
 from .step import BatchPreparation, GlobalCounts, accumulate_gradients, reduce_counts
 from .stop_signal import stop_signal
@@ -70,6 +71,7 @@ class Trainer:
         limits = recipe.limits
         self.guard = LossSpikeGuard(limits.spike_factor, limits.skipped_in_a_row, limits.skipped_in_all)
         self.preparation = BatchPreparation.of(processor, mesh.device, loader.batching)
+        self.quality = None if recipe.quality is None else QualityLoss.of(recipe.quality, processor)
         self.utilization = FlopsUtilization(model.config, recipe, mesh)
         self.step = self.samples = self.tokens = 0
         self._data_state = loader.state_dict()
@@ -137,7 +139,7 @@ class Trainer:
     def _take_step(self, batch: RankBatch, counts: GlobalCounts, began: float, waited: float) -> StepReport:
         """Gradients of the whole global batch, clipped; an update unless the loss or they are out of bounds."""
         settings = self.recipe.optimizer
-        loss = accumulate_gradients(self.model, batch.micro_batches, counts, self.mesh, self.preparation)
+        loss = accumulate_gradients(self.model, batch.micro_batches, counts, self.mesh, self.preparation, self.quality)
         norm = clip_gradients(self.optimizer.parameters.values(), settings.max_grad_norm).item()
         learning_rate = scheduled_learning_rate(self.step, settings, self.recipe.schedule)
         skipped = self.guard.reason_to_skip(self.step + 1, loss, norm)

@@ -16,6 +16,9 @@ from owl2.processing.image_processor import resize_image
 
 Encoded = dict[str, Any]
 
+OPINION = "opinion"
+"""Entry of a sample and a batch, [B, 8]: probabilities of the five levels, score and deviation in levels, source."""
+
 
 def encode_caption(processor: Owl2Processor, max_length: int, caption: str) -> Encoded:
     """A caption as `Owl2Processor.encode_pair` encodes it without its image; what exceeds `max_length` is cut off."""

@@ -22,6 +22,7 @@ from owl2.processing import Owl2Processor
 from owl2.processing.collation import pad_encoded
 from owl2.training.recipe.schema import Recipe
 
+from .encoding import OPINION
 from .stage_data import StageData
 
 LENGTH_STEP = 32
@@ -218,7 +219,7 @@ def micro_batches_of(samples: Sequence[dict[str, Any]], batching: BatchingConfig
     size = batching.micro_batch_size
     if batching.row_length is None:
         for start in range(0, len(samples), size):
-            yield pad_encoded(samples[start : start + size], pad_token_id)
+            yield _padded(samples[start : start + size], pad_token_id)
         return
     numbers = rows_of([len(sample["input_ids"]) for sample in samples], batching.row_length, size)
     rows = [pack_encoded([samples[number] for number in row]) for row in numbers]
@@ -227,6 +228,15 @@ def micro_batches_of(samples: Sequence[dict[str, Any]], batching: BatchingConfig
         if batching.few_shapes:
             length = min(batching.row_length, math.ceil(length / LENGTH_STEP) * LENGTH_STEP)
         yield pad_packed(rows[start : start + size], pad_token_id, length)
+
+
+def _padded(samples: Sequence[dict[str, Any]], pad_token_id: int) -> Batch:
+    """Samples as one batch; opinions, which belong to samples and not to tokens, beside the tokens."""
+    batch = pad_encoded(
+        [{name: row for name, row in each.items() if name != OPINION} for each in samples], pad_token_id
+    )
+    opinions = [each[OPINION] for each in samples if OPINION in each]
+    return batch | ({OPINION: torch.tensor(opinions)} if opinions else {})
 
 
 def supervised_tokens(batch: Batch) -> int:

@@ -24,7 +24,7 @@ from owl2.processing import Owl2Processor
 from owl2.training.recipe.data import GENERATED, Source
 from owl2.training.recipe.schema import Recipe
 
-from .encoding import encode_caption, encode_conversation
+from .encoding import OPINION, encode_caption, encode_conversation
 from .generated import GeneratedConversations, open_generated_conversations, open_generated_pairs
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Conversations:
     """Conversations of stage 2, with and without images."""
 
     def __init__(self, recipe: Recipe, sources: dict[str, Source], cache: Path) -> None:
-        self.data = recipe.data
+        self.data, self.with_opinions = recipe.data, recipe.quality is not None
         opened: dict[str, Mixture | GeneratedConversations] = {}
         weighted: list[WeightedSource] = []
         for name, source in sources.items():
@@ -134,7 +134,9 @@ class Conversations:
         return sorted(self._sampler.draw(count), key=work)  # with images first, the longest first
 
     def dataset(self, processor: Owl2Processor) -> Dataset[DrawnSample]:
-        return ConversationSamples(self.records, processor, self.data.image_size, self.data.max_length)
+        return ConversationSamples(
+            self.records, processor, self.data.image_size, self.data.max_length, self.with_opinions
+        )
 
     def texts(self, count: int) -> Iterator[str]:
         for name, opened in self.records.opened.items():
@@ -154,26 +156,44 @@ class Conversations:
 
 
 class ConversationSamples(Dataset[DrawnSample]):
-    """Encoded conversations by their draws; a broken one comes without a sample."""
+    """Encoded conversations by their draws; a broken one comes without a sample.
 
-    def __init__(self, records: "_RecordsByDraw", processor: Owl2Processor, image_size: int, max_length: int) -> None:
+    Args:
+        with_opinions: Each sample has an entry `OPINION`, for soft labels of image quality.
+    """
+
+    def __init__(
+        self,
+        records: "_RecordsByDraw",
+        processor: Owl2Processor,
+        image_size: int,
+        max_length: int,
+        with_opinions: bool = False,
+    ) -> None:
         self.records, self.processor = records, processor
         self.image_size, self.max_length = image_size, max_length
+        self.with_opinions = with_opinions
 
     def __getitem__(self, draw: Draw) -> DrawnSample:
         records, number = self.records.find(draw)
         try:
-            sample = self._sample(records, number)
+            sample = self._sample(records, number, draw.source)
         except InvalidSample as error:
             return DrawnSample({}, draw.source, [Skip(draw.source, error.fault, f"record {number}: {error}")])
         return DrawnSample(sample, draw.source, [])
 
-    def _sample(self, records: Records, number: int) -> dict[str, Any]:
+    def _sample(self, records: Records, number: int, source: str) -> dict[str, Any]:
         try:
             conversation = records[number]
         except ValueError as error:  # no longer valid, such as a record whose image was removed
             raise InvalidSample(Fault.UNREADABLE, str(error)) from error
-        return encode_conversation(self.processor, conversation, self.image_size, self.max_length)
+        sample = encode_conversation(self.processor, conversation, self.image_size, self.max_length)
+        if self.with_opinions:
+            opinion = conversation.messages[-1].get(OPINION)
+            if opinion is None:
+                raise InvalidSample(Fault.NOT_ENCODED, "has no opinion scores, which quality in the recipe learns from")
+            sample[OPINION] = [*opinion, sorted(self.records.opened).index(source)]
+        return sample
 
 
 class _RecordsByDraw:

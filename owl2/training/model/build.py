@@ -81,7 +81,9 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
     torch.manual_seed(recipe.seed)
     settings, size = recipe.model, recipe.data.image_size
     if settings.initialize is not None:
-        model, processor = _initialize(settings.initialize, _separate(recipe), size, texts)
+        model, processor = _initialize(
+            settings.initialize, _separate(recipe), size, recipe.data.aspect or "resize", texts
+        )
     else:
         assert settings.checkpoint is not None, "a recipe has a checkpoint or initialize"
         _require_directory(settings.checkpoint, "model.checkpoint")
@@ -138,7 +140,8 @@ def apply_trainable(
 
 def _processor_of(recipe: Recipe) -> Owl2Processor:
     size = {"height": recipe.data.image_size, "width": recipe.data.image_size}
-    return Owl2Processor.from_pretrained(recipe.model.checkpoint, size=size)
+    own = {} if recipe.data.aspect is None else {"aspect": recipe.data.aspect}
+    return Owl2Processor.from_pretrained(recipe.model.checkpoint, size=size, **own)
 
 
 def _separate(recipe: Recipe) -> tuple[str, ...]:
@@ -147,7 +150,7 @@ def _separate(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _initialize(
-    settings: Initialize, modality_adaptive: tuple[str, ...], size: int, texts: Iterable[str]
+    settings: Initialize, modality_adaptive: tuple[str, ...], size: int, aspect: str, texts: Iterable[str]
 ) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
     source = settings.language_model
     if isinstance(source, SmallLanguageModel):
@@ -166,7 +169,7 @@ def _initialize(
         abstractor_config=settings.abstractor.model_dump(),
         modality_adaptive=modality_adaptive,
     )
-    image_processor = Owl2ImageProcessor(size={"height": size, "width": size})
+    image_processor = Owl2ImageProcessor(size={"height": size, "width": size}, aspect=aspect)
     return model, Owl2Processor(image_processor, tokenizer, num_image_tokens=model.config.tokens_per_image)
 
 

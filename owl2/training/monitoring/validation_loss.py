@@ -47,7 +47,8 @@ def open_validation_set(recipe: Recipe, directory: Path, processor: Owl2Processo
     settings = recipe.evaluate
     if not settings.every or not settings.sources:
         return None
-    plain = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augment": False})})
+    unaugmented = recipe.data.model_copy(update={"augment": False})
+    plain = recipe.model_copy(update={"data": unaugmented, "quality": None})
     before = rng_state()
     data = open_stage_data(plain, settings.sources, directory)
     count = min(settings.samples, sum(size for _, size, _ in data.describe()))

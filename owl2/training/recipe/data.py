@@ -97,6 +97,8 @@ class DataSettings(Section):
     Attributes:
         sources: by name.
         image_size: pixels of a side.
+        aspect: how an image becomes square: "pad" for image quality; that of the checkpoint by default, "resize" in a
+            new model.
         augment: random resized crop and horizontal flip, as in BLIP-2 (section 4.1); only for pairs, since questions
             may be about what a crop cuts off.
         keep_left_and_right: do not flip an image whose caption says left or right.
@@ -110,6 +112,7 @@ class DataSettings(Section):
     sources: Annotated[dict[str, Source], Field(min_length=1)]
     image_size: Positive
     max_length: Positive
+    aspect: Literal["resize", "pad", "crop"] | None = None
     augment: bool = False
     keep_left_and_right: bool = False
     packing: Packing = Packing()

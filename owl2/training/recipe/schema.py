@@ -13,12 +13,14 @@ from .data import STAGE_FORMATS, DataSettings
 from .model import ModelSettings
 from .operation import CheckpointSettings, EvaluateSettings, LimitSettings, LoggingSettings, ParallelSettings
 from .optimization import BatchSettings, OptimizerSettings, ScheduleSettings, TrainSettings
+from .quality import QualitySettings
 
 
 class Recipe(Section):
     """All of a run.
 
     Attributes:
+        quality: soft labels of image quality, from sources `quality` and `aesthetics` of a mixture.
         precision: `bf16`, `fp32`, or `auto`: bf16 on a GPU and on a CPU where its matrix products are faster.
         out: the run directory.
     """
@@ -30,6 +32,7 @@ class Recipe(Section):
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     batch: BatchSettings
+    quality: QualitySettings | None = None
     precision: Literal["bf16", "fp32", "auto"] = "bf16"
     parallel: ParallelSettings = ParallelSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
@@ -56,6 +59,8 @@ class Recipe(Section):
                 f"flash_attention_2 keeps packed samples apart only in batches of one row, but "
                 f"batch.micro_batch_size is {self.batch.micro_batch_size}: make it 1 and data.packing.length longer"
             )
+        if self.quality is not None and (self.stage == "pretrain" or self.data.packing.enabled):
+            raise ValueError("quality compares the samples of a batch: it needs stage instruct and no data.packing")
         if self.data.augment and self.stage == "instruct":
             raise ValueError("data.augment is for stage pretrain: a crop may cut off what a question is about")
         if self.model.adapter is not None and self.train.lora is None:
