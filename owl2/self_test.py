@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from owl2.labels import IGNORE_INDEX
+
 TOLERANCE = 1e-4
 """Largest difference of logits, which are about 1, between two ways of computing them in float32."""
 
@@ -210,7 +212,7 @@ def _learns(model: _TinyModel) -> None:
     import torch
 
     labels = model.picture["input_ids"].clone()
-    labels[labels == model.processor.image_token_id] = -100
+    labels[labels == model.processor.image_token_id] = IGNORE_INDEX
     try:
         loss = model.model(**model.picture, labels=labels).loss
         loss.backward()

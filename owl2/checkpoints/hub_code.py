@@ -18,7 +18,7 @@ from huggingface_hub import HfApi
 from owl2.files import read_json_object
 
 _PACKAGES = ("owl2.modeling", "owl2.processing")
-_BESIDE = ("files",)
+_BESIDE = ("files", "labels")
 """Modules of owl2 itself that those need."""
 
 _RENAMED = {

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from owl2.processing.collation import IGNORE_INDEX, joined_pixels, pad_sequence, padding_values
+from owl2.labels import IGNORE_INDEX
+from owl2.processing.collation import joined_pixels, pad_sequence, padding_values
 
 Encoded = dict[str, Any]
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from owl2.checkpoints.small_language_model import SMALLEST_VOCABULARY, train_tokenizer
+from owl2.labels import IGNORE_INDEX
 from owl2.processing import Owl2ImageProcessor, Owl2Processor, load_image, load_video
-from owl2.processing.collation import IGNORE_INDEX
 from owl2.processing.tokenization import TEXT
 
 from .records import Conversation

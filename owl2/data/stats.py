@@ -139,7 +139,7 @@ def _counts(conversation: Conversation) -> Iterator[int]:
 
 def _token_counts(conversation: Conversation, processor: "Owl2Processor | None") -> Iterator[int]:
     if processor is not None:
-        from owl2.processing.collation import IGNORE_INDEX
+        from owl2.labels import IGNORE_INDEX
 
         sample = encode_unopened(conversation, processor)
         yield len(sample["input_ids"])

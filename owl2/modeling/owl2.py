@@ -13,6 +13,8 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from owl2.labels import IGNORE_INDEX
+
 from .chunked_loss import summed_next_token_loss
 from .compatibility import named_cache
 from .configuration import Owl2Config
@@ -21,8 +23,6 @@ from .language_decoder import Owl2LanguageDecoder
 from .pretrained import Owl2PreTrainedModel
 from .vision_encoder import Owl2VisionEncoder
 from .visual_abstractor import Owl2VisualAbstractor
-
-IGNORE_INDEX = -100
 
 
 @dataclass

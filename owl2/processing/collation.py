@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .tokenization import TEXT, TokenSequence
+from owl2.labels import IGNORE_INDEX
 
-IGNORE_INDEX = -100
+from .tokenization import TEXT, TokenSequence
 
 
 def padding_values(pad_token_id: int) -> dict[str, int]:

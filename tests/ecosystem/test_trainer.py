@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from owl2 import Owl2ForConditionalGeneration, Owl2Processor
-from owl2.modeling.owl2 import IGNORE_INDEX
+from owl2.labels import IGNORE_INDEX
 
 accelerate = pytest.importorskip("accelerate")
 from transformers import Trainer, TrainingArguments  # noqa: E402

@@ -9,6 +9,7 @@ import torch
 
 from owl2.data.records import turns
 from owl2.data.training_set import PixelStore
+from owl2.labels import IGNORE_INDEX
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 
@@ -97,7 +98,7 @@ def perplexity(
     total, count = 0.0, 0
     for start in range(0, len(samples), batch_size):
         batch = processor.pad(samples[start : start + batch_size])
-        supervised = int((batch["labels"][:, 1:] != -100).sum())
+        supervised = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
         total += float(model(**batch, supervised_logits_only=True).loss) * supervised
         count += supervised
     return math.exp(total / count)

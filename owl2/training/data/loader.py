@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from owl2.data.packing import pack_encoded, pad_packed, rows_of
 from owl2.data.sampler import Draw
 from owl2.data.skipped import Skip, SkipCounter
-from owl2.modeling.owl2 import IGNORE_INDEX
+from owl2.labels import IGNORE_INDEX
 from owl2.processing import Owl2Processor
 from owl2.processing.collation import pad_encoded
 from owl2.training.recipe.schema import Recipe
