@@ -227,7 +227,7 @@ class Owl2Processor(ProcessorMixin):
         """
         rows, sequence = self.num_image_tokens, TokenSequence()
         sequence.append([self.image_token_id] * rows, IMAGE, [(0, 0)] * rows)
-        self._append_learnt(sequence, caption, add_beginning=False)
+        self._append_supervised(sequence, caption, add_beginning=False)
         pixels = [] if image is None else self.image_processor([load_image(image)])["pixel_values"]
         return encoded_sample(sequence, [False] * rows + [True] * (len(sequence) - rows), pixels)
 
@@ -257,7 +257,7 @@ class Owl2Processor(ProcessorMixin):
             ValueError: the text is empty or holds a placeholder.
         """
         sequence = TokenSequence()
-        self._append_learnt(sequence, text, add_beginning=True)
+        self._append_supervised(sequence, text, add_beginning=True)
         is_opened = sequence.input_ids[0] == self._beginning
         return encoded_sample(sequence, [not is_opened] + [True] * (len(sequence) - 1), [])
 
@@ -333,7 +333,7 @@ class Owl2Processor(ProcessorMixin):
             raise ValueError("the rows of a video depend on its frames: give the video")
         return placeholders.encode(text, [self.num_image_tokens] * len(kinds), add_beginning)
 
-    def _append_learnt(self, sequence: TokenSequence, text: str, add_beginning: bool) -> None:
+    def _append_supervised(self, sequence: TokenSequence, text: str, add_beginning: bool) -> None:
         """Add a text that holds no placeholder, and the end-of-sequence token."""
         placeholders = self._placeholders()
         if placeholders.find(text):
