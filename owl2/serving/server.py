@@ -11,8 +11,6 @@ from owl2.checkpoints.loading import load_for_chat
 from .openai_api.app import create_app
 from .settings import ServeSettings
 
-logger = logging.getLogger(__name__)
-
 
 def serve(directory: str, settings: ServeSettings, dtype: str = "auto", device: str = "auto") -> None:
     """Loads a model and answers until SIGINT or SIGTERM; answers that are being written are then finished first.
@@ -20,11 +18,20 @@ def serve(directory: str, settings: ServeSettings, dtype: str = "auto", device: 
     Raises:
         ValueError: as `load_for_chat`; the settings do not fit the model.
     """
+    _log_to_stderr()
     model, processor = load_for_chat(directory, dtype, device)
     name = settings.model_name or Path(directory).expanduser().resolve().name
     app = create_app(model, processor, settings, name)
-    logger.info("serving %s at http://%s:%d/v1", name, settings.host, settings.port)
-    uvicorn.Server(server_config(app, settings)).run()
+    try:
+        uvicorn.Server(server_config(app, settings)).run()
+    except KeyboardInterrupt:  # uvicorn has stopped in order, and passes the signal on
+        pass
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # It writes ids of prompts to its warnings; its errors come back to us.
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
 
 
 def server_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
@@ -33,7 +40,7 @@ def server_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
         app,
         host=settings.host,
         port=settings.port,
-        log_level="info",
+        log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -1,5 +1,6 @@
 """The application: routes, checks, and the life of the engine."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,6 +24,8 @@ from .metrics import Metrics
 from .security import Gate
 from .state import ServerState
 
+logger = logging.getLogger(__name__)
+
 _TOKENS_OF_AN_ANSWER = 1024
 """By default the cache has room for this many tokens of prompt and answer for each of the answers written at once."""
 
@@ -39,7 +42,9 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await engine.start()
+        logger.info("%s answers at http://%s:%d/v1", model_name, settings.host, settings.port)
         yield
+        logger.info("shutting down: answers in flight have %g s", settings.shutdown_seconds)
         await engine.stop(settings.shutdown_seconds)
 
     # The pages of /docs and /redoc load scripts from elsewhere.
