@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,37 +11,12 @@ from transformers import BatchFeature, TextStreamer
 
 from .modeling import Owl2ForConditionalGeneration
 from .processing import Owl2Processor, load_image, load_video
+from .reply import Reply
 
 LOWEST_TEMPERATURE = 1e-6
 """Below it sampling is greedy, and scores would overflow when they are divided by it."""
 ANSWER_SHARE = 4
 """A prompt that is cut leaves room for the answer: what it may take, but no more than this part of the context."""
-
-
-@dataclass
-class Reply:
-    """One answer.
-
-    Attributes:
-        prompt: as the model got it, each placeholder standing for all rows of an image.
-        images, videos: Numbers in the whole conversation so far.
-        input_tokens: Number of tokens of the prompt, visual rows included.
-        finish_reason: "stop" if the model ended its turn, "length" if it ran out of tokens.
-        cut_characters: Number of characters of the text that were cut to fit the context.
-    """
-
-    prompt: str
-    text: str
-    images: int
-    videos: int
-    input_tokens: int
-    output_tokens: int
-    seconds: float
-    finish_reason: str
-    cut_characters: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class ChatSession:
@@ -73,6 +47,11 @@ class ChatSession:
         self.system = system
         self.truncate = truncate
         self.reset()
+
+    @property
+    def place(self) -> str:
+        """Where the model runs."""
+        return str(self.model.device)
 
     @property
     def context(self) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,9 @@ import typer
 from .errors import show_error, user_errors
 
 if TYPE_CHECKING:
-    from owl2.chat import ChatSession, Reply
+    from owl2.chat import ChatSession
+    from owl2.reply import Reply
+    from owl2.serving.remote_chat import RemoteChatSession
 
 HELP = """/image PATH   show an image with the next message
 /video PATH   show a video with the next message
@@ -21,7 +24,11 @@ EXAMPLE = 'owl2 chat -m DIR --image cat.png "What is on the picture?"'
 
 
 def chat(
-    model: Annotated[str, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Instead of --model, a server of the OpenAI API, as `owl2 serve` is one."),
+    ] = None,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -51,19 +58,19 @@ def chat(
         prompt = _read_prompt()
     if prompt is not None and not prompt.strip() and not image and not video:
         raise ValueError("The PROMPT is empty.")
-    from owl2.processing import load_image
-    from owl2.processing.image_loading import check_local_path
-
-    pictures = [load_image(path) for path in image or ()]  # before the model, which takes long to load
-    for path in video or ():
-        check_local_path(path, "video")
-    session = _open(model, dtype, device, system, truncate)
-    for picture in pictures:
-        session.add_image(picture)
+    if (model is None) == (url is None):
+        raise ValueError("Give --model DIR or --url URL: the model on this machine, or a server that has one.")
+    if url is not None and (truncate or dtype != "auto" or device != "auto"):
+        raise ValueError("--truncate, --dtype and --device are matters of the server at --url.")
+    session: ChatSession | RemoteChatSession
+    if url is not None:
+        session = _connect(url, system, image or ())
+    else:
+        session = _open_with_images(str(model), dtype, device, system, truncate, image or (), video or ())
     for path in video or ():
         session.add_video(path)
     if prompt is None:
-        _converse(session, model, max_new_tokens, temperature)
+        _converse(session, model or str(url), max_new_tokens, temperature)
         return
     reply = session.ask(prompt, max_new_tokens, temperature, None if as_json else _write)
     if as_json:
@@ -80,6 +87,37 @@ def _read_prompt() -> str:
         raise ValueError(f"The standard input is no text: {error}") from error
 
 
+def _connect(url: str, system: str | None, images: Sequence[str]) -> "RemoteChatSession":
+    from owl2.serving.remote_chat import RemoteChatSession
+
+    session = RemoteChatSession(url, system)
+    for path in images:
+        session.add_image(path)
+    return session
+
+
+def _open_with_images(
+    directory: str,
+    dtype: str,
+    device: str,
+    system: str | None,
+    truncate: bool,
+    images: Sequence[str],
+    videos: Sequence[str],
+) -> "ChatSession":
+    """The session with its first images, which are read before the model, as that takes long to load."""
+    from owl2.processing import load_image
+    from owl2.processing.image_loading import check_local_path
+
+    pictures = [load_image(path) for path in images]
+    for path in videos:
+        check_local_path(path, "video")
+    session = _open(directory, dtype, device, system, truncate)
+    for picture in pictures:
+        session.add_image(picture)
+    return session
+
+
 def _open(directory: str, dtype: str, device: str, system: str | None, truncate: bool) -> "ChatSession":
     from owl2.chat import ChatSession
     from owl2.checkpoints.loading import load_for_chat
@@ -88,10 +126,11 @@ def _open(directory: str, dtype: str, device: str, system: str | None, truncate:
     return ChatSession(model, processor, system, truncate)
 
 
-def _converse(session: "ChatSession", name: str, max_new_tokens: int, temperature: float) -> None:
+def _converse(session: "ChatSession | RemoteChatSession", name: str, max_new_tokens: int, temperature: float) -> None:
     """Reads messages and commands until the end of the input; an error of one is shown, and the talk goes on."""
     _enable_line_editing()
-    _note(f"{name} on {session.model.device}, {session.context} tokens of context. /help lists the commands.")
+    context = "" if session.context is None else f", {session.context} tokens of context"
+    _note(f"{name} on {session.place}{context}. /help lists the commands.")
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()
@@ -113,7 +152,7 @@ def _converse(session: "ChatSession", name: str, max_new_tokens: int, temperatur
             show_error(error)
 
 
-def _command(session: "ChatSession", line: str) -> None:
+def _command(session: "ChatSession | RemoteChatSession", line: str) -> None:
     name, _, path = line.partition(" ")
     path = path.strip()
     if name == "/help":
@@ -127,7 +166,8 @@ def _command(session: "ChatSession", line: str) -> None:
         width, height = session.add_image(path).size
         _note(f"Image of {width} x {height} pixels; it goes with your next message.")
     elif name == "/video":
-        _note(f"{session.add_video(path)} frames; they go with your next message.")
+        frames = session.add_video(path)
+        _note(f"{f'{frames} frames go' if frames else 'The video goes'} with your next message.")
     else:
         raise ValueError(f"There is no command {name}; /help lists them.")
 

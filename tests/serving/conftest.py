@@ -89,10 +89,9 @@ def client(server: Server) -> OpenAI:
 def generated(model: Any, processor: Any) -> Callable[..., str]:
     """What `generate` answers to a request alone."""
 
-    def answer(text: str, *images: Image.Image, max_new_tokens: int = 12) -> str:
-        inputs = processor(
-            text=f"USER: {'<|image|>' * len(images)}{text} ASSISTANT:", images=list(images) or None, return_tensors="pt"
-        )
+    def answer(text: str, *images: Image.Image, max_new_tokens: int = 12, placed: bool = False) -> str:
+        front = "" if placed else "<|image|>" * len(images)
+        inputs = processor(text=f"USER: {front}{text} ASSISTANT:", images=list(images) or None, return_tensors="pt")
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=0)
         return processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
