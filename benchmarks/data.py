@@ -22,7 +22,6 @@ import random
 import statistics
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -32,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import add_clock, add_output, clock_of, show
 from PIL import Image
 
 from owl2.data.augmentation import random_crop
@@ -191,7 +191,7 @@ def measure(runs: dict[str, Run], count: int, arguments: argparse.Namespace) -> 
     Args:
         count: images or records of a round.
     """
-    clock = time.process_time if arguments.clock == "processor" else time.perf_counter
+    clock = clock_of(arguments)
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(-1, arguments.rounds):  # the first is not counted
         for name, run in runs.items():
@@ -247,14 +247,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--records", type=int, default=4000, help="that are checked in each round")
     parser.add_argument("--rounds", type=int, default=9, help="at least 5")
     parser.add_argument("--quality", type=int, default=75, help="of the JPEGs; img2dataset's own default is 95")
-    parser.add_argument(
-        "--clock",
-        choices=["processor", "wall"],
-        default="processor",
-        help="processor: only this process's own time, for a machine that others use too",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--out", type=Path, help="write the JSON to this file")
+    add_clock(parser, "processor")
+    add_output(parser, has_table=True)
     arguments = parser.parse_args(argv)
     if arguments.rounds < 5:
         parser.error("medians need at least 5 rounds")
@@ -283,9 +277,7 @@ def main() -> None:
         "mean_bytes": statistics.mean(map(len, files)),
         "results": results,
     }
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report) if arguments.json else table(report))
+    show(report, arguments, table(report))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ the quickstart's `smol` language model is built.
 """
 
 import argparse
-import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 import transformers
+from common import add_clock, add_output, clock_of, show
 from PIL import Image
 
 from owl2.checkpoints.loading import load_for_chat
@@ -123,15 +122,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--clock",
-        choices=["processor", "wall"],
-        default="wall",
-        help="processor: only this process's own time, for a machine that others use too",
-    )
-    parser.add_argument("--out", type=Path, help="write the JSON to this file")
+    add_clock(parser)
+    add_output(parser)
     arguments = parser.parse_args()
-    clock = time.process_time if arguments.clock == "processor" else time.perf_counter
+    clock = clock_of(arguments)
     model, processor = load_for_chat(arguments.model) if arguments.model else random_model()
     task = Task("timing", "", (), (), (), lambda *_: [], lambda *_: [], lambda *_: None, "", "", {})  # type: ignore[arg-type, return-value]
     decoding = Decoding(max_new_tokens=8, min_new_tokens=8)
@@ -155,10 +149,11 @@ def main() -> None:
                     if number:
                         ways.setdefault(way, []).append(value)
     rates = {way: arguments.samples / statistics.median(values) for way, values in ways.items()}
+    lines = []
     for way, rate in rates.items():
         kind = way.split(",")[0]
         base = rates.get(f"{kind}, nothing shared") or rates[f"{kind}, batch {arguments.batch_sizes[0]}"]
-        print(f"{way:<28}{rate:10.2f} samples/s{rate / base:8.2f} x")
+        lines.append(f"{way:<28}{rate:10.2f} samples/s{rate / base:8.2f} x")
     result = {
         "samples_per_second": rates,
         "samples": arguments.samples,
@@ -169,8 +164,7 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    show(result, arguments, "\n".join(lines))
 
 
 if __name__ == "__main__":

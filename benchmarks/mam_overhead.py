@@ -16,18 +16,16 @@ Shapes: B batch, S sequence, D hidden.
 
 import argparse
 import gc
-import json
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from common import add_clock, add_output, check_clock, clock_of, settings_of, show
 from transformers import DynamicCache, LlamaConfig, LlamaModel, PreTrainedModel, StaticCache
 
 from owl2.environment import MALLOC_SETTINGS, processor_name
@@ -179,7 +177,7 @@ def elapsed(run: Callable[[], None], device: str, clock: Callable[[], float]) ->
 
 def round_robin(runs: dict[str, Callable[[], None]], arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of each run in each round. Every round begins with another one."""
-    clock = time.process_time if arguments.clock == "processor" else time.perf_counter
+    clock = clock_of(arguments)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     names = list(runs)
     gc.collect()
@@ -296,27 +294,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=15, help="at least 5")
     parser.add_argument("--warmup", type=int, default=3, help="rounds that are not counted")
-    parser.add_argument(
-        "--clock",
-        choices=["wall", "processor"],
-        default="wall",
-        help="processor: only this process's own time, for a CPU that others use too; one thread",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--out", type=Path, help="write the JSON to this file")
+    add_clock(parser)
+    add_output(parser, has_table=True)
     arguments = parser.parse_args(argv)
     if arguments.rounds < 5:
         parser.error("medians need at least 5 rounds")
     if min(arguments.lengths) < PREFIX + IMAGE_ROWS:
         parser.error(f"a length must be {PREFIX + IMAGE_ROWS} or more: {PREFIX} of text and {IMAGE_ROWS} of the image")
-    if arguments.clock == "processor" and (arguments.device != "cpu" or torch.get_num_threads() > 1):
-        parser.error("--clock processor is for the CPU with one thread (OMP_NUM_THREADS=1)")
+    check_clock(parser, arguments)
     return arguments
 
 
 def main() -> None:
     arguments = parse()
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "out", "clock")}
+    settings = settings_of(arguments)
     arguments.dtype = getattr(torch, arguments.dtype)
     models = build_models(arguments)
     tolerance = 1e-4 if arguments.dtype == torch.float32 else 0.1  # outputs are of size 1
@@ -334,9 +325,7 @@ def main() -> None:
         "largest_difference": difference,
         "results": results,
     }
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report) if arguments.json else table(report))
+    show(report, arguments, table(report))
 
 
 if __name__ == "__main__":

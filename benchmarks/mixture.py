@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common import add_output, show
+
 from owl2.data.mixture import Mixture, load_mixture_recipe
 from owl2.data.sampler import WeightedSampler
 from owl2.environment import processor_name
@@ -31,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_200_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="also write the result to this JSON file")
+    add_output(parser)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # what a fresh process does
     arguments = parser.parse_args()
     if arguments.measure is not None:
@@ -47,9 +49,7 @@ def main() -> None:
         names = rounds[0][count]
         medians = {name: statistics.median(round_[count][name] for round_ in rounds) for name in names}
         result[f"{count:,} records"] = {**built[count], **medians}
-    print(json.dumps(result, indent=2))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    show(result, arguments)
 
 
 def build(recipe: Path, count: int) -> dict[str, float]:

@@ -5,7 +5,6 @@ rank its share of each step. The efficiency is the share of positions that hold 
 """
 
 import argparse
-import json
 import math
 import random
 import time
@@ -15,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from statistics import fmean, quantiles
 from typing import Any, NamedTuple
+
+from common import add_output, show
 
 from owl2.checkpoints.small_language_model import train_tokenizer
 from owl2.data.packing import BestFitPacker
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=40_000, help="of each distribution")
     parser.add_argument("--steps", type=int, default=20, help="of each recipe and number of ranks")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="also write the result to this JSON file")
+    add_output(parser)
     arguments = parser.parse_args()
     distributions = {**drawn(arguments.samples, arguments.seed), **real()}
     result = {
@@ -51,9 +52,7 @@ def main() -> None:
         "stream": {name: stream(each, arguments.seed) for name, each in distributions.items()},
         "steps": steps(distributions, arguments.steps, arguments.seed),
     }
-    print(json.dumps(result, indent=2))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    show(result, arguments)
 
 
 class Lengths(NamedTuple):

@@ -15,14 +15,13 @@ on a CPU the speed of a large matrix product, measured first. Run `python benchm
 
 import argparse
 import gc
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from common import add_clock, add_output, check_clock, clock_of, settings_of, show
 from mam_overhead import environment
 from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
@@ -258,7 +257,7 @@ def measure(stage: int, peak: float, arguments: argparse.Namespace) -> dict[str,
     if arguments.checkpointing:
         for contestant in contestants.values():
             contestant.model.gradient_checkpointing_enable({"use_reentrant": False})
-    clock = time.process_time if arguments.clock == "processor" else time.perf_counter
+    clock = clock_of(arguments)
     seconds: dict[str, list[float]] = {name: [] for name in MODELS}
     memory: dict[str, int] = {}
     names = list(MODELS)
@@ -361,22 +360,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each model, at least 5")
     parser.add_argument("--steps", type=int, default=1, help="timed steps of a turn")
     parser.add_argument("--warmup", type=int, default=1, help="steps of a turn that are not timed")
-    parser.add_argument(
-        "--clock", choices=["wall", "processor"], default="wall", help="processor: for a CPU that others use too"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--out", type=Path, help="write the JSON to this file")
+    add_clock(parser)
+    add_output(parser, has_table=True)
     arguments = parser.parse_args(argv)
     if arguments.rounds < 5 or arguments.steps < 1:
         parser.error("medians need at least 5 rounds of at least one step")
-    if arguments.clock == "processor" and (arguments.device != "cpu" or torch.get_num_threads() > 1):
-        parser.error("--clock processor is for the CPU with one thread (OMP_NUM_THREADS=1)")
+    check_clock(parser, arguments)
     return arguments
 
 
 def main() -> None:
     arguments = parse()
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "out", "clock")}
+    settings = settings_of(arguments)
     arguments.dtype = getattr(torch, arguments.dtype)
     peak, source = peak_flops(arguments)
     report = {
@@ -386,9 +381,7 @@ def main() -> None:
         "peak_source": source,
         "results": [measure(stage, peak, arguments) for stage in arguments.stages],
     }
-    print(json.dumps(report, indent=2) if arguments.json else table(report))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    show(report, arguments, table(report))
 
 
 if __name__ == "__main__":
