@@ -11,6 +11,7 @@ from rich.console import Console
 from owl2.data.printing import printable
 
 from .completion import complete_mixture
+from .distorted import distorted
 from .pairs import index, pairs
 from .scenes import scenes
 
@@ -29,6 +30,7 @@ data = typer.Typer(
 data.command(epilog="Example: owl2 data index shards --workers 8")(index)
 data.command(epilog="Example: owl2 data pairs shards --sample 1000")(pairs)
 data.command(epilog="Example: owl2 data scenes --out scenes --count 20 --difficulty easy")(scenes)
+data.command(epilog="Example: owl2 data distorted --out data/distorted --count 3000")(distorted)
 
 FILE = Annotated[Path, typer.Argument(metavar="F", help="LLaVA conversations or chat messages, JSON or JSON lines.")]
 ROOT = Annotated[Path | None, typer.Option(metavar="DIR", help="Where images and videos lie; beside F by default.")]
