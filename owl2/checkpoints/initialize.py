@@ -1,6 +1,8 @@
 """A new mPLUG-Owl2 from a pretrained language model and, if given, a CLIP vision encoder (paper, section 4.1)."""
 
+import copy
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ def initialize(
     vision_config: Owl2VisionConfig | dict[str, Any] | None = None,
     abstractor_config: Owl2AbstractorConfig | dict[str, Any] | None = None,
     modality_adaptive: tuple[str, ...] = ("norm", "k", "v"),
+    controls: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Owl2ForConditionalGeneration:
     """Builds the model that stage 1 starts from.
@@ -58,6 +61,7 @@ def initialize(
         vision_config: sizes of a random vision encoder; with `vision_encoder` it may only set `image_size`.
         abstractor_config: sizes of the visual abstractor; its width is always the vision encoder's.
         modality_adaptive: parts that get a copy for vision.
+        controls: further fields of `Owl2TextConfig` for controls of the module: `routing`, `kv_adapter_rank`, ...
 
     Raises:
         ValueError: the language model is not of the LLaMA family, the vision encoder is not a CLIP ViT, or the
@@ -79,14 +83,14 @@ def initialize(
                 f"The vision encoder's checkpoint decides its sizes, only image_size may be set: {contradicting}"
             )
     abstractor = Owl2AbstractorConfig(**{**_as_dict(abstractor_config), "hidden_size": vision.hidden_size})
-    text = text_config_from_language_model(language_model, modality_adaptive)
+    text = text_config_from_language_model(language_model, modality_adaptive, controls)
     config = Owl2Config(
         vision_config=vision,
         abstractor_config=abstractor,
         text_config=text,
         tie_word_embeddings=text.tie_word_embeddings,
     )
-    model = Owl2ForConditionalGeneration(config).to(dtype)
+    model = _new_model(config).to(dtype)
     _copy_language_model(model, language_model)
     if clip is not None:
         _copy_clip(model.model.vision_tower, clip)
@@ -94,6 +98,30 @@ def initialize(
             model.set_image_size(wanted_vision["image_size"])
     model.generation_config = language_model.generation_config
     return model
+
+
+def _new_model(config: Owl2Config) -> Owl2ForConditionalGeneration:
+    """A random model whose vision encoder and abstractor begin as those of the paper's module under the same seed.
+
+    The arms of an ablation are compared seed by seed, so what they share must begin alike, however many parameters
+    their decoders have.
+    """
+    paper = copy.deepcopy(config)
+    paper.text_config = Owl2TextConfig(**_without_arms(config.text_config.to_dict()))
+    model = Owl2ForConditionalGeneration(paper)
+    if paper.text_config.to_dict() == config.text_config.to_dict():
+        return model
+    state = torch.get_rng_state()
+    arm = Owl2ForConditionalGeneration(config)
+    torch.set_rng_state(state)
+    arm.model.vision_tower.load_state_dict(model.model.vision_tower.state_dict())
+    arm.model.abstractor.load_state_dict(model.model.abstractor.state_dict())
+    return arm
+
+
+def _without_arms(settings: dict[str, Any]) -> dict[str, Any]:
+    arms = ("modality_adaptive", "routing", "routing_share", "routing_seed", "kv_adapter_rank", "model_type")
+    return {name: value for name, value in settings.items() if name not in arms}
 
 
 def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -144,7 +172,9 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(path)
 
 
-def text_config_from_language_model(model: PreTrainedModel, modality_adaptive: tuple[str, ...]) -> Owl2TextConfig:
+def text_config_from_language_model(
+    model: PreTrainedModel, modality_adaptive: tuple[str, ...], controls: Mapping[str, Any] | None = None
+) -> Owl2TextConfig:
     """The decoder's configuration for a LLaMA-family model; biases and q/k norms are read off its weights."""
     source = model.config
     if source.model_type not in LANGUAGE_MODEL_TYPES:
@@ -181,6 +211,7 @@ def text_config_from_language_model(model: PreTrainedModel, modality_adaptive: t
         qk_norm="model.layers.0.self_attn.q_norm.weight" in names,
         sliding_window=sliding_window,
         modality_adaptive=modality_adaptive,
+        **(controls or {}),
     )
 
 
@@ -212,13 +243,17 @@ def _copy_language_model(model: Owl2ForConditionalGeneration, source: PreTrained
     state = source.state_dict()
     core = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
     for name, tensor in list(core.items()):
-        for own, copy in ((r"\.([qkv]_proj)\.", r".vision_\1."), (r"(layernorm)\.weight", r"\1.vision_weight")):
+        for own, twin in (
+            (r"\.([qkv]_proj)\.", r".vision_\1."),
+            (r"(layernorm)\.weight", r"\1.vision_weight"),
+            (r"\.mlp\.", ".vision_mlp."),
+        ):
             if re.search(own, name):
-                core[re.sub(own, copy, name)] = tensor
+                core[re.sub(own, twin, name)] = tensor
     decoder = model.model.language_model
-    _load_exactly(
-        decoder, {name: tensor for name, tensor in core.items() if ".vision_" not in name or name in _names(decoder)}
-    )
+    adapters = {name: tensor for name, tensor in decoder.state_dict().items() if "_adapter." in name}  # as they began
+    wanted = {name: tensor for name, tensor in core.items() if ".vision_" not in name or name in _names(decoder)}
+    _load_exactly(decoder, wanted | adapters)
     if not model.config.tie_word_embeddings:
         _load_exactly(model.lm_head, {"weight": state["lm_head.weight"]})
 

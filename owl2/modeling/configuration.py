@@ -11,11 +11,14 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-MODALITY_ADAPTIVE_PARTS = ("norm", "q", "k", "v")
+MODALITY_ADAPTIVE_PARTS = ("norm", "q", "k", "v", "ffn")
 """Parts of a decoder layer that may be separate for vision and text (section 3.3; supplement, Table 2)."""
 
 NO_FSDP_PLAN: dict[str, str] = {}
 """transformers' default plan names modules that these parts do not have."""
+
+ROUTINGS = ("modality", "hash", "hash_vision")
+"""What decides which tokens go to the second copies: the paper's modality, or a control (`hashed_routing`)."""
 
 
 class Owl2VisionConfig(PreTrainedConfig):
@@ -107,7 +110,12 @@ class Owl2TextConfig(PreTrainedConfig):
 
     Args:
         modality_adaptive: which of `norm`, `q`, `k`, `v` have a copy of their own for vision. `("norm", "k", "v")` is
-            the paper's module, `()` the plain decoder, the others the rows of the supplement's Table 2.
+            the paper's module, `()` the plain decoder, the others the rows of the supplement's Table 2; `ffn` separates
+            the feed-forward network, which the paper shares.
+        routing: what decides which tokens go to the copies: `modality`, or for controls `hash` (any token, by its
+            sample and position) and `hash_vision` (visual tokens alone, by the same).
+        routing_share, routing_seed: of a hash: the share of the tokens that go to the copies.
+        kv_adapter_rank: a control without copies: low-rank adapters of keys and values that every token goes through.
         attention_bias: bias of the query, key and value projections; `attention_output_bias` defaults to the same.
         qk_norm: RMS norm of each query and key head (Qwen3).
         sliding_window: tokens that a position may attend to (Mistral 7B v0.1), all if `None`.
@@ -127,6 +135,9 @@ class Owl2TextConfig(PreTrainedConfig):
         "layers.*.mlp.gate_proj": "colwise",
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.down_proj": "rowwise",
+        "layers.*.vision_mlp.gate_proj": "colwise",
+        "layers.*.vision_mlp.up_proj": "colwise",
+        "layers.*.vision_mlp.down_proj": "rowwise",
     }
 
     vocab_size: int = 32000
@@ -158,6 +169,10 @@ class Owl2TextConfig(PreTrainedConfig):
     qk_norm: bool = False
     sliding_window: int | None = None
     modality_adaptive: list[str] | tuple[str, ...] = ("norm", "k", "v")
+    routing: str = "modality"
+    routing_share: float = 0.5
+    routing_seed: int = 0
+    kv_adapter_rank: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.num_key_value_heads is None:
@@ -187,6 +202,12 @@ class Owl2TextConfig(PreTrainedConfig):
                 f"{', '.join(MODALITY_ADAPTIVE_PARTS)}"
             )
         self.modality_adaptive = [part for part in MODALITY_ADAPTIVE_PARTS if part in self.modality_adaptive]
+        if self.routing not in ROUTINGS:
+            raise ValueError(f"routing is {self.routing!r}, but must be one of {', '.join(ROUTINGS)}")
+        if not 0 < self.routing_share < 1:
+            raise ValueError(f"routing_share is {self.routing_share}, but must be between 0 and 1")
+        if not isinstance(self.kv_adapter_rank, int) or self.kv_adapter_rank < 0:
+            raise ValueError(f"kv_adapter_rank is {self.kv_adapter_rank!r}, but must be a whole number from 0 on")
         super().__post_init__(**kwargs)
 
 

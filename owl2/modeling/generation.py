@@ -21,6 +21,7 @@ from transformers.generation import CandidateGenerator, GenerationMixin, PromptL
 
 from .compatibility import CACHE, named_cache
 from .configuration import Owl2Config
+from .hashed_routing import sample_keys
 
 LOOK_UP_THE_PROMPT = (
     EncoderNoRepeatNGramLogitsProcessor,
@@ -40,7 +41,16 @@ class Owl2GenerationMixin(GenerationMixin):
         self, *args: Any, past_key_values: Cache | None = None, cache: Cache | None = None, **kwargs: Any
     ) -> Any:
         """As in transformers; a cache kept from the turns before may have either name in every version."""
+        if self.config.text_config.routing != "modality" and "routing_key" not in kwargs:
+            kwargs["routing_key"] = self._key_of_prompt(*args, **kwargs)
         return super().generate(*args, **named_cache(past_key_values, cache), **kwargs)
+
+    def _key_of_prompt(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """[B, 1]: generated tokens are routed as those of the prompt's sample."""
+        ids = kwargs.get("input_ids", inputs)
+        if ids is None:
+            raise ValueError("a model that routes by a hash generates from input_ids")
+        return sample_keys(ids, kwargs.get("attention_mask"))[:, -1:]
 
     def prepare_inputs_for_generation(
         self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor | None = None, **kwargs: Any

@@ -26,7 +26,15 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import eager_attention
 from .compatibility import CACHE, named_cache
 from .configuration import Owl2TextConfig
-from .modality_adaptive import ModalityAdaptiveRMSNorm, ModalityRouting, build_routing, modality_adaptive_projections
+from .hashed_routing import hashed
+from .modality_adaptive import (
+    LowRankAdapter,
+    ModalityAdaptiveRMSNorm,
+    ModalityRouting,
+    build_routing,
+    modality_adaptive_mlp,
+    modality_adaptive_projections,
+)
 from .pretrained import Owl2PreTrainedModel
 
 
@@ -49,6 +57,9 @@ class Owl2DecoderAttention(nn.Module):
         self.vision_k_proj = nn.Linear(hidden, keys, bias=bias) if "k" in separate else None
         self.v_proj = nn.Linear(hidden, keys, bias=bias)
         self.vision_v_proj = nn.Linear(hidden, keys, bias=bias) if "v" in separate else None
+        rank = config.kv_adapter_rank
+        self.k_adapter = LowRankAdapter(hidden, keys, rank) if rank else None
+        self.v_adapter = LowRankAdapter(hidden, keys, rank) if rank else None
         self.o_proj = nn.Linear(queries, hidden, bias=config.attention_output_bias)
         self.q_norm = LlamaRMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = LlamaRMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else nn.Identity()
@@ -66,9 +77,13 @@ class Owl2DecoderAttention(nn.Module):
             (self.k_proj, self.vision_k_proj),  # eq. 6
             (self.v_proj, self.vision_v_proj),  # eq. 7
         ]
+        projected = modality_adaptive_projections(hidden_states, projections, routing)
+        if self.k_adapter is not None and self.v_adapter is not None:
+            adapted = (projected[1] + self.k_adapter(hidden_states), projected[2] + self.v_adapter(hidden_states))
+            projected = [projected[0], *adapted]
         query, key, value = (
             states.view(*hidden_states.shape[:-1], -1, self.head_dim)  # [B, S, heads, head_dim]
-            for states in modality_adaptive_projections(hidden_states, projections, routing)
+            for states in projected
         )
         query, key = self.q_norm(query).transpose(1, 2), self.k_norm(key).transpose(1, 2)
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
@@ -99,6 +114,7 @@ class Owl2DecoderLayer(GradientCheckpointingLayer):
         self.self_attn = Owl2DecoderAttention(config, layer_idx)
         self.post_attention_layernorm = ModalityAdaptiveRMSNorm(config.hidden_size, config.rms_norm_eps, separate)
         self.mlp = LlamaMLP(config)
+        self.vision_mlp = LlamaMLP(config) if "ffn" in config.modality_adaptive else None
 
     def forward(
         self, hidden_states: torch.Tensor, routing: ModalityRouting | None = None, **kwargs: Any
@@ -106,7 +122,7 @@ class Owl2DecoderLayer(GradientCheckpointingLayer):
         normalized = self.input_layernorm(hidden_states, routing)
         hidden_states = hidden_states + self.self_attn(normalized, routing=routing, **kwargs)[0]
         normalized = self.post_attention_layernorm(hidden_states, routing)
-        return hidden_states + self.mlp(normalized)
+        return hidden_states + modality_adaptive_mlp(normalized, self.mlp, self.vision_mlp, routing)
 
 
 class Owl2LanguageDecoder(Owl2PreTrainedModel):
@@ -139,6 +155,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
         num_vision: int | None = None,
         use_cache: bool | None = None,
         cache: Cache | None = None,
+        routing_key: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Runs the decoder.
@@ -150,6 +167,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
             is_vision: [B, S] bool, the modality indicator M (section 3.3); `None` if every token is text.
             num_vision: number of true entries of `is_vision`, so that the device need not be asked.
             past_key_values, cache: two names of the same, the keys and values of the tokens read so far.
+            routing_key: [B, S] or [B, 1], tells samples apart where tokens are routed by a hash (`sample_keys`).
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -170,6 +188,8 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
             position_ids = positions_of_tokens(attention_mask, inputs_embeds, past)
         if use_cache and not caches:
             caches = {CACHE: DynamicCache(config=self.config)}
+        if self.config.routing != "modality" and self.config.modality_adaptive:
+            is_vision, num_vision = self._hashed(position_ids, is_vision, routing_key), None
         routing = self._route(inputs_embeds, is_vision, num_vision)
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
@@ -185,6 +205,17 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
                 **kwargs,
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: caches.get(CACHE)})
+
+    def _hashed(
+        self, position_ids: torch.Tensor, is_vision: torch.Tensor | None, routing_key: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Which tokens a control sends to the copies in the place of the visual ones, [B, S] bool; `None` if none."""
+        if self.config.routing == "hash_vision" and is_vision is None:
+            return None
+        if routing_key is None:
+            raise ValueError("a model that routes by a hash needs routing_key, which tells samples apart")
+        chosen = hashed(routing_key, position_ids, self.config.routing_share, self.config.routing_seed)
+        return chosen if self.config.routing == "hash" else chosen & is_vision
 
     def _route(
         self, inputs_embeds: torch.Tensor, is_vision: torch.Tensor | None, num_vision: int | None

@@ -91,3 +91,30 @@ def modality_adaptive_projections(
         rows = permuted_rows(rows, routing.inverse, routing.permutation)
         outputs.append(rows.view(*hidden_states.shape[:-1], -1))
     return outputs
+
+
+def modality_adaptive_mlp(
+    hidden_states: torch.Tensor, text: nn.Module, vision: nn.Module | None, routing: ModalityRouting | None
+) -> torch.Tensor:
+    """FFN(H) (eq. 8, shared in the paper), or a feed-forward network for each modality; [B, S, D]."""
+    if routing is None or vision is None:
+        return text(hidden_states)
+    vision_rows, text_rows = separate(hidden_states, routing)
+    rows = torch.cat([vision(vision_rows), text(text_rows)])
+    return permuted_rows(rows, routing.inverse, routing.permutation).view(hidden_states.shape)
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer whose weights begin as zero."""
+
+
+class LowRankAdapter(nn.Module):
+    """x A B with a rank below the widths; B begins as zero. Of the control without copies (`kv_adapter_rank`)."""
+
+    def __init__(self, in_features: int, out_features: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(in_features, rank, bias=False)
+        self.up = ZeroLinear(rank, out_features, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.up(self.down(hidden_states))

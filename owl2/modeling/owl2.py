@@ -19,6 +19,7 @@ from .chunked_loss import summed_next_token_loss
 from .compatibility import named_cache
 from .configuration import Owl2Config
 from .generation import Owl2GenerationMixin
+from .hashed_routing import sample_keys
 from .language_decoder import Owl2LanguageDecoder
 from .pretrained import Owl2PreTrainedModel
 from .vision_encoder import Owl2VisionEncoder
@@ -97,6 +98,7 @@ class Owl2Model(Owl2PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         cache: Cache | None = None,
+        routing_key: torch.LongTensor | None = None,
         **kwargs: Any,
     ) -> Owl2ModelOutput:
         """Reads text and pictures together.
@@ -109,6 +111,8 @@ class Owl2Model(Owl2PreTrainedModel):
             mm_token_type_ids: [B, S], 0 text, 1 image, 2 video: the modality indicator M. By default taken from
                 `input_ids`.
             past_key_values, cache: two names of the same, the keys and values of the tokens read so far.
+            routing_key: [B, S] or [B, 1], only for controls that route by a hash: tells samples apart. By default that
+                of `input_ids`, which then must be whole samples.
 
         Raises:
             ValueError: the numbers of images and of placeholder rows do not agree, or pixel_values have another shape.
@@ -133,6 +137,8 @@ class Owl2Model(Owl2PreTrainedModel):
             inputs_embeds = inputs_embeds.masked_scatter(is_vision.unsqueeze(-1), features)
         elif self.training and is_vision is None:
             inputs_embeds = inputs_embeds + self._unused_vision()
+        if self.config.text_config.routing != "modality":
+            kwargs["routing_key"] = self._routing_key(input_ids, attention_mask, position_ids, routing_key)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -149,6 +155,19 @@ class Owl2Model(Owl2PreTrainedModel):
             vision_attentions=visual.vision_attentions,
             abstractor_attentions=visual.abstractor_attentions,
         )
+
+    def _routing_key(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        given: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if given is not None:
+            return given
+        if input_ids is None or (attention_mask is not None and attention_mask.shape != input_ids.shape):
+            raise ValueError("a model that routes by a hash needs input_ids of whole samples, or their routing_key")
+        return sample_keys(input_ids, attention_mask, position_ids)
 
     def modality_indicator(
         self,
@@ -268,6 +287,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
         supervised_logits_only: bool = False,
         loss_only: bool = False,
         cache: Cache | None = None,
+        routing_key: torch.LongTensor | None = None,
         **kwargs: Any,
     ) -> Owl2CausalLMOutput:
         """Language modelling over text and pictures; see `Owl2Model.forward` for the inputs.
@@ -288,6 +308,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            routing_key=routing_key,
             **named_cache(past_key_values, cache),
             **kwargs,
         )

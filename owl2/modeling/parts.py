@@ -8,7 +8,7 @@ from .configuration import Owl2TextConfig
 _PARTS = {
     "vision_encoder": r"^model\.vision_tower\.",
     "abstractor": r"^model\.abstractor\.",
-    "decoder_vision": r"^model\.language_model\..*vision_",
+    "decoder_vision": r"^model\.language_model\..*(vision_|[kv]_adapter\.)",
     "embeddings": r"^model\.language_model\.embed_tokens\.|^lm_head\.",
     "decoder_text": r"^model\.language_model\.layers\.",  # the separate parts' text copies; see part_of
     "decoder_shared": r"^model\.language_model\.",
@@ -16,7 +16,8 @@ _PARTS = {
 
 
 PARTS = tuple(_PARTS)
-"""Vision encoder; visual abstractor; of the decoder the vision copies, embeddings, text copies and the rest."""
+"""Vision encoder; visual abstractor; of the decoder the vision copies (or the adapters that stand in their place in a
+control), embeddings, text copies and the rest."""
 
 
 def part_of(name: str, modality_adaptive: Iterable[str]) -> str:
@@ -32,7 +33,13 @@ def part_of(name: str, modality_adaptive: Iterable[str]) -> str:
 
 def _is_separate(name: str, modality_adaptive: Iterable[str]) -> bool:
     """Whether the parameter has a copy for vision."""
-    kinds = {"norm": r"layernorm\.weight$", "q": r"\.q_proj\.", "k": r"\.k_proj\.", "v": r"\.v_proj\."}
+    kinds = {
+        "norm": r"layernorm\.weight$",
+        "q": r"\.q_proj\.",
+        "k": r"\.k_proj\.",
+        "v": r"\.v_proj\.",
+        "ffn": r"\.mlp\.",
+    }
     return any(re.search(kinds[kind], name) for kind in modality_adaptive)
 
 
@@ -60,11 +67,17 @@ def projection_sizes(config: Owl2TextConfig) -> dict[str, tuple[int, int]]:
     sizes = {"q_proj": (hidden, queries), "k_proj": (hidden, keys), "v_proj": (hidden, keys)}
     copies = {f"vision_{name}": size for name, size in sizes.items() if name[0] in config.modality_adaptive}
     mlp = {"gate_proj": (hidden, intermediate), "up_proj": (hidden, intermediate), "down_proj": (intermediate, hidden)}
-    return {**sizes, **copies, "o_proj": (queries, hidden), **mlp}
+    if "ffn" in config.modality_adaptive:
+        copies |= {f"vision_{name}": size for name, size in mlp.items()}
+    rank, adapters = config.kv_adapter_rank, {}
+    if rank:
+        for name in ("k_adapter", "v_adapter"):
+            adapters |= {f"{name}.down": (hidden, rank), f"{name}.up": (rank, keys)}
+    return {**sizes, **copies, **adapters, "o_proj": (queries, hidden), **mlp}
 
 
 def part_of_projection(config: Owl2TextConfig, name: str) -> str:
     """Part of `owl2.modeling.parts.PARTS` that a decoder's projection belongs to."""
-    if name.startswith("vision_"):
+    if name.startswith(("vision_", "k_adapter", "v_adapter")):
         return "decoder_vision"
     return "decoder_text" if f"vision_{name}" in projection_sizes(config) else "decoder_shared"

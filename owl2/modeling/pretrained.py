@@ -15,7 +15,7 @@ from owl2.files import read_json_object
 
 from .configuration import Owl2Config
 from .errors import CheckpointError
-from .modality_adaptive import ModalityAdaptiveRMSNorm
+from .modality_adaptive import ModalityAdaptiveRMSNorm, ZeroLinear
 from .official_checkpoint import (
     check_indexes,
     first_line,
@@ -44,6 +44,8 @@ class Owl2PreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, ModalityAdaptiveRMSNorm) and module.vision_weight is not None:
             init.ones_(module.vision_weight)
+        if isinstance(module, ZeroLinear):
+            init.zeros_(module.weight)
         std = self.config.get_text_config().initializer_range
         for name in ("class_embedding", "position_embedding", "learnable_queries", "end_of_image"):
             parameter = getattr(module, name, None)

@@ -56,12 +56,13 @@ def meta_config(recipe: Recipe) -> MetaModel:
     """
     assumed: list[str] = []
     if recipe.model.initialize is not None:
-        config = _new_config(recipe.model.initialize, _separate(recipe), assumed)
+        config = _new_config(recipe.model.initialize, _decoder_settings(recipe), assumed)
     elif _exists(recipe.model.checkpoint, "mPLUG-Owl2 as in the paper", assumed):
         config = Owl2Config.from_pretrained(recipe.model.checkpoint)
         _check_modality_adaptive(recipe, config)
     else:
-        config = Owl2Config(text_config={"modality_adaptive": _separate(recipe)})
+        decoder = _decoder_settings(recipe)
+        config = Owl2Config(text_config={"modality_adaptive": decoder["modality_adaptive"], **decoder["controls"]})
     vision, size = config.vision_config, recipe.data.image_size
     _check_image_size(size, vision.patch_size)
     if size != vision.image_size:
@@ -82,7 +83,7 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
     settings, size = recipe.model, recipe.data.image_size
     if settings.initialize is not None:
         model, processor = _initialize(
-            settings.initialize, _separate(recipe), size, recipe.data.aspect or "resize", texts
+            settings.initialize, _decoder_settings(recipe), size, recipe.data.aspect or "resize", texts
         )
     else:
         assert settings.checkpoint is not None, "a recipe has a checkpoint or initialize"
@@ -144,13 +145,15 @@ def _processor_of(recipe: Recipe) -> Owl2Processor:
     return Owl2Processor.from_pretrained(recipe.model.checkpoint, size=size, **own)
 
 
-def _separate(recipe: Recipe) -> tuple[str, ...]:
-    """Parts of a decoder layer with a copy for vision in a new model; none is an answer too."""
-    return _MODALITY_ADAPTIVE if recipe.model.modality_adaptive is None else recipe.model.modality_adaptive
+def _decoder_settings(recipe: Recipe) -> dict[str, Any]:
+    """What a new model's decoder has beside the language model: copies for vision (none is an answer too), controls."""
+    settings = recipe.model
+    separate = _MODALITY_ADAPTIVE if settings.modality_adaptive is None else settings.modality_adaptive
+    return {"modality_adaptive": separate, "controls": settings.controls()}
 
 
 def _initialize(
-    settings: Initialize, modality_adaptive: tuple[str, ...], size: int, aspect: str, texts: Iterable[str]
+    settings: Initialize, decoder: dict[str, Any], size: int, aspect: str, texts: Iterable[str]
 ) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
     source = settings.language_model
     if isinstance(source, SmallLanguageModel):
@@ -167,24 +170,24 @@ def _initialize(
         settings.vision_encoder,
         vision_config={**vision, "image_size": size},
         abstractor_config=settings.abstractor.model_dump(),
-        modality_adaptive=modality_adaptive,
+        **decoder,
     )
     image_processor = Owl2ImageProcessor(size={"height": size, "width": size}, aspect=aspect)
     return model, Owl2Processor(image_processor, tokenizer, num_image_tokens=model.config.tokens_per_image)
 
 
-def _new_config(settings: Initialize, modality_adaptive: tuple[str, ...], assumed: list[str]) -> Owl2Config:
+def _new_config(settings: Initialize, decoder: dict[str, Any], assumed: list[str]) -> Owl2Config:
     source = settings.language_model
     if isinstance(source, SmallLanguageModel):
-        text = _text_config(LlamaConfig(**source.model_dump()), modality_adaptive)
+        text = _text_config(LlamaConfig(**source.model_dump()), decoder)
     elif _exists(source, "LLaMA-2-7B", assumed):
         path = Path(source)
         options = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
         found = AutoConfig.from_pretrained(path.parent if options else path, **options)
         half = llama_config(found.text_config) if found.model_type == Owl2Config.model_type else found
-        text = _text_config(half, modality_adaptive)
+        text = _text_config(half, decoder)
     else:
-        text = Owl2TextConfig(modality_adaptive=modality_adaptive)
+        text = Owl2TextConfig(modality_adaptive=decoder["modality_adaptive"], **decoder["controls"])
     vision = Owl2VisionConfig() if settings.vision is None else Owl2VisionConfig(**settings.vision.model_dump())
     if settings.vision_encoder is not None and _exists(settings.vision_encoder, "CLIP ViT-L/14", assumed):
         vision = vision_config_from_clip(AutoConfig.from_pretrained(settings.vision_encoder))
@@ -197,9 +200,9 @@ def _new_config(settings: Initialize, modality_adaptive: tuple[str, ...], assume
     )
 
 
-def _text_config(source: Any, modality_adaptive: tuple[str, ...]) -> Owl2TextConfig:
+def _text_config(source: Any, decoder: dict[str, Any]) -> Owl2TextConfig:
     with torch.device("meta"):  # which biases there are is read off the parameters
-        return text_config_from_language_model(AutoModelForCausalLM.from_config(source), modality_adaptive)
+        return text_config_from_language_model(AutoModelForCausalLM.from_config(source), **decoder)
 
 
 def _check_image_size(size: int, patch: int) -> None:
@@ -214,6 +217,12 @@ def _check_modality_adaptive(recipe: Recipe, config: Owl2Config) -> None:
             f"model.modality_adaptive is {list(wanted)}, but {recipe.model.checkpoint} has {list(found)}: "
             "start from a checkpoint that was pretrained so, or leave the key out"
         )
+    for key, value in recipe.model.controls().items():
+        if value != getattr(config.text_config, key):
+            raise ValueError(
+                f"model.{key} is {value!r}, but {recipe.model.checkpoint} has {getattr(config.text_config, key)!r}: "
+                "start from a checkpoint that was pretrained so, or leave the key out"
+            )
 
 
 def _exists(path: str | None, kind: str, assumed: list[str]) -> bool:

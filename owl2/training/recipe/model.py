@@ -1,10 +1,10 @@
 """Section `model` of a recipe: the model at the first step."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from .base import Positive, Section
+from .base import NotNegative, Positive, Section
 
 
 class SmallLanguageModel(Section):
@@ -73,13 +73,19 @@ class ModelSettings(Section):
         initialize: a new model.
         modality_adaptive: parts of a decoder layer with a copy for vision, [norm, k, v] for a new model if not given. A
             checkpoint must have exactly these, if they are given.
+        routing, routing_share, routing_seed, kv_adapter_rank: controls of the module, see `Owl2TextConfig`; a
+            checkpoint must have exactly these, if they are given.
         attention: implementation of attention in the language decoder, the vision encoder and the abstractor.
     """
 
     checkpoint: str | None = None
     adapter: str | None = None
     initialize: Initialize | None = None
-    modality_adaptive: tuple[Literal["norm", "q", "k", "v"], ...] | None = None
+    modality_adaptive: tuple[Literal["norm", "q", "k", "v", "ffn"], ...] | None = None
+    routing: Literal["modality", "hash", "hash_vision"] | None = None
+    routing_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    routing_seed: int | None = None
+    kv_adapter_rank: NotNegative | None = None
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
 
     @model_validator(mode="after")
@@ -91,3 +97,8 @@ class ModelSettings(Section):
         if self.adapter is not None and self.checkpoint is None:
             raise ValueError("adapter goes on top of the model it was trained on: give that as checkpoint")
         return self
+
+    def controls(self) -> dict[str, Any]:
+        """The settings of controls that are given, as fields of `Owl2TextConfig`."""
+        names = ("routing", "routing_share", "routing_seed", "kv_adapter_rank")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
