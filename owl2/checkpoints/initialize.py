@@ -40,6 +40,10 @@ _CLIP_NAMES = [
 ]
 
 
+_ARMS = ("modality_adaptive", "routing", "routing_share", "routing_seed", "kv_adapter_rank")
+"""Fields of `Owl2TextConfig` in which the arms of an ablation differ."""
+
+
 def initialize(
     language_model: str | Path | PreTrainedModel,
     vision_encoder: str | Path | PreTrainedModel | None = None,
@@ -106,22 +110,19 @@ def _new_model(config: Owl2Config) -> Owl2ForConditionalGeneration:
     The arms of an ablation are compared seed by seed, so what they share must begin alike, however many parameters
     their decoders have.
     """
-    paper = copy.deepcopy(config)
-    paper.text_config = Owl2TextConfig(**_without_arms(config.text_config.to_dict()))
-    model = Owl2ForConditionalGeneration(paper)
-    if paper.text_config.to_dict() == config.text_config.to_dict():
-        return model
+    paper = Owl2TextConfig()
+    if all(getattr(config.text_config, name) == getattr(paper, name) for name in _ARMS):
+        return Owl2ForConditionalGeneration(config)
+    settings = {name: value for name, value in config.text_config.to_dict().items() if name not in _ARMS}
+    of_paper = copy.deepcopy(config)
+    of_paper.text_config = Owl2TextConfig(**settings)
+    model = Owl2ForConditionalGeneration(of_paper)
     state = torch.get_rng_state()
     arm = Owl2ForConditionalGeneration(config)
     torch.set_rng_state(state)
     arm.model.vision_tower.load_state_dict(model.model.vision_tower.state_dict())
     arm.model.abstractor.load_state_dict(model.model.abstractor.state_dict())
     return arm
-
-
-def _without_arms(settings: dict[str, Any]) -> dict[str, Any]:
-    arms = ("modality_adaptive", "routing", "routing_share", "routing_seed", "kv_adapter_rank", "model_type")
-    return {name: value for name, value in settings.items() if name not in arms}
 
 
 def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -210,12 +210,12 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
         self, position_ids: torch.Tensor, is_vision: torch.Tensor | None, routing_key: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Which tokens a control sends to the copies in the place of the visual ones, [B, S] bool; `None` if none."""
-        if self.config.routing == "hash_vision" and is_vision is None:
-            return None
         if routing_key is None:
             raise ValueError("a model that routes by a hash needs routing_key, which tells samples apart")
         chosen = hashed(routing_key, position_ids, self.config.routing_share, self.config.routing_seed)
-        return chosen if self.config.routing == "hash" else chosen & is_vision
+        if self.config.routing == "hash":
+            return chosen
+        return None if is_vision is None else chosen & is_vision
 
     def _route(
         self, inputs_embeds: torch.Tensor, is_vision: torch.Tensor | None, num_vision: int | None

@@ -69,7 +69,8 @@ def projection_sizes(config: Owl2TextConfig) -> dict[str, tuple[int, int]]:
     mlp = {"gate_proj": (hidden, intermediate), "up_proj": (hidden, intermediate), "down_proj": (intermediate, hidden)}
     if "ffn" in config.modality_adaptive:
         copies |= {f"vision_{name}": size for name, size in mlp.items()}
-    rank, adapters = config.kv_adapter_rank, {}
+    rank = config.kv_adapter_rank
+    adapters: dict[str, tuple[int, int]] = {}
     if rank:
         for name in ("k_adapter", "v_adapter"):
             adapters |= {f"{name}.down": (hidden, rank), f"{name}.up": (rank, keys)}
