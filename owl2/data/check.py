@@ -36,7 +36,7 @@ class Examined(Protocol):
         ...
 
 
-class Finding(NamedTuple):
+class RecordFinding(NamedTuple):
     """A problem of one record.
 
     Attributes:
@@ -51,7 +51,7 @@ class Finding(NamedTuple):
 
 
 @dataclass
-class Summary:
+class CheckSummary:
     """What a check saw.
 
     Attributes:
@@ -68,7 +68,7 @@ class Summary:
     kinds: Counter[ProblemKind] = field(default_factory=Counter)
     unopened: int = 0
 
-    def add(self, other: "Summary") -> None:
+    def add(self, other: "CheckSummary") -> None:
         self.records += other.records
         self.faulty += other.faulty
         self.rejected += other.rejected
@@ -76,11 +76,11 @@ class Summary:
         self.unopened += other.unopened
 
 
-class Part(NamedTuple):
+class CheckedPart(NamedTuple):
     """Problems of records that follow each other, and what is added to the summary."""
 
-    findings: list[Finding]
-    summary: Summary
+    findings: list[RecordFinding]
+    summary: CheckSummary
 
 
 class RecordCheck:
@@ -106,28 +106,28 @@ class RecordCheck:
         if max_length is not None and (processor is None or max_length < 1):
             raise ValueError(f"max_length={max_length} must be at least 1, and needs a model to count the tokens")
         self.records, self.open_media, self.processor, self.max_length = records, open_media, processor, max_length
-        self.summary = Summary()
+        self.summary = CheckSummary()
         self._opened: dict[str, Problem | None] = {}  # images are in many records
 
-    def __iter__(self) -> Iterator[Finding]:
+    def __iter__(self) -> Iterator[RecordFinding]:
         """Every problem in the order of the records; `summary` follows."""
         for part in self.parts():
             yield from part.findings
 
-    def parts(self, num_workers: int = 1) -> Iterator[Part]:
+    def parts(self, num_workers: int = 1) -> Iterator[CheckedPart]:
         """All records, `PART` at a time, in their order whatever the number of processes; `summary` follows."""
-        self.summary = Summary()
+        self.summary = CheckSummary()
         ranges = [range(start, min(start + PART, len(self.records))) for start in range(0, len(self.records), PART)]
         for part in map(self._part, ranges) if num_workers == 1 else self._in_processes(ranges, num_workers):
             self.summary.add(part.summary)
             yield part
 
-    def _in_processes(self, ranges: list[range], num_workers: int) -> Iterator[Part]:
+    def _in_processes(self, ranges: list[range], num_workers: int) -> Iterator[CheckedPart]:
         with ProcessPoolExecutor(num_workers, initializer=_begin_work, initargs=(self,)) as pool:
             yield from pool.map(_part_of_worker, ranges)
 
-    def _part(self, numbers: range) -> Part:
-        findings, summary = [], Summary(records=len(numbers))
+    def _part(self, numbers: range) -> CheckedPart:
+        findings, summary = [], CheckSummary(records=len(numbers))
         for index in numbers:
             conversation, problems = self.records.examine(index)
             if conversation is None:
@@ -136,17 +136,17 @@ class RecordCheck:
                 problems = self._problems_inside(conversation, summary)
             summary.faulty += bool(problems)
             summary.kinds.update(problem.kind for problem in problems)
-            findings += [Finding(index, self.records.where(index), *problem) for problem in problems]
-        return Part(findings, summary)
+            findings += [RecordFinding(index, self.records.where(index), *problem) for problem in problems]
+        return CheckedPart(findings, summary)
 
-    def _problems_inside(self, conversation: Conversation, summary: Summary) -> list[Problem]:
+    def _problems_inside(self, conversation: Conversation, summary: CheckSummary) -> list[Problem]:
         """What is seen only when media are opened or the conversation is encoded."""
         problems = self._media_problems(conversation, summary) if self.open_media else []
         if self.processor is not None:
             problems += _encoding_problems(conversation, self.processor, self.max_length)
         return problems
 
-    def _media_problems(self, conversation: Conversation, summary: Summary) -> list[Problem]:
+    def _media_problems(self, conversation: Conversation, summary: CheckSummary) -> list[Problem]:
         sources = [(source, "image") for source in conversation.images]
         sources += [(part["path"], "video") for part in _parts(conversation) if part["type"] == "video"]
         problems = []
@@ -169,7 +169,7 @@ def _begin_work(check: RecordCheck) -> None:
     _check_of_worker = check
 
 
-def _part_of_worker(numbers: range) -> Part:
+def _part_of_worker(numbers: range) -> CheckedPart:
     return _check_of_worker._part(numbers)
 
 

@@ -13,7 +13,7 @@ from owl2.processing.tokenization import TEXT
 from .records import Conversation
 
 
-class Run(NamedTuple):
+class TokenRun(NamedTuple):
     """Tokens that follow each other and are of one kind.
 
     Attributes:
@@ -36,7 +36,7 @@ class Preview(NamedTuple):
 
     media: list[str]
     pictures: list[Image.Image]
-    runs: list[Run]
+    runs: list[TokenRun]
 
 
 def plain_processor() -> Owl2Processor:
@@ -85,7 +85,7 @@ def _file(source: Any) -> str:
     return "" if str(source).startswith("data:") else f", {source}"
 
 
-def _runs(sample: dict[str, Any], visuals: list[tuple[str, int]], processor: Owl2Processor) -> Iterator[Run]:
+def _runs(sample: dict[str, Any], visuals: list[tuple[str, int]], processor: Owl2Processor) -> Iterator[TokenRun]:
     """The tokens of a sample, each of them in one run. Texts are the pieces of one decoding, so that spaces stay."""
     ids, modalities = sample["input_ids"], sample["mm_token_type_ids"]
     supervised = [label != IGNORE_INDEX for label in sample["labels"]]
@@ -93,14 +93,14 @@ def _runs(sample: dict[str, Any], visuals: list[tuple[str, int]], processor: Owl
     while start < len(ids):
         if modalities[start] != TEXT:
             name, count = next(remaining)
-            yield Run(name, count, True, False)
+            yield TokenRun(name, count, True, False)
             start += count
             continue
         end = start
         while end < len(ids) and modalities[end] == TEXT and supervised[end] == supervised[start]:
             end += 1
         before, after = (_decode(ids[:stop], processor) for stop in (start, end))
-        yield Run(after[len(before) :], end - start, False, supervised[start])
+        yield TokenRun(after[len(before) :], end - start, False, supervised[start])
         start = end
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .preview import Preview, Run
+    from .preview import Preview, TokenRun
 
 SUPERVISED = ("\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}")
 """Around supervised tokens where the output has no colours."""
@@ -60,7 +60,7 @@ def preview_texts(shown: "Preview", heading: str, unit: str, has_colors: bool) -
     yield Text.assemble(*(_styled(run, has_colors) for run in shown.runs))
 
 
-def _styled(run: "Run", has_colors: bool) -> tuple[str, str]:
+def _styled(run: "TokenRun", has_colors: bool) -> tuple[str, str]:
     if run.is_visual:
         return f"[{run.text}, {run.tokens} tokens]", "cyan"
     text = printable(run.text)

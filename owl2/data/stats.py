@@ -44,7 +44,7 @@ class SourceStats:
         return len(self.values[COUNTED[0]]) if self.values else 0
 
 
-class Summary(NamedTuple):
+class ValueSummary(NamedTuple):
     """A value, summarized over records."""
 
     mean: float
@@ -93,7 +93,7 @@ def gather_stats(
     return found
 
 
-def summarize(stats: SourceStats) -> dict[str, Summary]:
+def summarize(stats: SourceStats) -> dict[str, ValueSummary]:
     """Every value of a source in five numbers; values that are 0 everywhere are left out."""
     arrays = {name: np.frombuffer(values, np.int64) for name, values in stats.values.items()}
     return {name: _summary(values) for name, values in arrays.items() if values.any()}
@@ -146,6 +146,6 @@ def _token_counts(conversation: Conversation, processor: "Owl2Processor | None")
         yield sum(label != IGNORE_INDEX for label in sample["labels"])
 
 
-def _summary(values: np.ndarray) -> Summary:
+def _summary(values: np.ndarray) -> ValueSummary:
     median, percentile_95 = np.percentile(values, (50, 95)).tolist()
-    return Summary(float(values.mean()), median, percentile_95, int(values.max()), int(values.sum()))
+    return ValueSummary(float(values.mean()), median, percentile_95, int(values.max()), int(values.sum()))

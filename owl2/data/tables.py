@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .check import Summary
+from .check import CheckSummary
 from .mixture.check import OF_FILES, SourceCheck
 from .mixture.report import Yield
 from .printing import printable
@@ -15,7 +15,7 @@ NAMED = 20
 """Most records that are left out which are named on the screen."""
 
 
-def summary_lines(summary: Summary) -> Iterator[str]:
+def summary_lines(summary: CheckSummary) -> Iterator[str]:
     """The kinds of problems with their counts, and how many records have any."""
     if summary.kinds:
         yield ""

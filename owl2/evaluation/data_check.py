@@ -14,7 +14,7 @@ _COMPLETE, _ABSENT = "complete", "absent"
 
 
 @dataclass(frozen=True)
-class Finding:
+class SplitFinding:
     """What was found of a split of a benchmark.
 
     Attributes:
@@ -38,7 +38,7 @@ class Finding:
         return self.state == _ABSENT
 
 
-def check_data(root: Path, tasks: Sequence[str] = (), split: str | None = None) -> Iterator[Finding]:
+def check_data(root: Path, tasks: Sequence[str] = (), split: str | None = None) -> Iterator[SplitFinding]:
     """One finding for each split of all benchmarks, or for the split of each of some on which it would be run.
 
     Args:
@@ -56,23 +56,23 @@ def check_data(root: Path, tasks: Sequence[str] = (), split: str | None = None) 
             yield _check(task, name, root)
 
 
-def _check(task: Task, split: str, root: Path) -> Finding:
+def _check(task: Task, split: str, root: Path) -> SplitFinding:
     try:
         wanted = task.files(root, split)
         lacking = [file for file in wanted if not file.is_file()]
         if lacking and len(lacking) == len(wanted):
-            return Finding(task, split, _ABSENT)
+            return SplitFinding(task, split, _ABSENT)
         hashes = tuple(file_hashes((file for file in wanted if file.is_file()), root))
         if lacking:
-            return Finding(task, split, f"lacks {lacking[0].relative_to(root)}", files=hashes)
+            return SplitFinding(task, split, f"lacks {lacking[0].relative_to(root)}", files=hashes)
         samples = task.load(root, split, task.prompt_for(split, None))
         check_ids(task, samples)
         missing, total = missing_media(samples)
     except (ValueError, ImportError, OSError) as error:
-        return Finding(task, split, str(error))
+        return SplitFinding(task, split, str(error))
     state, expected = _COMPLETE, task.counts.get(split)
     if missing:
         state = f"lacks {len(missing)} of {total} images or videos, first {missing[0]}"
     elif expected is not None and len(samples) != expected:
         state = f"has {len(samples)} samples where {expected} are expected"
-    return Finding(task, split, state, len(samples), hashes)
+    return SplitFinding(task, split, state, len(samples), hashes)

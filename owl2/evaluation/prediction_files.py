@@ -106,7 +106,7 @@ def predictions_hash(records: Iterable[Prediction]) -> str:
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckedPredictions:
     """The records of a file, each sample once.
 
     Attributes:
@@ -119,7 +119,7 @@ class Found:
     is_complete: bool
 
 
-def check_complete(header: dict[str, Any], records: Sequence[Prediction], allow_partial: bool) -> Found:
+def check_complete(header: dict[str, Any], records: Sequence[Prediction], allow_partial: bool) -> CheckedPredictions:
     """The records to score.
 
     Raises:
@@ -143,7 +143,7 @@ def check_complete(header: dict[str, Any], records: Sequence[Prediction], allow_
             f"the predictions of {header['task']} are not those of the whole split: {len(records)} of {expected} "
             "samples, or other ids than those. Predict the rest, or pass --allow-partial, which the result will show"
         )
-    return Found(list(first.values()), len(duplicated), complete)
+    return CheckedPredictions(list(first.values()), len(duplicated), complete)
 
 
 def _header(line: str, path: Path) -> dict[str, Any]:

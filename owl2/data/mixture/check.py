@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from owl2.data.check import Examined, Finding, Part, RecordCheck, Summary
+from owl2.data.check import CheckedPart, CheckSummary, Examined, RecordCheck, RecordFinding
 from owl2.data.formats import Problem, ProblemKind, RecordFile
 from owl2.data.media import problem_of_file
 from owl2.data.problems import Rejected
@@ -46,7 +46,7 @@ class SourceCheck:
         processor: "Owl2Processor | None" = None,
         max_length: int | None = None,
     ) -> None:
-        self.name, self.summary, self.rejected = name, Summary(), Rejected()
+        self.name, self.summary, self.rejected = name, CheckSummary(), Rejected()
         self.error: str | None = None
         self._check: RecordCheck | None = None
         try:
@@ -64,9 +64,9 @@ class SourceCheck:
         """Whether anything is wrong with what was checked so far."""
         return self.error is not None or self.summary.faulty > 0
 
-    def parts(self, num_workers: int = 1) -> Iterator[Part]:
+    def parts(self, num_workers: int = 1) -> Iterator[CheckedPart]:
         """As of `RecordCheck`; of an official source each image once, at the first record that names it."""
-        self.summary, check = Summary(), self._check
+        self.summary, check = CheckSummary(), self._check
         if check is None:
             return
         named: set[str] = set()
@@ -103,11 +103,11 @@ class OfficialRecords:
         return f"{self.name}, record {self.records[index].id}"
 
 
-def _without_named(part: Part, named: set[str]) -> Part:
+def _without_named(part: CheckedPart, named: set[str]) -> CheckedPart:
     """Without the problems of files that are `named`, which those of this part join."""
-    findings: list[Finding] = []
+    findings: list[RecordFinding] = []
     for finding in part.findings:
         if finding.kind not in OF_FILES or finding.text not in named:
             findings.append(finding)
             named.add(finding.text)
-    return Part(findings, replace(part.summary, kinds=Counter(finding.kind for finding in findings)))
+    return CheckedPart(findings, replace(part.summary, kinds=Counter(finding.kind for finding in findings)))

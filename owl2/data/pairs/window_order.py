@@ -37,7 +37,7 @@ def permutation(size: int, *key: Any) -> np.ndarray:
     return np.argsort(random_bits(0, size, *key))
 
 
-class Place(NamedTuple):
+class PairPlace(NamedTuple):
     """Where a pair lies in its source."""
 
     group: int
@@ -66,7 +66,7 @@ class WindowOrder:
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
         self._window: tuple[int, int, np.ndarray] | None = None
 
-    def place(self, epoch: int, position: int) -> Place:
+    def place(self, epoch: int, position: int) -> PairPlace:
         """Where the pair at a position of an epoch lies; every pair has one position in an epoch."""
         number = position // self.window
         if self._window is None or self._window[:2] != (epoch, number):
@@ -74,14 +74,14 @@ class WindowOrder:
             self._window = epoch, number, permutation(size, *self.key, "window", epoch, number)
         return self._place(epoch, number * self.window + int(self._window[2][position % self.window]))
 
-    def substitute(self, epoch: int, position: int, attempt: int) -> Place:
+    def substitute(self, epoch: int, position: int, attempt: int) -> PairPlace:
         """A random pair of the same window, for one that is broken."""
         start = position // self.window * self.window
         size = min(self.window, self.size - start)
         bits = random_bits(attempt, 1, *self.key, "substitute", epoch, position)
         return self._place(epoch, start + int(bits[0]) % size)
 
-    def _place(self, epoch: int, rank: int) -> Place:
+    def _place(self, epoch: int, rank: int) -> PairPlace:
         """Where number `rank` in the order of the groups lies."""
         if self._epoch is None or self._epoch[0] != epoch:
             order = permutation(len(self.groups), *self.key, "groups", epoch)
@@ -89,4 +89,4 @@ class WindowOrder:
         _, order, ends = self._epoch
         slot = int(np.searchsorted(ends, rank, side="right"))
         group = int(order[slot])
-        return Place(group, rank - int(ends[slot] - self.groups[group]))
+        return PairPlace(group, rank - int(ends[slot] - self.groups[group]))

@@ -13,7 +13,7 @@ from owl2.evaluation.metrics.judged import mmhal_ratings, mmvet_score, video_jud
 from owl2.evaluation.metrics.mmbench import REFUSAL, mmbench_choice
 
 from .judge import JudgeItem
-from .request import Ask, Message
+from .request import Ask, JudgeMessage
 
 # The models that the benchmarks' programs name.
 MMVET_JUDGE, MMHAL_JUDGE, VIDEO_JUDGE = "gpt-4-0613", "gpt-4-0314", "gpt-3.5-turbo"
@@ -135,7 +135,7 @@ def mmbench_item(
     )
 
 
-def _user(text: str) -> Message:
+def _user(text: str) -> JudgeMessage:
     return {"role": "user", "content": text}
 
 

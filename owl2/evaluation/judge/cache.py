@@ -7,7 +7,7 @@ from pathlib import Path
 
 from owl2.files import write_whole
 
-from .request import JudgeRequest, Reply
+from .request import JudgeReply, JudgeRequest
 
 
 class JudgeCache:
@@ -20,7 +20,7 @@ class JudgeCache:
         key = request.key()
         return self.directory / key[:2] / f"{key}.json"
 
-    def read(self, request: JudgeRequest) -> Reply | None:
+    def read(self, request: JudgeRequest) -> JudgeReply | None:
         """The stored reply, or `None`.
 
         Raises:
@@ -34,12 +34,12 @@ class JudgeCache:
         try:
             entry = json.loads(content)
             if entry["request"] == request.identity() and isinstance(entry["reply"]["text"], str):
-                return Reply(**entry["reply"])
+                return JudgeReply(**entry["reply"])
         except (ValueError, KeyError, TypeError):
             pass
         raise ValueError(f"{path} in the judge cache is damaged or was edited: delete it and judge again")
 
-    def write(self, request: JudgeRequest, reply: Reply) -> None:
+    def write(self, request: JudgeRequest, reply: JudgeReply) -> None:
         path = self.path(request)
         path.parent.mkdir(parents=True, exist_ok=True)
         entry = json.dumps({"request": request.identity(), "reply": asdict(reply)}, indent=1)

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from .request import JudgeRequest, Reply
+from .request import JudgeReply, JudgeRequest
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 KEY_VARIABLE, BASE_URL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
@@ -60,7 +60,7 @@ class Endpoint:
             raise ValueError(f"the judge's timeout of {timeout} seconds must be positive")
         return cls(base_url.rstrip("/"), api_key, timeout)
 
-    def send(self, request: JudgeRequest) -> Reply:
+    def send(self, request: JudgeRequest) -> JudgeReply:
         """Ask once.
 
         Raises:
@@ -119,7 +119,7 @@ def _read_until(deadline: float, read: Callable[[int], bytes]) -> bytes:
     return b"".join(chunks)
 
 
-def _reply(body: bytes) -> Reply:
+def _reply(body: bytes) -> JudgeReply:
     try:
         answer = json.loads(body)
         text = answer["choices"][0]["message"]["content"]
@@ -128,7 +128,7 @@ def _reply(body: bytes) -> Reply:
         raise JudgeFailure("malformed", f"no chat completion: {body[:200]!r}") from error
     if not isinstance(text, str):
         raise JudgeFailure("malformed", f"a chat completion without text: {body[:200]!r}")
-    return Reply(text, served_by if isinstance(served_by, str) else None)
+    return JudgeReply(text, served_by if isinstance(served_by, str) else None)
 
 
 def _explanation(error: HTTPError) -> str:

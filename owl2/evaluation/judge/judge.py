@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from .cache import JudgeCache
 from .endpoint import Endpoint, JudgeFailure
-from .request import Ask, JudgeRequest, Reply
+from .request import Ask, JudgeReply, JudgeRequest
 
 T = TypeVar("T")
 
@@ -200,7 +200,7 @@ class Judge:
             failed[UNPARSED] += 1
         return Verdict(item.id, item.fallback, text, UNPARSED, "no reply could be read", failed, served_by)
 
-    def _reply(self, request: JudgeRequest, failed: Counter[str]) -> Reply:
+    def _reply(self, request: JudgeRequest, failed: Counter[str]) -> JudgeReply:
         with self._locks.setdefault(request.key(), Lock()):
             reply = self._cache.read(request)
             if reply is None:
@@ -208,7 +208,7 @@ class Judge:
                 self._cache.write(request, reply)
             return reply
 
-    def _send(self, request: JudgeRequest, failed: Counter[str]) -> Reply:
+    def _send(self, request: JudgeRequest, failed: Counter[str]) -> JudgeReply:
         if self._endpoint is None:
             raise JudgeCacheMiss(
                 f"{self._cache.path(request)} is missing (model {request.model!r}, run {request.run}, attempt "

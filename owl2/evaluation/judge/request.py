@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-Message = Mapping[str, str]  # {"role": "system" or "user", "content": text}
+JudgeMessage = Mapping[str, str]  # {"role": "system" or "user", "content": text}
 
 
 @dataclass(frozen=True)
 class Ask:
     """One question to a judge. `None` leaves the temperature or the length of the reply to the endpoint."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[JudgeMessage, ...]
     temperature: float | None = 0.0
     max_tokens: int | None = None
 
@@ -44,7 +44,7 @@ class JudgeRequest:
 
 
 @dataclass(frozen=True)
-class Reply:
+class JudgeReply:
     """Text of a judge, and the model that the endpoint says has written it."""
 
     text: str

@@ -20,7 +20,7 @@ METRICS = ("CIDEr", *BLEU_NAMES, "ROUGE_L", "METEOR")
 
 Id = TypeVar("Id", bound=Hashable)
 NGram = tuple[str, ...]
-Scores = tuple[float, list[float]]  # of the whole set, and of each image
+CaptionScores = tuple[float, list[float]]  # of the whole set, and of each image
 # For each image its references, and its one hypothesis; tokenized, tokens joined by spaces.
 References = Sequence[Sequence[str]]
 Hypotheses = Sequence[str]
@@ -63,7 +63,7 @@ def caption_scores(
     by_id = dict(zip(hypotheses, ptb_tokenize(list(hypotheses.values())), strict=True))
     hypothesis_tokens = [by_id[image] for image in ids]
 
-    found: dict[str, Scores] = {}
+    found: dict[str, CaptionScores] = {}
     if not set(metrics).isdisjoint(BLEU_NAMES):
         found |= zip(BLEU_NAMES, bleu(reference_tokens, hypothesis_tokens), strict=True)
     for name, scorer in (("CIDEr", cider), ("ROUGE_L", rouge_l), ("METEOR", meteor_scores)):
@@ -72,7 +72,7 @@ def caption_scores(
     return {name: CaptionScore(found[name][0], dict(zip(ids, found[name][1], strict=True))) for name in metrics}
 
 
-def cider(references: References, hypotheses: Hypotheses, sigma: float = 6.0) -> Scores:
+def cider(references: References, hypotheses: Hypotheses, sigma: float = 6.0) -> CaptionScores:
     """CIDEr-D, times 10: n-grams of 1 to 4 words weighed by tf-idf, clipped cosine, Gaussian penalty on the length."""
     counted = [[_counts(text) for text in texts] for texts in references]
     in_images = Counter(chain.from_iterable(set(chain.from_iterable(texts)) for texts in counted))
@@ -107,7 +107,7 @@ def _cosines(hypothesis: Mapping[NGram, float], reference: Mapping[NGram, float]
     return [product / norm if norm else product for product, norm in zip(products, norms, strict=True)]
 
 
-def bleu(references: References, hypotheses: Hypotheses) -> list[Scores]:
+def bleu(references: References, hypotheses: Hypotheses) -> list[CaptionScores]:
     """BLEU-1 to BLEU-4 of the closest reference length, smoothed by 1e-15 above and 1e-9 below each fraction line."""
     totals = [0] * 10
     per_image = []
@@ -144,7 +144,7 @@ def _bleu_of(statistics: Sequence[int]) -> list[float]:
     return scores
 
 
-def rouge_l(references: References, hypotheses: Hypotheses, beta: float = 1.2) -> Scores:
+def rouge_l(references: References, hypotheses: Hypotheses, beta: float = 1.2) -> CaptionScores:
     """ROUGE-L: F-score of the longest common subsequence, the best precision and recall each from any reference."""
     scores = []
     for texts, hypothesis in zip(references, hypotheses, strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2.evaluation.prediction_files import with_current_names
-from owl2.evaluation.results.published.tables import Column
+from owl2.evaluation.results.published.tables import PublishedColumn
 from owl2.evaluation.task import Task
 from owl2.evaluation.tasks import TASKS, task_named
 from owl2.files import read_json_object
@@ -18,7 +18,7 @@ from .scoring import SCORES, value_at
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PublishedComparison:
     """A result of ours next to the published one of mPLUG-Owl2, in the unit of the published column.
 
     Attributes:
@@ -74,10 +74,10 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not a result of owl2 score: {error}") from error
 
 
-def compare(results: Sequence[dict[str, Any]]) -> list[Comparison]:
+def compare(results: Sequence[dict[str, Any]]) -> list[PublishedComparison]:
     """All measures of the results that a published table has too."""
     tables = published_tables()
-    found: list[Comparison] = []
+    found: list[PublishedComparison] = []
     for result in results:
         task = task_named(result["task"])
         for (table, measure), key in task.paper_results.items():
@@ -85,7 +85,9 @@ def compare(results: Sequence[dict[str, Any]]) -> list[Comparison]:
     return found
 
 
-def _compare(task: Task, result: dict[str, Any], table: PublishedTable, measure: str, key: str) -> Iterator[Comparison]:
+def _compare(
+    task: Task, result: dict[str, Any], table: PublishedTable, measure: str, key: str
+) -> Iterator[PublishedComparison]:
     named, _, name = key.rpartition(":")
     protocol = named or result["default_protocol"]
     entry = result["protocols"].get(protocol)
@@ -96,7 +98,7 @@ def _compare(task: Task, result: dict[str, Any], table: PublishedTable, measure:
     except KeyError:
         return  # a group that has none of these samples
     column, published = _column(table, measure)
-    yield Comparison(
+    yield PublishedComparison(
         table.name,
         measure,
         " ".join(part for part in (column.group, column.label) if part),
@@ -112,15 +114,15 @@ def _compare(task: Task, result: dict[str, Any], table: PublishedTable, measure:
     )
 
 
-def fairest(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def fairest(comparisons: Sequence[PublishedComparison]) -> list[PublishedComparison]:
     """Of the comparisons of a measure, which several splits and prompts may have, that with the fewest reasons."""
-    chosen: dict[tuple[str, str], Comparison] = {}
+    chosen: dict[tuple[str, str], PublishedComparison] = {}
     for entry in sorted(comparisons, key=lambda entry: len(entry.reasons)):
         chosen.setdefault((entry.table, entry.measure), entry)
     return [entry for entry in comparisons if chosen[entry.table, entry.measure] is entry]
 
 
-def _column(table: PublishedTable, measure: str) -> tuple[Column, float | None]:
+def _column(table: PublishedTable, measure: str) -> tuple[PublishedColumn, float | None]:
     """Column of a measure, and the value of mPLUG-Owl2."""
     for reference in table.references:
         measures = table.measures(reference)
@@ -130,7 +132,7 @@ def _column(table: PublishedTable, measure: str) -> tuple[Column, float | None]:
     raise ValueError(f"{table.name} has no measure {measure}")
 
 
-def _in_unit(value: float, column: Column) -> float:
+def _in_unit(value: float, column: PublishedColumn) -> float:
     """Summaries hold fractions, and CIDEr as its program gives it."""
     return 100 * value if column.unit == "percent" or column.metric == "CIDEr" else value
 
@@ -203,7 +205,9 @@ def write_report(runs: Sequence[Path], out: Path) -> list[Path]:
     return [text, data, *charts]
 
 
-def _markdown(results: Sequence[dict[str, Any]], comparisons: Sequence[Comparison], charts: Sequence[Path]) -> str:
+def _markdown(
+    results: Sequence[dict[str, Any]], comparisons: Sequence[PublishedComparison], charts: Sequence[Path]
+) -> str:
     parts = ["# Results", _overview(results)]
     parts += [f"![{chart.stem}]({chart.name})" for chart in charts]
     for table in published_tables().values():
@@ -234,7 +238,7 @@ def _overview(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _protocols(comparisons: Sequence[Comparison]) -> str:
+def _protocols(comparisons: Sequence[PublishedComparison]) -> str:
     names = dict.fromkeys(
         f"{entry.task} ({entry.split}, prompt {entry.prompt}{', raw' if entry.prompt_format == 'raw' else ''}): "
         f"{entry.protocol}"

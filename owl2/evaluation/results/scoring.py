@@ -12,7 +12,7 @@ from owl2.evaluation.judge.benchmark_items import read_prompt
 from owl2.evaluation.judge.judge import Judge
 from owl2.evaluation.prediction_files import (
     PREDICTIONS,
-    Found,
+    CheckedPredictions,
     check_complete,
     predictions_hash,
     read_header,
@@ -236,7 +236,7 @@ def _described(name: str, prompt: str) -> dict[str, Any]:
 
 
 def _add_results(
-    directory: Path, task: Task, header: dict[str, Any], found: Found, results: dict[str, Any]
+    directory: Path, task: Task, header: dict[str, Any], found: CheckedPredictions, results: dict[str, Any]
 ) -> dict[str, Any]:
     path = directory / SCORES
     result = {

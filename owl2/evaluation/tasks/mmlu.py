@@ -20,7 +20,7 @@ _RANKED = ("opencompass2023", "classic")
 _GENERATED = ("opencompass2023_gen", "opencompass_gen")
 
 
-class Question(NamedTuple):
+class MmluQuestion(NamedTuple):
     """A row of a file of the benchmark."""
 
     text: str
@@ -41,7 +41,7 @@ def _files(root: Path, split: str) -> list[Path]:
     return [_file(root, subject, part) for subject in SUBJECTS for part in ("dev", split)]
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[MmluQuestion]:
     """The questions of a CSV file without a header: question, four choices, letter of the answer.
 
     Raises:
@@ -56,7 +56,7 @@ def read_questions(path: Path) -> list[Question]:
                     f"{path}, line {reader.line_num}: expected a question, four choices and a letter A to D, found "
                     f"{row!r:.200}"
                 )
-            found.append(Question(row[0], tuple(row[1:5]), row[5].strip()))
+            found.append(MmluQuestion(row[0], tuple(row[1:5]), row[5].strip()))
     return found
 
 
@@ -73,7 +73,7 @@ def _subject(root: Path, subject: str, split: str, prompt: str) -> list[Sample]:
     return [write(subject, shots, question, f"{subject}-{number}") for number, question in enumerate(questions)]
 
 
-def _ranked(subject: str, shots: Sequence[Question], question: Question, name: str) -> Sample:
+def _ranked(subject: str, shots: Sequence[MmluQuestion], question: MmluQuestion, name: str) -> Sample:
     """The layout of the original repository, whose header has two spaces before the subject."""
     return Sample(
         id=name,
@@ -87,11 +87,11 @@ def _ranked(subject: str, shots: Sequence[Question], question: Question, name: s
     )
 
 
-def _generated(subject: str, shots: Sequence[Question], question: Question, name: str) -> Sample:
+def _generated(subject: str, shots: Sequence[MmluQuestion], question: MmluQuestion, name: str) -> Sample:
     """OpenCompass' instruction, in a turn for each shot and for the question."""
     hint = f"There is a single choice question about {_title(subject)}. Answer the question by replying A, B, C or D."
 
-    def with_instruction(each: Question) -> str:
+    def with_instruction(each: MmluQuestion) -> str:
         return f"{hint}\nQuestion: {each.written()}\nAnswer: "
 
     return Sample(

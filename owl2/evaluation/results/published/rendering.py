@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from .tables import REFERENCE, PublishedTable, Row
+from .tables import REFERENCE, PublishedRow, PublishedTable
 
 OURS = "Ours"
 DIFFERENCE = f"Difference to {REFERENCE}"
@@ -60,7 +60,7 @@ def _by_rows(table: PublishedTable, ours: Mapping[str, float], reasons: Mapping[
 
 
 def _our_rows(
-    table: PublishedTable, reference: Row, ours: Mapping[str, float], reasons: Mapping[str, str]
+    table: PublishedTable, reference: PublishedRow, ours: Mapping[str, float], reasons: Mapping[str, str]
 ) -> list[list[str]]:
     """Our row and the row of differences; none where nothing of `ours` belongs to `reference`."""
     measures = table.measures(reference)
@@ -91,7 +91,7 @@ def _by_columns(table: PublishedTable, ours: Mapping[str, float], reasons: Mappi
 
 
 def _ours_and_difference(
-    table: PublishedTable, reference: Row, index: int, ours: Mapping[str, float]
+    table: PublishedTable, reference: PublishedRow, index: int, ours: Mapping[str, float]
 ) -> tuple[str, str]:
     value, published = ours.get(table.measures(reference)[index]), reference.values[index]
     if value is None:
@@ -103,11 +103,11 @@ def _ours_and_difference(
     return f"{value:.{decimals}f}", f"{difference:+.{decimals}f}"
 
 
-def _details(table: PublishedTable, row: Row) -> list[str]:
+def _details(table: PublishedTable, row: PublishedRow) -> list[str]:
     return list(row.details) or [""] * len(table.details)
 
 
-def _values(table: PublishedTable, row: Row) -> list[str]:
+def _values(table: PublishedTable, row: PublishedRow) -> list[str]:
     cells = []
     for index, (column, value) in enumerate(zip(table.columns, row.values, strict=True)):
         text = _MISSING if value is None else f"{value:.{table.decimals(index)}f}" + row.marks.get(column.key, "")

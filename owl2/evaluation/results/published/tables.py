@@ -13,7 +13,7 @@ REFERENCE = "mPLUG-Owl2"  # the model that a result of ours is compared with
 
 
 @dataclass(frozen=True)
-class Column:
+class PublishedColumn:
     """One measure. `group` is the heading above it; `metric` and `split` are None where the source prints none."""
 
     key: str
@@ -26,7 +26,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """One model: a value for each column, None where the source prints none.
 
     Dictionaries are by column key: `marks` holds the signs printed behind a value, `deviations` the number after ±,
@@ -60,15 +60,15 @@ class PublishedTable:
     sections: dict[str, str]
     legend: dict[str, str]
     notes: tuple[str, ...]
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[PublishedColumn, ...]
+    rows: tuple[PublishedRow, ...]
 
     @property
-    def references(self) -> list[Row]:
+    def references(self) -> list[PublishedRow]:
         """The rows of mPLUG-Owl2: one, or one a section where the sections are different measures."""
         return [row for row in self.rows if row.model == REFERENCE]
 
-    def measures(self, reference: Row) -> list[str]:
+    def measures(self, reference: PublishedRow) -> list[str]:
         """The names under which ours is given, one a column: `section.column` if there are several references."""
         prefix = f"{reference.section}." if len(self.references) > 1 else ""
         return [prefix + column.key for column in self.columns]
@@ -95,8 +95,8 @@ def published_tables() -> dict[str, PublishedTable]:
 
 
 def _table(name: str, data: dict[str, Any]) -> PublishedTable:
-    columns = tuple(Column(**column) for column in data.pop("columns"))
-    rows = tuple(Row(**_tuples(Row, row)) for row in data.pop("rows"))
+    columns = tuple(PublishedColumn(**column) for column in data.pop("columns"))
+    rows = tuple(PublishedRow(**_tuples(PublishedRow, row)) for row in data.pop("rows"))
     for row in rows:
         assert len(row.values) == len(columns) and len(row.details) in (0, len(data["details"])), (name, row)
     return PublishedTable(name=name, columns=columns, rows=rows, **_tuples(PublishedTable, data))
