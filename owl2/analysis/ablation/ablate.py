@@ -92,7 +92,7 @@ def check_metrics(grid: Grid) -> None:
         ValueError: there is one.
     """
     known = {name: keys for name, entry in grid.measure.items() if (keys := _keys(entry))}
-    for metric in [column.metric for column in grid.columns] + [contrast.metric for contrast in grid.contrasts]:
+    for metric in grid.metrics():
         name, _, key = metric.partition(".")
         if name in known and key not in known[name]:
             raise ValueError(f"no cell has the metric {metric}: {name} measures {', '.join(sorted(known[name]))}")

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
@@ -69,11 +68,11 @@ def run_cell(cell: Cell, measure: Mapping[str, Measurement], work: Path, folder:
         ValueError: a stage cannot be trained.
     """
     with _only_process(work / f".{cell.name}.lock"):
+        models: dict[str, Path] = {}
         model = None
         for stage in cell.stages:
-            model = _train(stage, model, work, console)
-        assert model is not None, "a cell has a stage"
-        metrics, correct = _measure(model, measure, work / "predictions" / f"{cell.name}-{cell.key[:12]}")
+            models[stage.name] = model = _train(stage, model, work, console)
+        metrics, correct = _measure(models, measure, work / "predictions" / f"{cell.name}-{cell.key[:12]}")
         stages = {stage.name: _facts(stage, work / stage.directory) for stage in cell.stages}
         for name, facts in stages.items():
             metrics |= {f"{name}.{key}": value for key, value in facts.pop("evaluation").items()}
@@ -150,22 +149,26 @@ def _facts(stage: StageRun, directory: Path) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
-def _measure(model: Path, measure: Mapping[str, Measurement], out: Path) -> tuple[dict[str, float], dict[str, str]]:
+def _measure(
+    models: Mapping[str, Path], measure: Mapping[str, Measurement], out: Path
+) -> tuple[dict[str, float], dict[str, str]]:
     """The numbers of all summaries by dotted name, and of each measurement which samples were right, as bits."""
     metrics: dict[str, float] = {}
     correct: dict[str, str] = {}
-    if not measure:
-        return metrics, correct
-    loaded, processor = load_for_chat(model)
-    for name, entry in measure.items():
-        settings = Settings(Path("data"), out / name, entry.split, entry.prompt, limit=entry.limit)
-        planned = plan_task(task_named(entry.task), settings, {})
-        predict(planned, loaded, processor, Ranks(), entry.batch_size, on_batch=lambda done, samples: None)
-        result = score_directory(planned.directory)
-        summary = result["protocols"][result["default_protocol"]]["summary"]
-        metrics |= {f"{name}.{key}": value for key, value in flat(summary).items()}
-        correct[name] = packed(_scores_of(planned.directory / PREDICTIONS))
+    last = list(models)[-1]
+    for stage, directory in models.items():
+        entries = {name: entry for name, entry in measure.items() if (entry.after or last) == stage}
+        if not entries:
+            continue
+        loaded, processor = load_for_chat(directory)
+        for name, entry in entries.items():
+            settings = Settings(Path("data"), out / name, entry.split, entry.prompt, limit=entry.limit)
+            planned = plan_task(task_named(entry.task), settings, {})
+            predict(planned, loaded, processor, Ranks(), entry.batch_size, on_batch=lambda done, samples: None)
+            result = score_directory(planned.directory)
+            summary = result["protocols"][result["default_protocol"]]["summary"]
+            metrics |= {f"{name}.{key}": value for key, value in flat(summary).items()}
+            correct[name] = packed(_scores_of(planned.directory / PREDICTIONS))
     return metrics, correct
 
 

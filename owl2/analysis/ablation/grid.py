@@ -43,9 +43,14 @@ class Stage(Section):
 
 
 class Measurement(Section):
-    """A benchmark of `owl2 evaluate`, asked of the model that a cell ends with."""
+    """A benchmark of `owl2 evaluate`.
+
+    Attributes:
+        after: The stage whose model is asked; the last by default.
+    """
 
     task: str
+    after: str | None = None
     split: str | None = None
     prompt: str | None = None
     limit: int | None = None
@@ -56,7 +61,8 @@ class Column(Section):
     """A column of the table.
 
     Attributes:
-        metric: `MEASUREMENT.KEY` of its summary, or `STAGE.KEY` of the last line of its evaluations.
+        metric: `MEASUREMENT.KEY` of its summary, `STAGE.KEY` of the last line of its evaluations, or the difference of
+            two, `ONE - OTHER`.
         better: Whether more or less of it is better.
     """
 
@@ -135,7 +141,10 @@ class Grid(Section):
             for level in chosen:
                 self.check_levels({name: level}, "smoke.only")
         known = {*self.measure, *self.stages}
-        for metric in [column.metric for column in self.columns] + [contrast.metric for contrast in self.contrasts]:
+        for name, entry in self.measure.items():
+            if entry.after is not None and entry.after not in self.stages:
+                raise ValueError(f"{name} is measured after {entry.after}, but the stages are {', '.join(self.stages)}")
+        for metric in self.metrics():
             if metric.partition(".")[0] not in known or not metric.partition(".")[2]:
                 raise ValueError(
                     f"no cell has the metric {metric}: it must begin with one of {', '.join(known)} and a dot"
@@ -158,8 +167,18 @@ class Grid(Section):
         if whole and set(selected) != set(self.factors):
             raise ValueError(f"{where} must name a level of each factor ({', '.join(self.factors)}), got {selected}")
 
+    def metrics(self) -> list[str]:
+        """All metrics that columns and contrasts name, each of a difference by itself."""
+        named = [column.metric for column in self.columns] + [contrast.metric for contrast in self.contrasts]
+        return list(dict.fromkeys(term for metric in named for term in terms_of(metric)))
+
     def to_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
+
+
+def terms_of(metric: str) -> list[str]:
+    """The one metric, or the two whose difference it is."""
+    return metric.split(" - ")
 
 
 class StageRun(NamedTuple):

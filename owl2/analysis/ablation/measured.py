@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .grid import Grid, conditions
+from .grid import Grid, conditions, terms_of
 
 Levels = tuple[tuple[str, str], ...]
 
@@ -25,11 +25,14 @@ class Measured(NamedTuple):
         cell = self.cells.get(tuple(levels.items()), {}).get(seed)
         if cell is None:
             return None
-        if metric not in cell["metrics"]:
-            raise ValueError(
-                f"no cell has the metric {metric}; there are {', '.join(sorted(cell['metrics'])) or 'none'}"
-            )
-        return float(cell["metrics"][metric])
+        terms = terms_of(metric)
+        for term in terms:
+            if term not in cell["metrics"]:
+                raise ValueError(
+                    f"no cell has the metric {term}; there are {', '.join(sorted(cell['metrics'])) or 'none'}"
+                )
+        first, *second = (float(cell["metrics"][term]) for term in terms)
+        return first - sum(second)
 
 
 def load_measured(grid: Grid, folder: Path) -> Measured:

@@ -52,7 +52,7 @@ def _difference(contrast: Contrast, measured: Measured, seed: int) -> float | No
 def _by_question(contrast: Contrast, measured: Measured, seeds: Sequence[int]) -> list[Any] | None:
     """For each seed the differences of single questions, where the metric is a share of right answers."""
     measurement, _, key = contrast.metric.partition(".")
-    if key != "accuracy":
+    if key != "accuracy":  # a difference ends in another word
         return None
     found = []
     for seed in seeds:

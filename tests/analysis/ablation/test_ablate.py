@@ -34,7 +34,10 @@ def grid(tmp_path: Path) -> Path:
         },
         "factors": {"rate": {"low": {"instruct": {"optimizer.learning_rate": 1e-5}}, "high": {}}},
         "seeds": [0],
-        "measure": {"test": {"task": "easy_vqa", "limit": 6}},
+        "measure": {
+            "test": {"task": "easy_vqa", "limit": 6},
+            "before": {"task": "easy_vqa", "limit": 5, "after": "pretrain"},
+        },
         "columns": [
             {"metric": "test.accuracy", "title": "VQA"},
             {"metric": "pretrain.perplexity", "title": "perplexity", "better": "less"},
@@ -66,6 +69,7 @@ def test_cells_share_a_stage_are_measured_and_are_not_run_again(grid, tmp_path, 
     assert found["levels"] == {"rate": "low"} and found["key"] == cells[0].key
     assert found["metrics"]["pretrain.perplexity"] > 1 and 0 <= found["metrics"]["test.accuracy"] <= 1
     assert found["stages"]["instruct"]["samples"] > 0 and len(cells_module.unpacked(found["correct"]["test"])) == 6
+    assert len(cells_module.unpacked(found["correct"]["before"])) == 5
     assert (tmp_path / "metrics" / "cells" / "low-seed0.json").stat().st_size < 5000
     # all is there: nothing is trained, and the report is computed from the metrics alone
     (tmp_path / "other").mkdir()

@@ -104,6 +104,8 @@ def test_the_short_form_has_its_own_seeds_levels_and_steps(tmp_path, grid):
         ({"factors": {"arm": {}}}, "the factor arm has no level"),
         ({"without": [{"arm": "nome"}]}, "without names arm=nome, but arm is one of none, mam"),
         ({"speed": 3}, "speed: Extra inputs"),
+        ({"measure": {"test": {"task": "easy_vqa", "after": "tune"}}}, "test is measured after tune, but the stages"),
+        ({"columns": [{"metric": "test.accuracy - other.x", "title": "x"}]}, "no cell has the metric other.x"),
     ],
 )
 def test_a_grid_that_makes_no_sense_is_refused_in_a_line(tmp_path, grid, change, message):

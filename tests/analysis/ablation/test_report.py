@@ -108,6 +108,16 @@ def test_an_interaction_is_the_difference_of_differences_seed_by_seed(tmp_path, 
     assert tested.comparison.over_questions.low < np.mean(expected) < tested.comparison.over_questions.high
 
 
+def test_a_metric_may_be_the_difference_of_two(tmp_path, grid):
+    write_cells(tmp_path)
+    measured = load_measured(grid, tmp_path)
+    levels = {"arm": "mam", "data": "both"}
+    expected = measured.value(levels, 3, "test.accuracy") - 1.3
+    assert measured.value(levels, 3, "test.accuracy - pretrain.loss") == pytest.approx(expected)
+    columns = [grid.columns[0].model_copy(update={"metric": "test.accuracy - pretrain.loss"})]
+    assert "| mam | both | " in write_report(grid.model_copy(update={"columns": columns}), tmp_path).read_text()
+
+
 def test_only_primary_contrasts_are_corrected_for_their_number(tmp_path, grid):
     write_cells(tmp_path)
     first, second, third = evaluate_contrasts(grid, load_measured(grid, tmp_path))
