@@ -22,6 +22,22 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def model_directory(name: str | Path) -> Path:
+    """A local directory, in which a model is looked for; commands ask before they wait for torch.
+
+    Raises:
+        ValueError: It does not exist, or is a file.
+    """
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        found = "is not a directory" if path.exists() else "does not exist"
+        raise ValueError(
+            f"The model directory {name} {found}. owl2 fetches nothing: download a published model first, "
+            "for example with: hf download NAME --local-dir DIRECTORY"
+        )
+    return path
+
+
 def read_json_object(path: Path, what: str, error_type: type[ValueError] = ValueError) -> dict[str, Any]:
     """The object in a JSON file.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
-from owl2.files import read_json_object
+from owl2.files import model_directory, read_json_object
 from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration
 from owl2.modeling.official_checkpoint import _read_weights, _weight_files, official_to_owl2, owl2_to_official
 from owl2.modeling.parts import PARTS, part_of
@@ -137,13 +137,7 @@ def checkpoint_layout(directory: str | Path) -> Layout:
     Raises:
         ValueError: The directory does not exist, or holds no mPLUG-Owl2 model.
     """
-    path = Path(directory).expanduser()
-    if not path.is_dir():
-        found = "is not a directory" if path.exists() else "does not exist"
-        raise ValueError(
-            f"The model directory {directory} {found}. owl2 fetches nothing: download a published model first, "
-            "for example with: hf download NAME --local-dir DIRECTORY"
-        )
+    path = model_directory(directory)
     if is_official_adapter(path):
         return "official adapter"
     file = path / "config.json"

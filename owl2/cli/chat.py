@@ -106,12 +106,14 @@ def _open_with_images(
     videos: Sequence[str],
 ) -> "ChatSession":
     """The session with its first images, which are read before the model, as that takes long to load."""
+    from owl2.files import model_directory
     from owl2.processing import load_image
     from owl2.processing.image_loading import check_local_path
 
     pictures = [load_image(path) for path in images]
     for path in videos:
         check_local_path(path, "video")
+    model_directory(directory)
     session = _open(directory, dtype, device, system, truncate)
     for picture in pictures:
         session.add_image(picture)

@@ -210,6 +210,9 @@ def _run_check(check: "RecordCheck | SourceCheck", records: int, name: str, num_
 
 def _load_processor(directory: str) -> "tuple[Owl2Processor, int]":
     """The processor of a model, and how many tokens its context holds."""
+    from owl2.files import model_directory
+
+    model_directory(directory)
     from owl2 import Owl2Config, Owl2Processor
     from owl2.checkpoints.inspect import checkpoint_layout
 

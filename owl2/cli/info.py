@@ -33,6 +33,9 @@ def info(
 
     Exit code 2 if not everything does.
     """
+    from owl2.files import model_directory
+
+    model_directory(directory)
     from owl2.checkpoints.inspect import inspect_checkpoint
     from owl2.checkpoints.loading import prompt_of
 

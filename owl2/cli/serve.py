@@ -27,9 +27,11 @@ def serve(
     """Serve a model over HTTP, with the API of OpenAI: /v1/chat/completions and more."""
     own = [f"{name}={value}" for name, value in (("host", host), ("port", port)) if value is not None]
     try:
+        from owl2.files import model_directory
         from owl2.serving.settings import load_settings
 
         loaded = load_settings(settings, [*(overrides or []), *own])
+        model_directory(model)
         restart_with_fast_allocation()
         from owl2.serving.server import serve as run
     except ModuleNotFoundError as error:

@@ -52,6 +52,7 @@ def test_mistyped_commands_options_and_keys_import_nothing_heavy(tmp_path):
     commands += [["train", "small/pretrain", "optimizer.lerning_rate=1"], ["chat", "--modle", "x"], ["evaluate"]]
     commands += [["train", "small/pretrain", "evaluate.tasks={popo: {}}"], ["evaluate", "-m", "x", "--tasks", "popo"]]
     commands += [["cost", "pretrain", "--gpu", "h999"]]
+    commands += [["info", "absent"], ["chat", "-m", "absent", "hello"], ["serve", "-m", "absent"]]
     for command, code, heavy in imported_by(*commands):
         assert (code, heavy) == (2, []), command
 
