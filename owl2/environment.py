@@ -29,12 +29,12 @@ NEWEST_TESTED = {
     "jinja2": "3.1.6",
     "sentencepiece": "0.2.3",
     "protobuf": "7.36.2",
-    "packaging": "26.3",
+    "packaging": "26.4",
     "filelock": "4.3.1",
     "typer": "0.29.2",
     "rich": "15.0.0",
-    "pydantic": "2.14.3",
-    "pyyaml": "6.0.3",
+    "pydantic": "2.14.4",
+    "pyyaml": "6.0.4",
 }
 """Of each required package, as in constraints/cpu.txt; an installed owl2 has no other way to know."""
 
