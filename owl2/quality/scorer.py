@@ -240,6 +240,11 @@ class QualityScorer:
                 scores.append(float(100 * (values[-1] - low) / (high - low)))
         return torch.tensor(scores)
 
+    @property
+    def level_ids(self) -> list[int]:
+        """Token of each level word after the prompt, best first."""
+        return self._prompt(self.protocol, self.aspect).levels.tolist()
+
     def _ratings_of(self, images: QualityImages, aspect: str | None) -> Ratings:
         wanted = self.aspect if aspect is None else aspect
         return self.ratings(images, [wanted])[wanted]
