@@ -6,12 +6,20 @@ from typing import Annotated
 import typer
 
 from owl2.environment import restart_with_fast_allocation
+from owl2.recipes import find_grid
 
-EXAMPLE = "owl2 ablate grid.yaml --out runs/ablation --smoke"
+from .completion import complete_grid
+
+EXAMPLE = "owl2 ablate ablations/small/controls --out runs/controls --smoke"
 
 
 def ablate(
-    grid: Annotated[Path, typer.Argument(metavar="GRID", help="A YAML file with stages, factors, seeds.")],
+    grid: Annotated[
+        str,
+        typer.Argument(
+            metavar="GRID", help="Name of a grid of the package, or a YAML file.", autocompletion=complete_grid
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Where models are trained.")] = Path("runs/ablation"),
     metrics: Annotated[
         Path | None, typer.Option(help="Folder of the metrics and the report; that of --out by default.")
@@ -31,5 +39,5 @@ def ablate(
 
     from owl2.analysis.ablation.ablate import ablate as run
 
-    if not run(grid, out, Console(), metrics, only or [], smoke, jobs, report):
+    if not run(find_grid(grid), out, Console(), metrics, only or [], smoke, jobs, report):
         raise typer.Exit(130)

@@ -15,6 +15,13 @@ def complete_mixture(incomplete: str) -> list[str]:
     return [*_names(incomplete, of_mixtures=True), *_yaml_files(incomplete)]
 
 
+def complete_grid(incomplete: str) -> list[str]:
+    """Grids of `owl2 ablate`, and YAML files."""
+    from owl2.recipes import grid_names
+
+    return [*(name for name in grid_names() if name.startswith(incomplete)), *_yaml_files(incomplete)]
+
+
 def complete_any_recipe(incomplete: str) -> list[str]:
     """All recipes of the package by name."""
     return _names(incomplete, of_mixtures=False) + _names(incomplete, of_mixtures=True)

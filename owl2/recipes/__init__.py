@@ -9,8 +9,36 @@ _FOLDER = Path(__file__).parent
 
 def recipe_names() -> list[str]:
     """Names of all recipes, those of training first."""
-    found = [file.relative_to(_FOLDER).with_suffix("").as_posix() for file in _FOLDER.rglob("*.yaml")]
+    return _names(grids=False)
+
+
+def grid_names() -> list[str]:
+    """Names of all grids of `owl2 ablate`."""
+    return _names(grids=True)
+
+
+def _names(grids: bool) -> list[str]:
+    files = [file for file in _FOLDER.rglob("*.yaml") if _is_grid(file) == grids]
+    found = [file.relative_to(_FOLDER).with_suffix("").as_posix() for file in files]
     return sorted(found, key=lambda name: ("/" in name, name))
+
+
+def _is_grid(file: Path) -> bool:
+    return "\nfactors:\n" in file.read_text(encoding="utf-8")
+
+
+def find_grid(name: str | os.PathLike[str]) -> Path:
+    """The file of a grid: a path, or the name of one of the package.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.as_posix() in grid_names():
+        return _FOLDER / f"{path.as_posix()}.yaml"
+    raise ValueError(f"there is no grid {os.fspath(name)}: the package has {', '.join(grid_names())}")
 
 
 def find_recipe(name: str | os.PathLike[str]) -> Path:

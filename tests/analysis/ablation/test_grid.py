@@ -8,6 +8,7 @@ import yaml
 from training.tiny_recipes import write_data, write_recipes
 
 from owl2.analysis.ablation.grid import expand, load_grid, select
+from owl2.recipes import find_grid, grid_names, recipe_names
 
 
 @pytest.fixture
@@ -131,3 +132,13 @@ def test_conditions_whose_recipes_are_equal_are_refused(tmp_path, grid):
 def test_a_selection_that_the_grid_has_not_is_refused(tmp_path, grid, only):
     with pytest.raises(ValueError, match="is one of none, mam|the factor amr|selects nothing"):
         select(load_grid(written(tmp_path, grid)), [only])
+
+
+@pytest.mark.parametrize("name", grid_names())
+def test_every_grid_of_the_package_resolves(name):
+    path = find_grid(name)
+    loaded = load_grid(path)
+    seeds = loaded.model_copy(update={"seeds": loaded.seeds[:1]})
+    assert len(expand(seeds, path.parent)) >= 2
+    assert len(expand(select(loaded, [], smoke=True), path.parent)) >= 2
+    assert name not in recipe_names()
