@@ -11,6 +11,7 @@ from transformers import BatchFeature, TextStreamer
 
 from .modeling import Owl2ForConditionalGeneration
 from .processing import Owl2Processor, load_image, load_video
+from .processing.control_tokens import protect, written_out
 from .reply import Reply
 
 LOWEST_TEMPERATURE = 1e-6
@@ -192,16 +193,16 @@ class ChatSession:
         return text[: start + min(offsets[-surplus][0], len(text) - start - 1)]
 
     def _encode(self, text: str) -> tuple[str, BatchFeature]:
-        prompt = self.processor.apply_chat_template(
-            [*self.messages, self._user_message(text)], add_generation_prompt=True
-        )
+        tokens = self.processor.control_tokens
+        messages = protect([*self.messages, self._user_message(text)], tokens)  # what is typed is text
+        prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         inputs = self.processor(
             text=prompt,
             images=[*self.images, *self.waiting_images] or None,
             videos=[*self.videos, *self.waiting_videos] or None,
             return_tensors="pt",
         )
-        return prompt, inputs
+        return written_out(prompt, tokens), inputs
 
     def _user_message(self, text: str) -> dict[str, Any]:
         parts = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from PIL import Image
 
 from owl2.processing import load_image, load_video
+from owl2.processing.control_tokens import LLAMA_CONTROL_TOKENS, control_tokens_in
 
 from .formats import Problem, ProblemKind
 from .media import is_web_address
@@ -23,7 +24,13 @@ PART = 256
 
 
 class Examined(Protocol):
-    """Records that a check can go through, such as a `RecordFile`."""
+    """Records that a check can go through, such as a `RecordFile`.
+
+    Attributes:
+        unread: how many of those that were examined have a field that is not read, by its name.
+    """
+
+    unread: Counter[str]
 
     def __len__(self) -> int: ...
 
@@ -60,6 +67,7 @@ class CheckSummary:
         rejected: Number of them that a mixture leaves out; the others are skipped when they are drawn.
         kinds: number of problems of each kind.
         unopened: web addresses, whose images and videos were not opened.
+        unread: records with a field that is not read and says nothing to a model, by its name.
     """
 
     records: int = 0
@@ -67,6 +75,7 @@ class CheckSummary:
     rejected: int = 0
     kinds: Counter[ProblemKind] = field(default_factory=Counter)
     unopened: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "CheckSummary") -> None:
         self.records += other.records
@@ -74,6 +83,7 @@ class CheckSummary:
         self.rejected += other.rejected
         self.kinds += other.kinds
         self.unopened += other.unopened
+        self.unread += other.unread
 
 
 class CheckedPart(NamedTuple):
@@ -128,6 +138,7 @@ class RecordCheck:
 
     def _part(self, numbers: range) -> CheckedPart:
         findings, summary = [], CheckSummary(records=len(numbers))
+        self.records.unread.clear()
         for index in numbers:
             conversation, problems = self.records.examine(index)
             if conversation is None:
@@ -137,6 +148,7 @@ class RecordCheck:
             summary.faulty += bool(problems)
             summary.kinds.update(problem.kind for problem in problems)
             findings += [RecordFinding(index, self.records.where(index), *problem) for problem in problems]
+        summary.unread.update(self.records.unread)
         return CheckedPart(findings, summary)
 
     def _problems_inside(self, conversation: Conversation, summary: CheckSummary) -> list[Problem]:
@@ -144,7 +156,7 @@ class RecordCheck:
         problems = self._media_problems(conversation, summary) if self.open_media else []
         if self.processor is not None:
             problems += _encoding_problems(conversation, self.processor, self.max_length)
-        return problems
+        return problems + _control_token_problems(conversation, self.processor)
 
     def _media_problems(self, conversation: Conversation, summary: CheckSummary) -> list[Problem]:
         sources = [(source, "image") for source in conversation.images]
@@ -207,6 +219,14 @@ def _encoding_problems(conversation: Conversation, processor: "Owl2Processor", m
     return []
 
 
+def _control_token_problems(conversation: Conversation, processor: "Owl2Processor | None") -> list[Problem]:
+    """Control tokens in the texts: those of the processor, or else of LLaMA-2."""
+    names = LLAMA_CONTROL_TOKENS if processor is None else processor.control_tokens
+    found = control_tokens_in(conversation.messages, names)
+    text = "would be the token, not its letters: remove it, or learn the letters (data.control_tokens=text in a recipe)"
+    return [Problem(ProblemKind.CONTROL_TOKEN, f"turn {turn} has {token!r}, which {text}") for turn, token in found]
+
+
 def encode_unopened(conversation: Conversation, processor: "Owl2Processor") -> dict[str, Any]:
     """The conversation encoded for training without its pixels; a video is as long as its `num_frames` images.
 
@@ -218,5 +238,5 @@ def encode_unopened(conversation: Conversation, processor: "Owl2Processor") -> d
         content = []
         for part in message["content"]:
             content += [{"type": "image"}] * processor.num_frames if part["type"] == "video" else [part]
-        messages.append({"role": message["role"], "content": content})
+        messages.append({**message, "content": content})
     return processor.encode_conversation(messages, with_pixels=False)

@@ -8,6 +8,7 @@ from PIL import Image
 from owl2.checkpoints.small_language_model import SMALLEST_VOCABULARY, train_tokenizer
 from owl2.labels import IGNORE_INDEX
 from owl2.processing import Owl2ImageProcessor, Owl2Processor, load_image, load_video
+from owl2.processing.control_tokens import control_tokens_in
 from owl2.processing.tokenization import TEXT
 
 from .records import Conversation
@@ -32,11 +33,13 @@ class Preview(NamedTuple):
     media: name and size in pixels of each image and video, in words.
     pictures: each image, and the first frame of each video.
     runs: all tokens.
+    control_tokens: number of the turn, from 1, and each control token in its texts.
     """
 
     media: list[str]
     pictures: list[Image.Image]
     runs: list[TokenRun]
+    control_tokens: list[tuple[int, str]]
 
 
 def plain_processor() -> Owl2Processor:
@@ -74,10 +77,11 @@ def preview(conversation: Conversation, processor: Owl2Processor) -> Preview:
                 visuals.append((name, len(frames) * processor.num_image_tokens))
                 part = {"type": "video", "video": frames}
             content.append(part)
-        messages.append({"role": message["role"], "content": content})
+        messages.append({**message, "content": content})
     sample = processor.encode_conversation(messages, images=images or None)
     media = [name + file for (name, _), file in zip(visuals, files, strict=True)]
-    return Preview(media, pictures, list(_runs(sample, visuals, processor)))
+    control_tokens = control_tokens_in(conversation.messages, processor.control_tokens)
+    return Preview(media, pictures, list(_runs(sample, visuals, processor)), control_tokens)
 
 
 def _file(source: Any) -> str:

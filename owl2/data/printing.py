@@ -56,6 +56,8 @@ def preview_texts(shown: "Preview", heading: str, unit: str, has_colors: bool) -
         yield Text(printable(name))
         if has_colors:
             yield thumbnail(picture)
+    for turn, token in shown.control_tokens:
+        yield Text(f"turn {turn}: {printable(token)} is a control token here, which a run leaves out", "bold red")
     yield Text()
     yield Text.assemble(*(_styled(run, has_colors) for run in shown.runs))
 

@@ -19,6 +19,8 @@ class ProblemKind(StrEnum):
     ROLES = "roles out of order"
     EMPTY_TURN = "empty turn"
     NO_ANSWER = "no assistant turn"
+    NOT_READ = "field that is not read"
+    CONTROL_TOKEN = "control token in a text"
     PLACEHOLDERS = "placeholders and media disagree"
     REFUSED = "path or address refused"
     MISSING = "missing file"
@@ -27,6 +29,16 @@ class ProblemKind(StrEnum):
     NO_REGION = "no usable region"
     TOO_LONG = "over-long"
     NOT_ENCODED = "cannot be encoded"
+
+
+OF_MEDIA = (
+    ProblemKind.NOT_READ,
+    ProblemKind.PLACEHOLDERS,
+    ProblemKind.REFUSED,
+    ProblemKind.MISSING,
+    ProblemKind.UNREADABLE,
+)
+"""Problems of records that mostly name an image or a video."""
 
 
 class Problem(NamedTuple):

@@ -19,6 +19,7 @@ class Fault(StrEnum):
     MISSING_CAPTION = "caption missing"
     EMPTY_CAPTION = "caption empty"
     INVALID_CAPTION = "caption not valid text"
+    CONTROL_TOKEN = "control token in a text"
     NOT_ENCODED = "caption cannot be encoded"
     DUPLICATE_KEY = "key more than once"
     UNREADABLE = "record unreadable"

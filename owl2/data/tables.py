@@ -23,6 +23,8 @@ def summary_lines(summary: CheckSummary) -> Iterator[str]:
         yield f"{count:>9,}  {kind}"
     if summary.unopened:
         yield f"{summary.unopened:>9,}  web addresses not opened"
+    for name, count in summary.unread.most_common(NAMED):
+        yield f"{count:>9,}  with the field {printable(repr(name))}, which is not read"
     yield f"{summary.records:,} records, {summary.faulty:,} with problems"
 
 

@@ -105,6 +105,25 @@ def _end_of_turn(turn: str, special_tokens: Sequence[str]) -> int:
     return len(turn)
 
 
+def supervised_spans(messages: Sequence[Message], spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans of the assistant's turns without those of the weight 0.
+
+    Raises:
+        ValueError: a weight is neither 0 nor 1, or of another's turn.
+    """
+    weights = []
+    for index, message in enumerate(messages):
+        weight, is_answer = message.get("weight"), message["role"] == "assistant"
+        if weight not in (None, 0, 1) or (weight and not is_answer):
+            raise ValueError(
+                f"message {index} of the role {message['role']!r} has the weight {weight!r}: answers of the assistant "
+                "have 1 (learnt) or 0, others none"
+            )
+        if is_answer:
+            weights.append(weight)
+    return [span for span, weight in zip(spans, weights, strict=True) if weight != 0]
+
+
 def check_messages(messages: Any) -> None:
     """Raise `ValueError` unless `messages` is a list of turns, each with a role and a content."""
     if not isinstance(messages, list | tuple) or not messages:

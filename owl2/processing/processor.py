@@ -17,7 +17,15 @@ from transformers.processing_utils import MultiModalData
 
 from .chat_templates import extend_to_media, published_template
 from .collation import encoded_sample, pad_encoded, pad_rows
-from .conversation import Message, assistant_spans, check_messages, media_of_conversation, tokens_inside
+from .control_tokens import ControlTokens, control_tokens_in, protect
+from .conversation import (
+    Message,
+    assistant_spans,
+    check_messages,
+    media_of_conversation,
+    supervised_spans,
+    tokens_inside,
+)
 from .image_loading import load_image
 from .image_processor import Owl2ImageProcessorPil
 from .media import share_images, share_videos
@@ -29,6 +37,7 @@ from .tokenization import (
     PlaceholderTokenizer,
     TokenSequence,
     beginning_of_sequence,
+    control_tokens_of,
     prepare_tokenizer,
 )
 from .video import load_video
@@ -170,6 +179,11 @@ class Owl2Processor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "mm_token_type_ids", "pixel_values"]
 
+    @property
+    def control_tokens(self) -> list[str]:
+        """Special tokens of the tokenizer but the image token: what only a chat template writes."""
+        return control_tokens_of(self.tokenizer, (self.image_token, self.video_token))
+
     def encode_conversation(
         self,
         messages: Sequence[Message],
@@ -179,15 +193,19 @@ class Owl2Processor(ProcessorMixin):
         truncation: bool = False,
         with_pixels: bool = True,
         normalize: bool = True,
+        control_tokens: ControlTokens = "tokens",
     ) -> dict[str, Any]:
         """A conversation of which the assistant's turns are learnt.
 
         Args:
-            messages: turns with `role` and `content` (a string, or parts of type text, image and video).
+            messages: turns with `role` and `content` (a string, or parts of type text, image and video). One of the
+                assistant with `"weight": 0` is not learnt.
             images, videos: those of the placeholders, in order, unless the content parts carry them.
             max_length, truncation: as for `__call__`.
             with_pixels: False leaves the images to the caller, who adds `pixel_values` in their order.
             normalize: False gives pixels as levels from 0 to 255 in uint8, for the device to normalise.
+            control_tokens: what a control token in a text is, such as `</s>`: the token, its letters ("text"), or an
+                error ("refuse").
 
         Returns:
             Lists `input_ids`, `attention_mask`, `mm_token_type_ids`, `labels` (the assistant's tokens with the end of
@@ -198,7 +216,9 @@ class Owl2Processor(ProcessorMixin):
                 render them as continuations of their beginnings.
         """
         check_messages(messages)
+        messages = self._with_control_tokens(messages, control_tokens)
         text, spans = assistant_spans(messages, self._render, self._special_tokens())
+        spans = supervised_spans(messages, spans)
         if not with_pixels:
             sequence = self._tokenize_images(text)
             sequence.truncate(max_length, truncation, "the conversation")
@@ -209,7 +229,7 @@ class Owl2Processor(ProcessorMixin):
         sequence.truncate(max_length, truncation, "the conversation")
         return encoded_sample(sequence, tokens_inside(sequence.offsets, spans), pixels)
 
-    def encode_pair(self, caption: str, image: Any = None) -> dict[str, Any]:
+    def encode_pair(self, caption: str, image: Any = None, control_tokens: ControlTokens = "tokens") -> dict[str, Any]:
         """An image and its caption, for pretraining (section 3.4, stage 1).
 
         The rows of the image come first, so the first caption token is predicted from the last visual row; there is
@@ -218,16 +238,19 @@ class Owl2Processor(ProcessorMixin):
         Args:
             caption: without placeholders.
             image: whatever `load_image` reads; without it the caller adds `pixel_values` [1, 3, H, W].
+            control_tokens: as for `encode_conversation`.
 
         Returns:
             As `encode_conversation`.
 
         Raises:
-            ValueError: the caption is empty or holds a placeholder; the image cannot be read.
+            ValueError: the caption is empty or holds a placeholder, or a control token where it may not; the image
+                cannot be read.
         """
+        (message,) = self._with_control_tokens([{"role": "assistant", "content": caption}], control_tokens)
         rows, sequence = self.num_image_tokens, TokenSequence()
         sequence.append([self.image_token_id] * rows, IMAGE, [(0, 0)] * rows)
-        self._append_supervised(sequence, caption, add_beginning=False)
+        self._append_supervised(sequence, message["content"], add_beginning=False)
         pixels = [] if image is None else self.image_processor([load_image(image)])["pixel_values"]
         return encoded_sample(sequence, [False] * rows + [True] * (len(sequence) - rows), pixels)
 
@@ -284,6 +307,12 @@ class Owl2Processor(ProcessorMixin):
         overrides = {name: kwargs.pop(name) for name in ("size", "aspect") if name in kwargs}
         tokenizer = load_tokenizer(pretrained_model_name_or_path, **kwargs)
         return [Owl2ImageProcessorPil(**{**settings, **overrides}), tokenizer]
+
+    def _with_control_tokens(self, messages: Sequence[Message], control_tokens: ControlTokens) -> Sequence[Message]:
+        """The messages with the control tokens in their texts as asked for."""
+        if control_tokens == "refuse" and (found := control_tokens_in(messages, self.control_tokens)):
+            raise ValueError(f"turn {found[0][0]} holds the control token {found[0][1]!r} in its text")
+        return protect(messages, self.control_tokens) if control_tokens == "text" else messages
 
     def _placeholders(self) -> PlaceholderTokenizer:
         modalities = {self.image_token: IMAGE, self.video_token: VIDEO}

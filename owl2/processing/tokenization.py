@@ -8,9 +8,12 @@ with the word-start mark, and the beginning-of-sequence token opens the first pi
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import AddedToken, LlamaTokenizer, PreTrainedTokenizerBase, TokenizersBackend
+
+from .control_tokens import encode_protected, holds_stand_ins, stand_ins_of
 
 TEXT, IMAGE, VIDEO = 0, 1, 2  # `mm_token_type_ids`, the modality indicator M of section 3.2
 
@@ -84,6 +87,7 @@ class PlaceholderTokenizer:
         self.placeholders = placeholders
         self.image_token_id = image_token_id
         self.beginning = beginning
+        self.control_tokens = control_tokens_of(tokenizer, placeholders)
         self._pattern = re.compile("|".join(re.escape(placeholder) for placeholder in placeholders))
 
     def find(self, text: str) -> list[int]:
@@ -94,7 +98,7 @@ class PlaceholderTokenizer:
         """Tokenize `text`, giving its i-th placeholder `rows[i]` visual rows.
 
         Args:
-            text: may hold placeholders and the literal text of special tokens.
+            text: may hold placeholders, special tokens, and what `control_tokens.protect` puts in their place.
             rows: number of rows for each placeholder, as `find` lists them.
             add_beginning: open with the beginning-of-sequence token, if the tokenizer has that custom.
         """
@@ -117,10 +121,28 @@ class PlaceholderTokenizer:
     def _piece(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         if not text:
             return [], []
+        if holds_stand_ins(text):
+            ids = {token: self.tokenizer.convert_tokens_to_ids(token) for token in self.control_tokens}
+            return encode_protected(text, stand_ins_of(self.control_tokens), ids, partial(self._encode, letters=True))
+        return self._encode(text)
+
+    def _encode(self, text: str, letters: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and offsets of a text; with `letters`, control tokens in it are text."""
         encoding = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
+            text,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+            split_special_tokens=letters,
         )
         return encoding["input_ids"], encoding["offset_mapping"]
+
+
+def control_tokens_of(tokenizer: PreTrainedTokenizerBase, placeholders: Iterable[str] = ()) -> list[str]:
+    """The tokenizer's special tokens without the placeholders, in the order of their ids."""
+    named = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special]
+    return [token for token in named if token not in placeholders]
 
 
 def beginning_of_sequence(tokenizer: PreTrainedTokenizerBase) -> int | None:

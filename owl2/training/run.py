@@ -16,7 +16,7 @@ from owl2.training.adapters.resume import check_continuation
 from owl2.training.checkpoint.manager import complete_steps
 from owl2.training.cost.estimate import MACHINE_SIZE, recipe_cost
 from owl2.training.cost.tables import cost_tables
-from owl2.training.data.loader import BatchingConfig, StageDataLoader
+from owl2.training.data.loader import BatchingConfig, Counts, StageDataLoader
 from owl2.training.data.stage_data import StageData, open_stage_data
 from owl2.training.distributed.broadcast_weights import broadcast_weights
 from owl2.training.distributed.mesh import Mesh, build_mesh, process_group
@@ -111,6 +111,8 @@ def train(recipe: Recipe, console: Console, on_step: Callable[[int], Any] | None
                 return False
 
         # The model as one whole, on the first rank.
+        if first_rank:
+            _conclude(trainer.seen, data, console)
         save_final_model(model, processor, recipe, directory.model, mesh)
         if first_rank:
             console.print(f"finished: {directory.model} is the model", highlight=False)
@@ -161,6 +163,16 @@ def _look_into(directory: RunDirectory, recipe: Recipe, device: torch.device, he
         fastest = "bf16" if fastest_training_dtype(device) == torch.bfloat16 else "fp32"
         precision = before.precision if before is not None else fastest
     return _Found(directory.is_finished, bool(complete_steps(directory.checkpoints)), precision)
+
+
+def _conclude(seen: Counts, data: StageData, console: Console) -> None:
+    """Says what was learnt from, beside what the sources hold."""
+    held = "; ".join(
+        f"{name} holds {size.images:,} pictures, {size.videos:,} videos, {size.answers:,} turns"
+        for name, size in data.contents()
+    )
+    learnt = f"{seen.images:,} pictures, {seen.turns:,} turns, {seen.supervised:,} supervised tokens"
+    console.print(f"learnt from {learnt}, frames and repeated samples included; {held}", highlight=False, markup=False)
 
 
 def _introduce(recipe: Recipe, data: StageData, mesh: Mesh, console: Console) -> None:

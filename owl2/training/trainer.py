@@ -11,7 +11,7 @@ from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 from owl2.training.checkpoint.manager import Checkpoints
 from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
-from owl2.training.data.loader import RankBatch, StageDataLoader
+from owl2.training.data.loader import Counts, RankBatch, StageDataLoader
 from owl2.training.distributed.gradient_clipping import clip_gradients
 from owl2.training.distributed.mesh import Mesh
 from owl2.training.monitoring.evaluator import Evaluator
@@ -48,6 +48,7 @@ class Trainer:
         on_step: Called with the number of each step that was reported.
 
     Attributes:
+        seen: What all steps of the run learnt from.
         step: Number of optimizer steps done, skipped ones included.
     """
 
@@ -74,6 +75,7 @@ class Trainer:
         self.quality = None if recipe.quality is None else QualityLoss.of(recipe.quality, processor)
         self.utilization = FlopsUtilization(model.config, recipe, mesh)
         self.step = self.samples = self.tokens = 0
+        self.seen = Counts()
         self._data_state = loader.state_dict()
         self._saved_step: int | None = None
         self._checkpoint_seconds = 0.0  # between the last step and the next
@@ -91,6 +93,7 @@ class Trainer:
             return False
         self.step = self._saved_step = saved.step
         self.samples, self.tokens = saved.shared["samples"], saved.shared["tokens"]
+        self.seen = Counts(*saved.shared.get("seen", ()))  # checkpoints of earlier versions have none
         self.guard.load_state_dict(saved.shared["guard"])
         self._data_state = saved.shared["data"]
         self.loader.load_state_dict(self._data_state)
@@ -152,6 +155,7 @@ class Trainer:
         self.step += 1
         self.samples += counts.counts.samples
         self.tokens += counts.counts.tokens
+        self.seen = self.seen.plus(counts.counts)
         self._data_state = self.loader.state_dict()
         seconds = time.perf_counter() - began
         checkpoint_seconds, self._checkpoint_seconds = self._checkpoint_seconds, 0.0
@@ -199,6 +203,7 @@ class Trainer:
             "guard": self.guard.state_dict(),
             "samples": self.samples,
             "tokens": self.tokens,
+            "seen": list(self.seen),
             "metrics": self.directory.metric_sizes(),
         }
         own: dict[str, Any] = {"random": rng_state(), "skipped": self.loader.counter.state_dict()}

@@ -8,33 +8,31 @@ from typing import Any
 
 from owl2.data.problems import ProblemKind, shown
 
-from .record_builder import MEDIA, Part, RecordBuilder, parts_of_text, placeholder_in
+from .fields import read_whether_learnt, report_unread_of_turn
+from .placeholders import Part, foreign_placeholder, parts_of_text, placeholder_in
+from .record_builder import MEDIA, RecordBuilder, source_in
 
-_SOURCES = ("path", "url", "base64")  # and the kind itself, as transformers has it
 
+def read_chat_turns(turns: list[Any], draft: RecordBuilder) -> dict[str, list[str]]:
+    """Fills a draft from chat messages.
 
-def read_chat_messages(record: dict[str, Any], draft: RecordBuilder) -> None:
-    """Fills a draft from a record of chat messages."""
-    messages = record["messages"]
-    if not isinstance(messages, list) or not messages:
-        draft.report(ProblemKind.MALFORMED, f"'messages' must be a list of turns, got {shown(messages)}")
-        return
+    Returns:
+        Sources of the images and of the videos that their parts carry.
+    """
     carried: dict[str, list[str]] = {kind: [] for kind in MEDIA}
-    for number, message in enumerate(messages, 1):
+    for number, message in enumerate(turns, 1):
         role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if not isinstance(role, str) or not isinstance(content, str | list):
             text = f"turn {number} must have a 'role' and a 'content' (a text or parts): {shown(message)}"
             draft.report(ProblemKind.MALFORMED, text)
             continue
+        if isinstance(content, str) and (foreign := foreign_placeholder(content)):
+            draft.report_foreign(number, foreign)
         parts = parts_of_text(content) if isinstance(content, str) else _read_parts(content, number, draft, carried)
-        draft.messages.append({"role": role, "content": parts})
-    for kind in MEDIA:
-        draft.take_media(kind, f"{kind}s", record.get(f"{kind}s"))
-        if carried[kind] and draft.media[kind]:
-            counts = f"{len(carried[kind])} {kind}s in the messages and {len(draft.media[kind])} outside them"
-            draft.report(ProblemKind.PLACEHOLDERS, f"{counts}: give them once")
-        elif carried[kind]:
-            draft.media[kind] = carried[kind]
+        learnt = read_whether_learnt(message, number, role, draft)
+        report_unread_of_turn(message, number, draft)
+        draft.messages.append({"role": role, "content": parts, **learnt})
+    return carried
 
 
 def _read_parts(parts: list[Any], number: int, draft: RecordBuilder, carried: dict[str, list[str]]) -> list[Part]:
@@ -46,9 +44,11 @@ def _read_parts(parts: list[Any], number: int, draft: RecordBuilder, carried: di
             if token := placeholder_in(part["text"]):
                 text = f"turn {number} has {token} in a text part: make it a part of type {token[2:-2]!r}"
                 draft.report(ProblemKind.PLACEHOLDERS, text)
+            elif foreign := foreign_placeholder(part["text"], is_part=True):
+                draft.report_foreign(number, foreign)
             read.append({"type": "text", "text": part["text"]})
         elif kind in MEDIA or kind == "image_url":
-            kind, source = ("image", _address(part)) if kind == "image_url" else (kind, _source(part, kind))
+            kind, source = ("image", _address(part)) if kind == "image_url" else (kind, source_in(part, kind))
             read.append({"type": kind})
             if isinstance(source, str):
                 carried[kind].append(source)
@@ -58,14 +58,6 @@ def _read_parts(parts: list[Any], number: int, draft: RecordBuilder, carried: di
             text = f"turn {number} has a part that is neither text, image nor video: {shown(part)}"
             draft.report(ProblemKind.MALFORMED, text)
     return read
-
-
-def _source(part: Part, kind: str) -> Any:
-    """What a part carries: a path, an address, or base64 (here as a data URL); `None` for a bare placeholder."""
-    name = next((name for name in (kind, *_SOURCES) if part.get(name) is not None), None)
-    if name == "base64" and isinstance(part[name], str) and not part[name].startswith("data:"):
-        return f"data:{kind};base64,{part[name]}"
-    return None if name is None else part[name]
 
 
 def _address(part: Part) -> Any:

@@ -8,26 +8,26 @@ from typing import Any
 
 from owl2.data.problems import ProblemKind, shown
 
-from .record_builder import Part, RecordBuilder, parts_of_text
+from .fields import read_whether_learnt, report_unread_of_turn
+from .placeholders import Part, foreign_placeholder, parts_of_text
+from .record_builder import RecordBuilder
 
 ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 
 
-def read_llava(record: dict[str, Any], draft: RecordBuilder) -> None:
-    """Fills a draft from a LLaVA record."""
-    turns = record["conversations"]
-    if not isinstance(turns, list) or not turns:
-        draft.report(ProblemKind.MALFORMED, f"'conversations' must be a list of turns, got {shown(turns)}")
-        return
+def read_llava_turns(turns: list[Any], draft: RecordBuilder) -> None:
+    """Fills a draft from the turns of a LLaVA record."""
     for number, turn in enumerate(turns, 1):
         speaker, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
         if not isinstance(speaker, str) or not isinstance(text, str):
             draft.report(ProblemKind.MALFORMED, f"turn {number} must have the texts 'from' and 'value': {shown(turn)}")
             continue
-        content = _image_first(parts_of_text(text))
-        draft.messages.append({"role": ROLES.get(speaker, speaker), "content": content})
-    draft.take_media("image", "image", record.get("image"))
-    draft.take_media("video", "video", record.get("video"))
+        if foreign := foreign_placeholder(text):
+            draft.report_foreign(number, foreign)
+        role = ROLES.get(speaker, speaker)
+        learnt = read_whether_learnt(turn, number, role, draft)
+        report_unread_of_turn(turn, number, draft)
+        draft.messages.append({"role": role, "content": _image_first(parts_of_text(text)), **learnt})
 
 
 def _image_first(parts: list[Part]) -> list[Part]:

@@ -1,6 +1,5 @@
 """A record on its way to a conversation: its turns, its media, and what is wrong with it."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,13 +7,12 @@ from owl2.data.media import MediaRoot
 from owl2.data.problems import Problem, ProblemKind, shown
 from owl2.data.records import Conversation
 
-Part = dict[str, Any]
-
 MEDIA = ("image", "video")
-PLACEHOLDERS = {"<image>": "image", "<|image|>": "image", "<video>": "video", "<|video|>": "video"}
-"""In a text: those of LLaVA, and those of the official mPLUG-Owl2."""
 
-_PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
+_BLANK = " \t\r\n\v\f\u00a0\u200b\u2060\ufeff"
+"""Characters that alone are no text, those without a width too."""
+
+_SOURCES = ("path", "url", "base64")  # of an object that stands for an image or a video, and the kind itself
 
 
 @dataclass
@@ -25,30 +23,39 @@ class RecordBuilder:
         messages: turns with `role` and `content`, a list of parts; media parts carry nothing.
         media: sources of the images and of the videos, in the order of their placeholders.
         problems: found so far.
+        unread: names of fields that are not read and say nothing to the model.
+        turns_before: messages that are not turns of the file, at the beginning.
     """
 
     id: str
     messages: list[dict[str, Any]] = field(default_factory=list)
     media: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in MEDIA})
     problems: list[Problem] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    turns_before: int = 0
 
     def report(self, kind: ProblemKind, text: str) -> None:
         self.problems.append(Problem(kind, text))
 
-    def take_media(self, kind: str, name: str, value: Any) -> None:
-        """Sources of the record's field `name`: a text or a list of texts; nothing where it is empty."""
-        sources = [] if value is None or value == "" else value if isinstance(value, list) else [value]
+    def report_foreign(self, number: int, foreign: str) -> None:
+        """A turn holds a placeholder of another model, as `foreign_placeholder` describes it."""
+        self.report(ProblemKind.PLACEHOLDERS, f"turn {number} holds {foreign}")
+
+    def sources_of(self, kind: str, name: str, value: Any) -> list[str] | None:
+        """Sources in a field of the record: a text, an object such as `{"path": ...}`, or a list of them."""
+        items = value if isinstance(value, list) else [value]
+        sources = [source_in(item, kind) if isinstance(item, dict) else item for item in items]
         if all(isinstance(source, str) for source in sources):
-            self.media[kind] = sources
-        else:
-            self.report(ProblemKind.MALFORMED, f"{name!r} must be a text or a list of texts, got {shown(value)}")
+            return sources
+        self.report(ProblemKind.MALFORMED, f"{name!r} must be a text or a list of texts, got {shown(value)}")
+        return None
 
     def finish(self, root: MediaRoot) -> Conversation | None:
         """Checks the turns and finds the media; the conversation, if nothing was wrong with the record."""
         if not any(problem.kind == ProblemKind.MALFORMED for problem in self.problems):
             self._check_order()
             self._check_counts()
-        for number, message in enumerate(self.messages, 1):
+        for number, message in enumerate(self.messages, 1 - self.turns_before):
             self._check_content(number, message)
         found = {kind: [self._resolve(source, kind, root) for source in self.media[kind]] for kind in MEDIA}
         if self.problems:
@@ -64,25 +71,34 @@ class RecordBuilder:
         roles = [message["role"] for message in self.messages]
         dialogue = roles[1:] if roles[:1] == ["system"] else roles
         expected = ["user", "assistant"] * len(dialogue)
-        for number, (role, wanted) in enumerate(zip(dialogue, expected, strict=False), 1 + len(roles) - len(dialogue)):
+        first = 1 + len(roles) - len(dialogue) - self.turns_before
+        for number, (role, wanted) in enumerate(zip(dialogue, expected, strict=False), first):
             if role != wanted:
                 self.report(ProblemKind.ROLES, f"turn {number} is of the role {shown(role)}, where {wanted!r} belongs")
                 break
         if "assistant" not in roles:
             self.report(ProblemKind.NO_ANSWER, f"no turn of {len(roles)} is the assistant's: nothing would be learnt")
+        elif all(message.get("weight") == 0 for message in self.messages if message["role"] == "assistant"):
+            self.report(ProblemKind.NO_ANSWER, "no turn of the assistant is to be learnt: all have the weight 0")
 
     def _check_counts(self) -> None:
         parts = [part["type"] for message in self.messages for part in message["content"]]
         for kind in MEDIA:
             placeholders, sources = parts.count(kind), len(self.media[kind])
+            hint = "" if placeholders else f": write <{kind}> where each stands"
             if placeholders != sources:
-                self.report(ProblemKind.PLACEHOLDERS, f"{placeholders} {kind} placeholders, but {sources} {kind}s")
+                self.report(
+                    ProblemKind.PLACEHOLDERS, f"{placeholders} {kind} placeholders, but {sources} {kind}s{hint}"
+                )
 
     def _check_content(self, number: int, message: dict[str, Any]) -> None:
         parts = message["content"]
         text = "".join(part["text"] for part in parts if part["type"] == "text")
-        if not text.strip() and (message["role"] == "assistant" or all(part["type"] == "text" for part in parts)):
+        if not text.strip(_BLANK) and (message["role"] == "assistant" or all(part["type"] == "text" for part in parts)):
             self.report(ProblemKind.EMPTY_TURN, f"turn {number} ({message['role']}) has no text")
+        if message["role"] == "assistant" and any(part["type"] in MEDIA for part in parts):
+            text_of_problem = f"turn {number} is the assistant's and holds an image or video: a model only reads them"
+            self.report(ProblemKind.PLACEHOLDERS, text_of_problem)
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             self.report(
                 ProblemKind.INVALID_UTF8, f"turn {number} holds half a surrogate pair, which is not a character"
@@ -96,36 +112,9 @@ class RecordBuilder:
         return found
 
 
-def parts_of_text(text: str) -> list[Part]:
-    """Parts of a text with placeholders.
-
-    Line breaks between placeholders at its beginning or end and the words are left out, as in the published prompt.
-    """
-    parts: list[Part] = []
-    position = 0
-    for match in _PLACEHOLDER.finditer(text):
-        parts += [{"type": "text", "text": text[position : match.start()]}, {"type": PLACEHOLDERS[match.group()]}]
-        position = match.end()
-    parts.append({"type": "text", "text": text[position:]})
-    return _without_edges(parts) if len(parts) > 1 else parts
-
-
-def placeholder_in(text: str) -> str | None:
-    """The first placeholder of the model itself in a text that should hold none."""
-    return next((token for token in ("<|image|>", "<|video|>") if token in text), None)
-
-
-def _without_edges(parts: list[Part]) -> list[Part]:
-    """No line breaks, and no empty texts, between the media at the beginning or the end and the text."""
-    written = [index for index, part in enumerate(parts) if part["type"] == "text" and part["text"].strip("\r\n")]
-    first, last = (written[0], written[-1]) if written else (len(parts), -1)
-    kept = []
-    for index, part in enumerate(parts):
-        if part["type"] == "text":
-            text = part["text"]
-            text = text.lstrip("\r\n") if index <= first and first > 0 else text
-            text = text.rstrip("\r\n") if index >= last and last < len(parts) - 1 else text
-            part = {"type": "text", "text": text}
-        if part["type"] != "text" or part["text"]:
-            kept.append(part)
-    return kept
+def source_in(value: dict[str, Any], kind: str = "image") -> Any:
+    """What an object carries: a path, an address, or base64 (here as a data URL); `None` if it carries nothing."""
+    name = next((name for name in (kind, *_SOURCES) if value.get(name) is not None), None)
+    if name == "base64" and isinstance(value[name], str) and not value[name].startswith("data:"):
+        return f"data:{kind};base64,{value[name]}"
+    return None if name is None else value[name]

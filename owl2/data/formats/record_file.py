@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,7 @@ from owl2.data.records import Conversation
 from owl2.files import map_file
 from owl2.processing.image_loading import check_local_path
 
-from .chat_messages import read_chat_messages
-from .llava import read_llava
-from .record_builder import RecordBuilder
+from .reading import read_record
 from .record_offsets import RecordOffsets, first_byte, spans_of_lines, spans_of_list
 
 
@@ -31,6 +30,10 @@ class RecordFile:
         allow_urls: let http and https addresses of images and videos pass; owl2 itself fetches nothing.
         spans: Spans of an earlier `RecordFile` of the same contents, so that the file is not searched again.
 
+    Attributes:
+        unread: how many of the records that were examined have a field that is not read, by its name. Fields that say
+            something to a model are problems instead.
+
     Raises:
         ValueError: the file is missing, or has no records; the root is not a directory.
     """
@@ -43,6 +46,7 @@ class RecordFile:
         spans: RecordOffsets | None = None,
     ) -> None:
         self.path = Path(check_local_path(path, "file of records"))
+        self.unread: Counter[str] = Counter()
         self.root = MediaRoot(self.path.parent if root is None else root, allow_urls)
         if not self.path.stat().st_size:
             raise ValueError(f"the file of records {self.path} is empty (0 bytes)")
@@ -94,12 +98,9 @@ class RecordFile:
             if self.is_list and end == len(self._buffer):
                 record = Problem(record.kind, f"{record.text}; the rest of the file was not read")
             return None, [record]
-        draft = RecordBuilder(str(record.get("id", index)))
-        if ("conversations" in record) == ("messages" in record):
-            text = f"a record has either 'conversations' or 'messages', this one has {shown(list(record))}"
-            return None, [Problem(ProblemKind.MALFORMED, text)]
-        (read_llava if "conversations" in record else read_chat_messages)(record, draft)
-        conversation = draft.finish(self.root)
+        draft = read_record(record, str(record.get("id", index)))
+        self.unread.update(draft.unread)
+        conversation = draft.finish(self.root) if draft.messages or not draft.problems else None
         return conversation, draft.problems
 
 

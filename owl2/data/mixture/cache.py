@@ -6,7 +6,7 @@ as conversations:
 
     records.jsonl   a line a record: id, messages, images
     offsets.npy     int64 [records + 1]: where the lines begin, and the end
-    sizes.npy       int32 [records, 3]: text bytes, images, videos
+    sizes.npy       int32 [records, 4]: text bytes, images, videos, answers
     about.json      what it was made from, and what the source leaves out
 
 A file of records stays where it is; its entry holds `spans.npy` (int64 [3, all records]), `numbers.npy` (int64
@@ -127,7 +127,7 @@ def _entry(
     """The directory that `build` fills; it appears whole or not at all, and one process builds it while others wait."""
     root.mkdir(parents=True, exist_ok=True)
     made_from = {key: _identity(value, root) for key, value in arguments.items()}
-    key = hashlib.sha256(json.dumps([made_from, _code()], sort_keys=True).encode()).hexdigest()[:20]
+    key = hashlib.sha256(json.dumps([made_from, _code(), RecordSize._fields], sort_keys=True).encode()).hexdigest()[:20]
     entry = root / f"{name}-{key}"
     if entry.is_dir() and is_current is None:
         return entry

@@ -6,6 +6,7 @@ holds does not grow with the number of records.
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ class StoredConversations:
     def __reduce__(self) -> tuple[Any, ...]:
         return StoredConversations, (self.entry,)
 
+    def total_size(self) -> RecordSize:
+        return _total(self._sizes)
+
     def size(self, number: int) -> RecordSize:
         return RecordSize(*self._sizes[number].tolist())
 
@@ -73,6 +77,9 @@ class StoredRecordFile:
     def __reduce__(self) -> tuple[Any, ...]:
         return StoredRecordFile, self._arguments
 
+    def total_size(self) -> RecordSize:
+        return _total(self._sizes)
+
     def size(self, number: int) -> RecordSize:
         return RecordSize(*self._sizes[number].tolist())
 
@@ -92,6 +99,13 @@ class FirstRecords:
     def size(self, number: int) -> RecordSize:
         return size_of(self.conversations[number])
 
+    def total_size(self) -> RecordSize:
+        return reduce(RecordSize.plus, map(size_of, self.conversations), RecordSize(0, 0, 0))
+
+
+def _total(sizes: np.ndarray) -> RecordSize:
+    return RecordSize(*sizes.sum(0, dtype=np.int64).tolist())
+
 
 def _left_out_of(entry: Path) -> Rejected:
     return Rejected(**read_json_object(entry / "about.json", "what an entry was made from")["rejected"])
@@ -101,4 +115,6 @@ def size_of(conversation: Conversation) -> RecordSize:
     """What the texts, images and videos of a conversation amount to."""
     parts = [part for message in conversation.messages for part in message["content"]]
     text_bytes = sum(len(part["text"].encode()) for part in parts if part["type"] == "text")
-    return RecordSize(text_bytes, len(conversation.images), sum(part["type"] == "video" for part in parts))
+    videos = sum(part["type"] == "video" for part in parts)
+    answers = sum(each["role"] == "assistant" and each.get("weight") != 0 for each in conversation.messages)
+    return RecordSize(text_bytes, len(conversation.images), videos, answers)

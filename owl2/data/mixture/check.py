@@ -90,6 +90,7 @@ class OfficialRecords:
 
     def __init__(self, name: str, records: Records) -> None:
         self.name, self.records = name, records
+        self.unread: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self.records)

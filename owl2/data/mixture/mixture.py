@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from owl2.data.formats import RecordFile
-from owl2.data.problems import Rejected
+from owl2.data.problems import OF_MEDIA, Rejected
 from owl2.data.records import Conversation
 from owl2.data.sampler import Source
 from owl2.data.skipped import SkipLimit
@@ -34,6 +34,10 @@ class Records(Protocol):
 
     def size(self, number: int) -> RecordSize: ...
 
+    def total_size(self) -> RecordSize:
+        """What all records hold together."""
+        ...
+
 
 class Mixture:
     """The records of a recipe's sources, read from the cache, which is filled where it lacks something.
@@ -47,7 +51,7 @@ class Mixture:
 
     Raises:
         ValueError: a file is missing; a source has no records; a broken record of an annotation file, or too many of a
-            file of records.
+            file of records; no valid record of a file has an image, and all that name one are left out.
     """
 
     def __init__(self, recipe: MixtureRecipe, limit: int | None = None, skip_limit: SkipLimit | None = None) -> None:
@@ -108,6 +112,12 @@ class Mixture:
         tried = len(records) + broken.records
         if refusal := self.skip_limit.refusal(source.name, "records", tried, broken.records, broken.kinds):
             raise ValueError(f"{refusal}. The first: {broken.named[0]}. `owl2 data check {file}` lists all")
+        total, named = records.total_size(), sum(count for kind, count in broken.kinds.items() if kind in OF_MEDIA)
+        if named and not total.images + total.videos and self.skip_limit.share < 1:
+            raise ValueError(
+                f"no valid record of the source {source.name!r} has an image or a video, though {named} records name "
+                f"some and are left out; the first: {broken.named[0]}. `owl2 data check {file}` lists all"
+            )
         return records
 
     def _read(self, source: SourceRecipe, epoch: int, rejected: Rejected) -> Iterable[Conversation]:

@@ -10,11 +10,16 @@ class RecordSize(NamedTuple):
         text_bytes: Bytes of all its texts in UTF-8.
         images: Number of images.
         videos: Number of videos.
+        answers: Number of turns that are learnt.
     """
 
     text_bytes: int
     images: int
     videos: int
+    answers: int = 0
+
+    def plus(self, other: "RecordSize") -> "RecordSize":
+        return RecordSize(*(one + two for one, two in zip(self, other, strict=True)))
 
     @property
     def tokens(self) -> float:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from owl2.data.skipped import Fault, InvalidSample
+from owl2.processing.control_tokens import LLAMA_CONTROL_TOKENS
 
 from .coco import CocoCaptions
 from .jsonl import PairLines
 from .parquet import PairParquet
 from .samples import open_image
-from .source import PairSource
+from .source import PairSource, StoredPair
 from .tar_shards import TarShards
 from .window_order import WindowOrder
 
@@ -77,6 +78,12 @@ def _is_parquet_folder(folder: Path) -> bool:
     return next(folder.rglob("*.tar"), None) is None and next(folder.rglob("*.parquet"), None) is not None
 
 
+def _refuse_control_tokens(pair: StoredPair) -> None:
+    token = next((token for token in LLAMA_CONTROL_TOKENS if token in pair.caption), None)
+    if token is not None:
+        raise InvalidSample(Fault.CONTROL_TOKEN, f"{pair.source}, {pair.id}: the caption holds {token!r}")
+
+
 class PairCheck:
     """Reads pairs of a source in the order of training, and counts what is broken.
 
@@ -95,7 +102,9 @@ class PairCheck:
         """Each broken pair."""
         for position in range(self.most):
             try:
-                open_image(self.source.read(*self.order.place(0, position)))
+                pair = self.source.read(*self.order.place(0, position))
+                _refuse_control_tokens(pair)
+                open_image(pair)
                 self.read += 1
             except InvalidSample as error:
                 self.faults[error.fault] += 1

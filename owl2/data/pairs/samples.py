@@ -92,7 +92,8 @@ class PairSamples(Dataset[DrawnSample]):
         try:
             return self.encode(pair.caption)
         except ValueError as error:
-            raise InvalidSample(Fault.NOT_ENCODED, f"{pair.source}, {pair.id}: {error}") from error
+            fault = error.fault if isinstance(error, InvalidSample) else Fault.NOT_ENCODED
+            raise InvalidSample(fault, f"{pair.source}, {pair.id}: {error}") from error
 
     def _crop(self, image: Decoded, pair: StoredPair, draw: Draw) -> Crop:
         width, height = width_and_height(image)

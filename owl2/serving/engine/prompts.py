@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from owl2.processing import Owl2Processor
+from owl2.processing.control_tokens import protect, written_out
 
 from .errors import InvalidRequest
 
@@ -67,8 +68,9 @@ class PromptBuilder:
             texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
             for text in texts:
                 self._refuse_placeholders(text, f"messages[{index}].content")
+        protected = protect(messages, self.processor.control_tokens)  # what a client writes is text
         try:
-            text = self.processor.apply_chat_template([dict(each) for each in messages], add_generation_prompt=True)
+            text = self.processor.apply_chat_template(protected, add_generation_prompt=True)
         except ValueError as error:
             raise InvalidRequest(str(error), "messages") from error
         return self._encode(text, images, videos, "messages")
@@ -110,8 +112,8 @@ class PromptBuilder:
         if foreign:
             name = self.processor.tokenizer.convert_ids_to_tokens(foreign[0])
             raise InvalidRequest(f"the model has no embedding for the token {name!r}", param)
-        pixels = inputs.get("pixel_values")
-        return Prompt(list(ids), is_vision, None if pixels is None else torch.as_tensor(pixels), text)
+        pixels, shown = inputs.get("pixel_values"), written_out(text, self.processor.control_tokens)
+        return Prompt(list(ids), is_vision, None if pixels is None else torch.as_tensor(pixels), shown)
 
     def _refuse_placeholders(self, text: str, param: str) -> None:
         for placeholder in (self.processor.image_token, self.processor.video_token):

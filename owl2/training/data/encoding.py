@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from owl2.data.records import Conversation
+from owl2.data.records import Conversation, turns
 from owl2.data.skipped import Fault, InvalidSample
 from owl2.processing import Owl2Processor, load_image
+from owl2.processing.control_tokens import control_tokens_in
 from owl2.processing.image_processor import resize_image
+from owl2.training.recipe.data import DataSettings
 
 Encoded = dict[str, Any]
 
@@ -20,23 +22,37 @@ OPINION = "opinion"
 """Entry of a sample and a batch, [B, 8]: probabilities of the five levels, score and deviation in levels, source."""
 
 
-def encode_caption(processor: Owl2Processor, max_length: int, caption: str) -> Encoded:
-    """A caption as `Owl2Processor.encode_pair` encodes it without its image; what exceeds `max_length` is cut off."""
-    return {name: row[:max_length] for name, row in processor.encode_pair(caption).items()}
+def encode_caption(processor: Owl2Processor, data: DataSettings, caption: str) -> Encoded:
+    """A caption as `Owl2Processor.encode_pair` encodes it without its image; what exceeds `max_length` is cut off.
+
+    Raises:
+        InvalidSample: it holds a control token, and those are refused.
+    """
+    _refuse_control_tokens(turns([("", caption)])[1:], processor, data)
+    sample = processor.encode_pair(caption, control_tokens=data.control_tokens)
+    return {name: row[: data.max_length] for name, row in sample.items()}
 
 
-def encode_conversation(
-    processor: Owl2Processor, conversation: Conversation, image_size: int, max_length: int
-) -> Encoded:
+def encode_conversation(processor: Owl2Processor, conversation: Conversation, data: DataSettings) -> Encoded:
     """A conversation as `Owl2Processor.encode_conversation` encodes it, text cut off at `max_length`.
+
+    With `last_answer_only`, the answers before the last one that is to be learnt are read, not learnt.
 
     Returns:
         Lists `input_ids`, ..., and `pixel_values` uint8 [n, 3, R, R] if there are images or videos.
 
     Raises:
-        InvalidSample: an image cannot be read, or what `max_length` leaves has lost an image or every answer.
+        InvalidSample: a text holds a control token, and those are refused; an image cannot be read, or what
+            `max_length` leaves has lost an image or every answer.
     """
-    limits: dict[str, Any] = {"max_length": max_length, "truncation": True}
+    _refuse_control_tokens(conversation.messages, processor, data)
+    limits: dict[str, Any] = {
+        "max_length": data.max_length,
+        "truncation": True,
+        "control_tokens": data.control_tokens,
+    }
+    if data.last_answer_only:
+        conversation = conversation._replace(messages=_last_answer_only(conversation.messages))
     if any(part["type"] == "video" for message in conversation.messages for part in message["content"]):
         try:
             images = list(conversation.images) or None
@@ -48,8 +64,23 @@ def encode_conversation(
     except ValueError as error:
         raise InvalidSample(Fault.NOT_ENCODED, str(error)) from error
     if conversation.images:
-        sample["pixel_values"] = torch.stack([_resized(image, processor, image_size) for image in conversation.images])
+        sample["pixel_values"] = torch.stack(
+            [_resized(image, processor, data.image_size) for image in conversation.images]
+        )
     return sample
+
+
+def _refuse_control_tokens(messages: list[dict[str, Any]], processor: Owl2Processor, data: DataSettings) -> None:
+    if data.control_tokens == "refuse" and (found := control_tokens_in(messages, processor.control_tokens)):
+        text = f"the text holds the control token {found[0][1]!r}: remove it, or learn it as text"
+        raise InvalidSample(Fault.CONTROL_TOKEN, f"{text} (data.control_tokens=text)")
+
+
+def _last_answer_only(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    learnt = [
+        index for index, each in enumerate(messages) if each["role"] == "assistant" and each.get("weight", 1) != 0
+    ]
+    return [{**each, "weight": 0} if index in learnt[:-1] else each for index, each in enumerate(messages)]
 
 
 def _resized(source: str, processor: Owl2Processor, size: int) -> torch.Tensor:

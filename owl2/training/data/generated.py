@@ -1,6 +1,7 @@
 """Sources that are made, not read from files: easy-VQA and generated scenes, as pairs and as conversations."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 from owl2.data.mixture.cached_records import FirstRecords
 from owl2.data.mixture.mixture import Records
@@ -68,7 +69,10 @@ class SceneRecords:
     def size(self, number: int) -> RecordSize:
         found = self.conversations.exchanges(number)
         text_bytes = sum(len(text) for exchange in found.exchanges for text in exchange)
-        return RecordSize(text_bytes, images=int(found.scene is not None), videos=0)
+        return RecordSize(text_bytes, int(found.scene is not None), 0, answers=len(found.exchanges))
+
+    def total_size(self) -> RecordSize:
+        return reduce(RecordSize.plus, map(self.size, range(len(self))), RecordSize(0, 0, 0))
 
 
 def _scene_settings(source: Source, recipe: Recipe) -> SceneSettings:

@@ -61,6 +61,7 @@ class Counts(NamedTuple):
         supervised: tokens with a loss.
         tokens: all tokens, visual rows included.
         positions: tokens and padding.
+        turns: answers, captions and texts with a loss.
     """
 
     supervised: int = 0
@@ -68,6 +69,7 @@ class Counts(NamedTuple):
     positions: int = 0
     samples: int = 0
     images: int = 0
+    turns: int = 0
 
     def plus(self, other: "Counts") -> "Counts":
         return Counts(*(one + two for one, two in zip(self, other, strict=True)))
@@ -209,6 +211,7 @@ class _Prepare(Dataset[_Prepared]):
             positions=sum(batch["input_ids"].numel() for batch in micro_batches),
             samples=len(samples),
             images=sum(len(sample["pixel_values"]) for sample in samples if "pixel_values" in sample),
+            turns=sum(supervised_turns(sample["labels"]) for sample in samples),
         )
         sources = [each.source for each in drawn if each.sample]
         return _Prepared(micro_batches, counts, sources, [skip for each in drawn for skip in each.skips])
@@ -242,6 +245,12 @@ def _padded(samples: Sequence[dict[str, Any]], pad_token_id: int) -> Batch:
 def supervised_tokens(batch: Batch) -> int:
     """Tokens of a batch that are predicted and have a label: all but the first of a row."""
     return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+
+
+def supervised_turns(labels: Sequence[int]) -> int:
+    """Stretches of tokens with a label."""
+    is_supervised = [label != IGNORE_INDEX for label in labels]
+    return sum(now and not before for before, now in zip([False, *is_supervised], is_supervised, strict=False))
 
 
 def empty_micro_batch(pad_token_id: int, few_shapes: bool) -> Batch:

@@ -15,13 +15,14 @@ from torch.utils.data import Dataset
 
 from owl2.data.mixture import Mixture, MixtureRecipe, RecordOrder, SourceRecipe, load_mixture_recipe
 from owl2.data.mixture.mixture import Records
+from owl2.data.mixture.record_size import RecordSize
 from owl2.data.pairs import PairSamples, PairSettings, PairSource, open_pairs
 from owl2.data.problems import Rejected
 from owl2.data.sampler import Draw, DrawnSample, WeightedSampler
 from owl2.data.sampler import Source as WeightedSource
 from owl2.data.skipped import Fault, InvalidSample, Skip, SkipLimit
 from owl2.processing import Owl2Processor
-from owl2.training.recipe.data import GENERATED, Source
+from owl2.training.recipe.data import GENERATED, DataSettings, Source
 from owl2.training.recipe.schema import Recipe
 
 from .encoding import OPINION, encode_caption, encode_conversation
@@ -49,6 +50,10 @@ class StageData(Protocol):
         """Name, number of samples and share of all draws of each source."""
         ...
 
+    def contents(self) -> Iterator[tuple[str, RecordSize]]:
+        """Name of each source, and what all its records hold; text bytes are not counted of pairs."""
+        ...
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -72,7 +77,7 @@ class Pairs:
 
     def __init__(self, recipe: Recipe, sources: dict[str, Source], cache: Path) -> None:
         data = recipe.data
-        self.max_length = data.max_length
+        self.data = data
         self.settings = PairSettings(data.image_size, recipe.seed, data.augment, data.keep_left_and_right)
         self.sources = [_open_pairs(name, source, recipe) for name, source in sources.items()]
         sizes = {source.name: int(sum(source.groups)) for source in self.sources}
@@ -86,7 +91,7 @@ class Pairs:
         return self._sampler.draw(count)
 
     def dataset(self, processor: Owl2Processor) -> Dataset[DrawnSample]:
-        return PairSamples(self.sources, self.settings, partial(encode_caption, processor, self.max_length))
+        return PairSamples(self.sources, self.settings, partial(encode_caption, processor, self.data))
 
     def texts(self, count: int) -> Iterator[str]:
         for source in self.sources:
@@ -98,6 +103,11 @@ class Pairs:
 
     def describe(self) -> list[tuple[str, int, float]]:
         return _described(self._sampler)
+
+    def contents(self) -> Iterator[tuple[str, RecordSize]]:
+        for source in self.sources:
+            pairs = int(sum(source.groups))
+            yield source.name, RecordSize(0, images=pairs, videos=0, answers=pairs)
 
     def state_dict(self) -> dict[str, Any]:
         return self._sampler.state_dict()
@@ -134,9 +144,7 @@ class Conversations:
         return sorted(self._sampler.draw(count), key=work)  # with images first, the longest first
 
     def dataset(self, processor: Owl2Processor) -> Dataset[DrawnSample]:
-        return ConversationSamples(
-            self.records, processor, self.data.image_size, self.data.max_length, self.with_opinions
-        )
+        return ConversationSamples(self.records, processor, self.data, self.with_opinions)
 
     def texts(self, count: int) -> Iterator[str]:
         for name, opened in self.records.opened.items():
@@ -144,6 +152,10 @@ class Conversations:
             for number in range(min(count, len(records))):
                 for message in records[number].messages:
                     yield from (part["text"] for part in message["content"] if part["type"] == "text")
+
+    def contents(self) -> Iterator[tuple[str, RecordSize]]:
+        for name, opened in self.records.opened.items():
+            yield name, opened.records(name).total_size()
 
     def describe(self) -> list[tuple[str, int, float]]:
         return _described(self._sampler)
@@ -166,12 +178,10 @@ class ConversationSamples(Dataset[DrawnSample]):
         self,
         records: "_RecordsByDraw",
         processor: Owl2Processor,
-        image_size: int,
-        max_length: int,
+        data: DataSettings,
         with_opinions: bool = False,
     ) -> None:
-        self.records, self.processor = records, processor
-        self.image_size, self.max_length = image_size, max_length
+        self.records, self.processor, self.data = records, processor, data
         self.with_opinions = with_opinions
 
     def __getitem__(self, draw: Draw) -> DrawnSample:
@@ -187,7 +197,7 @@ class ConversationSamples(Dataset[DrawnSample]):
             conversation = records[number]
         except ValueError as error:  # no longer valid, such as a record whose image was removed
             raise InvalidSample(Fault.UNREADABLE, str(error)) from error
-        sample = encode_conversation(self.processor, conversation, self.image_size, self.max_length)
+        sample = encode_conversation(self.processor, conversation, self.data)
         if self.with_opinions:
             opinion = conversation.messages[-1].get(OPINION)
             if opinion is None:

@@ -104,6 +104,9 @@ class DataSettings(Section):
         keep_left_and_right: do not flip an image whose caption says left or right.
         max_length: tokens of a sample, visual rows included. Longer texts are cut at their end; a sample whose images
             or whose answer would be lost is left out, and counted.
+        last_answer_only: of a conversation, only the last answer is learnt; those before it are read.
+        control_tokens: what a control token written in a text is, such as `</s>` or the HTML tag `<s>`: a reason to
+            leave the sample out and count it (refuse), or its letters (text).
         workers: processes that prepare batches on each rank; 0 prepares them between the steps.
         bad_share: the run ends when more than this share of a source's samples, and at least 100, are broken.
         cache: directory for the index of `records`; `cache` in the run directory by default.
@@ -115,6 +118,8 @@ class DataSettings(Section):
     aspect: Literal["resize", "pad", "crop"] | None = None
     augment: bool = False
     keep_left_and_right: bool = False
+    last_answer_only: bool = False
+    control_tokens: Literal["refuse", "text"] = "refuse"
     packing: Packing = Packing()
     workers: NotNegative = 2
     bad_share: Share = 0.05

@@ -61,8 +61,8 @@ class TestRecords:
             Image.new("L", (2, 2)).save(recipe({"slim_orca": slim_orca}).path.parent / name)
         sources = {"slim_orca": slim_orca, "textcaps": textcaps, "m": {"format": "records", "file": "mine.jsonl"}}
         mixture = Mixture(recipe(sources))
-        assert mixture.records("m").size(0) == RecordSize(3 + 2, 0, 0)
-        assert mixture.records("m").size(1) == RecordSize(1 + 3, 1, 1)
+        assert mixture.records("m").size(0) == RecordSize(3 + 2, 0, 0, answers=1)
+        assert mixture.records("m").size(1) == RecordSize(1 + 3, 1, 1, answers=1)
         for _, conversation, size in drawn(mixture, 60):
             texts = [part.get("text", "") for message in conversation.messages for part in message["content"]]
             assert size[:2] == (len("".join(texts).encode()), len(conversation.images))
@@ -160,7 +160,9 @@ class TestCache:
         assert len(entries(made)) == (2 if "seed" in changes else 1)
 
     def test_records_whose_images_came_later_are_no_longer_left_out(self, recipe, write, tmp_path):
-        write("mine.jsonl", [chat("1"), *[chat("<image>2", images=[name]) for name in ("a.png", "b.png")], chat("3")])
+        Image.new("L", (2, 2)).save(tmp_path / "c.png")
+        names = ("a.png", "b.png", "c.png")
+        write("mine.jsonl", [chat("1"), *[chat("<image>2", images=[name]) for name in names]])
         made = recipe({"mine": {"format": "records", "file": "mine.jsonl"}})
         assert [len(Mixture(made).records("mine")) for _ in range(2)] == [2, 2]
         Image.new("L", (2, 2)).save(tmp_path / "b.png")
@@ -320,7 +322,7 @@ class TestReport:
         mixture = Mixture(made, limit=2)
         assert [source.found for source in mixture.sources] == [2, 2]
         assert mixture.records("mine")[1].messages[0]["content"][0]["text"] == "3"
-        assert mixture.records("mine").size(1) == RecordSize(4, 0, 0)
+        assert mixture.records("mine").size(1) == RecordSize(4, 0, 0, answers=1)
         assert mixture.records("mine").rejected.records == 1
         assert not made.cache.exists()
 
