@@ -33,11 +33,12 @@ def ablate(
 
     The same command resumes, also on several machines that share the folders.
     """
+    file = find_grid(grid)
     if not report:
         restart_with_fast_allocation()
     from rich.console import Console
 
     from owl2.analysis.ablation.ablate import ablate as run
 
-    if not run(find_grid(grid), out, Console(), metrics, only or [], smoke, jobs, report):
+    if not run(file, out, Console(), metrics, only or [], smoke, jobs, report):
         raise typer.Exit(130)
