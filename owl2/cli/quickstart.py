@@ -15,6 +15,7 @@ def quickstart(
         str, typer.Option(help="nano: a language model trained on the spot; smol: SmolLM2-135M.")
     ] = "nano",
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/quickstart-PRESET by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all stages.")] = 0,
 ) -> None:
     """Train a language model (or take SmolLM2), run both stages of the paper on easy-VQA, measure, and draw a report.
 
@@ -24,13 +25,12 @@ def quickstart(
     from rich.console import Console
     from transformers.utils import logging
 
-    from owl2.quickstart.pipeline import Quickstart
-    from owl2.training.loop import Interrupted
+    from owl2.quickstart.pipeline import Interrupted, Quickstart
 
     logging.disable_progress_bar()  # of loading and saving weights: ours say more
     console = Console()
     directory = out or Path("runs") / f"quickstart-{preset}"
-    run = Quickstart(preset, directory, console)
+    run = Quickstart(preset, directory, console, seed)
     finished = run.finished_metrics()
     if finished is not None:
         console.print(f"{directory} holds a finished run; remove it or choose another --out to run again.")

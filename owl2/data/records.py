@@ -1,6 +1,9 @@
-"""The two kinds of training records: image-text pairs (stage 1) and conversations (stage 2)."""
+"""The kinds of training records: image-text pairs (stage 1), conversations and plain text (stage 2)."""
 
 from typing import Any, NamedTuple
+
+PLAIN_TEXT = "text"
+"""Role of the only message of a record that is no conversation."""
 
 
 class Pair(NamedTuple):
@@ -17,6 +20,11 @@ class Conversation(NamedTuple):
     id: str
     messages: list[dict[str, Any]]
     images: tuple[str, ...] = ()
+
+
+def plain_text(id: str, text: str) -> Conversation:
+    """Text that is learnt as it is, in no conversation."""
+    return Conversation(id, [{"role": PLAIN_TEXT, "content": [{"type": "text", "text": text}]}])
 
 
 def turns(exchanges: list[tuple[str, str]], num_images: int = 0) -> list[dict[str, Any]]:

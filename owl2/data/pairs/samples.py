@@ -80,6 +80,10 @@ class PairSamples(Dataset[DrawnSample]):
             place = order.substitute(draw.epoch, draw.position, attempt)
         raise ValueError(f"{_SUBSTITUTES} pairs of {draw.source!r} in a row are broken; the last: {skips[-1].text}")
 
+    def place(self, draw: Draw) -> tuple[Any, ...]:
+        """Where the pair of a draw lies: the same for all draws of a pair."""
+        return draw.source, *self.orders[draw.source].place(draw.epoch, draw.position)
+
     def _sample(self, pair: StoredPair, draw: Draw) -> Sample:
         sample = self._encoded(pair)
         image = open_image(pair)

@@ -4,7 +4,7 @@ import random
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-from owl2.data.records import Conversation, Pair
+from owl2.data.records import Conversation, Pair, turns
 
 from .merging import Asked, merge_questions
 
@@ -75,6 +75,24 @@ def thinned(questions: list[Question], seed: int = 0) -> list[Question]:
         return bool(named - {colors[question.image]})
 
     return [question for question in questions if not names_another(question) or generator.random() < 0.5]
+
+
+def described(questions: list[Question], max_questions: int | None = None) -> list[Conversation]:
+    """Reading comprehension: a picture's caption in words, and questions that the words answer; no images.
+
+    A language model of any size would know what "not" and "teal" mean; a small one can learn it here, from text alone.
+    """
+    captions = {pair.image: pair.caption for pair in pairs(questions)}
+    found = []
+    for conversation in conversations(questions, max_questions=max_questions):
+        caption = captions.get(conversation.images[0])
+        if caption is None:
+            continue
+        spoken = [message["content"][-1]["text"] for message in conversation.messages]
+        exchanges = list(zip(spoken[::2], spoken[1::2], strict=True))
+        exchanges[0] = (f"{caption} {exchanges[0][0]}", exchanges[0][1])
+        found.append(Conversation(conversation.id, turns(exchanges)))
+    return found
 
 
 def majority_answer(questions: list[Question]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from owl2.data.records import Conversation, turns
+from owl2.data.records import PLAIN_TEXT, Conversation, turns
 from owl2.data.skipped import Fault, InvalidSample
 from owl2.processing import Owl2Processor, load_image
 from owl2.processing.control_tokens import control_tokens_in
@@ -36,7 +36,7 @@ def encode_caption(processor: Owl2Processor, data: DataSettings, caption: str) -
 def encode_conversation(processor: Owl2Processor, conversation: Conversation, data: DataSettings) -> Encoded:
     """A conversation as `Owl2Processor.encode_conversation` encodes it, text cut off at `max_length`.
 
-    With `last_answer_only`, the answers before the last one that is to be learnt are read, not learnt.
+    Plain text is encoded as by `Owl2Processor.encode_text`. With `last_answer_only`, the answers before the last one that is to be learnt are read, not learnt.
 
     Returns:
         Lists `input_ids`, ..., and `pixel_values` uint8 [n, 3, R, R] if there are images or videos.
@@ -46,6 +46,9 @@ def encode_conversation(processor: Owl2Processor, conversation: Conversation, da
             `max_length` leaves has lost an image or every answer.
     """
     _refuse_control_tokens(conversation.messages, processor, data)
+    if conversation.messages[0]["role"] == PLAIN_TEXT:
+        sample = processor.encode_text(conversation.messages[0]["content"][0]["text"])
+        return {name: row[: data.max_length] for name, row in sample.items()}
     limits: dict[str, Any] = {
         "max_length": data.max_length,
         "truncation": True,

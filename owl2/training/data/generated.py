@@ -1,4 +1,4 @@
-"""Sources that are made, not read from files: easy-VQA and generated scenes, as pairs and as conversations."""
+"""Sources that need no path: easy-VQA and generated scenes, as pairs and as conversations, and English texts."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -10,7 +10,7 @@ from owl2.data.pairs import PairSource, StoredPair
 from owl2.data.problems import Rejected
 from owl2.data.records import Conversation, Pair
 from owl2.data.sampler import Source as WeightedSource
-from owl2.data.sources import easy_vqa
+from owl2.data.sources import easy_vqa, english
 from owl2.data.sources.scenes.records import SceneConversations, ScenePairs, SceneSettings
 from owl2.training.recipe.data import Source
 from owl2.training.recipe.schema import Recipe
@@ -26,8 +26,10 @@ def open_generated_pairs(name: str, source: Source, recipe: Recipe) -> PairSourc
 def open_generated_conversations(name: str, source: Source, recipe: Recipe) -> "GeneratedConversations":
     """Conversations of a format of `GENERATED`."""
     if source.format == "easy_vqa":
-        conversations = easy_vqa.conversations(easy_vqa.load_questions(source.split), recipe.seed, source.max_questions)
-        return GeneratedConversations(name, FirstRecords(conversations, Rejected()))
+        return GeneratedConversations(name, FirstRecords(_easy_vqa_conversations(source, recipe), Rejected()))
+    if source.format == "english":
+        records = english.records(source.texts or ("passages", "instructions"))
+        return GeneratedConversations(name, FirstRecords(records, Rejected()))
     return GeneratedConversations(name, SceneRecords(SceneConversations(_scene_settings(source, recipe))))
 
 
@@ -73,6 +75,15 @@ class SceneRecords:
 
     def total_size(self) -> RecordSize:
         return reduce(RecordSize.plus, map(self.size, range(len(self))), RecordSize(0, 0, 0))
+
+
+def _easy_vqa_conversations(source: Source, recipe: Recipe) -> list[Conversation]:
+    questions = easy_vqa.load_questions(source.split)
+    if source.thinned:
+        questions = easy_vqa.thinned(questions)
+    if source.asked_of == "captions":
+        return easy_vqa.described(questions, source.max_questions)
+    return easy_vqa.conversations(questions, recipe.seed, source.max_questions)
 
 
 def _scene_settings(source: Source, recipe: Recipe) -> SceneSettings:

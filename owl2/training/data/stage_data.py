@@ -6,7 +6,7 @@ process draws; a draw is a few names and numbers that go to the worker processes
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from owl2.training.recipe.schema import Recipe
 
 from .encoding import OPINION, encode_caption, encode_conversation
 from .generated import GeneratedConversations, open_generated_conversations, open_generated_pairs
+from .wrapped_samples import wrapped_samples
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ class Pairs:
 
     def __init__(self, recipe: Recipe, sources: dict[str, Source], cache: Path) -> None:
         data = recipe.data
-        self.data = data
-        self.settings = PairSettings(data.image_size, recipe.seed, data.augment, data.keep_left_and_right)
+        self.data, self.seed = data, recipe.seed
+        self.settings = PairSettings(data.image_size, recipe.seed, data.augment is True, data.keep_left_and_right)
         self.sources = [_open_pairs(name, source, recipe) for name, source in sources.items()]
         sizes = {source.name: int(sum(source.groups)) for source in self.sources}
         weighted = [
@@ -91,7 +92,8 @@ class Pairs:
         return self._sampler.draw(count)
 
     def dataset(self, processor: Owl2Processor) -> Dataset[DrawnSample]:
-        return PairSamples(self.sources, self.settings, partial(encode_caption, processor, self.data))
+        samples = PairSamples(self.sources, self.settings, partial(encode_caption, processor, self.data))
+        return wrapped_samples(samples, self.data, self.seed, samples.place)
 
     def texts(self, count: int) -> Iterator[str]:
         for source in self.sources:
@@ -120,7 +122,7 @@ class Conversations:
     """Conversations of stage 2, with and without images."""
 
     def __init__(self, recipe: Recipe, sources: dict[str, Source], cache: Path) -> None:
-        self.data, self.with_opinions = recipe.data, recipe.quality is not None
+        self.data, self.seed, self.with_opinions = recipe.data, recipe.seed, recipe.quality is not None
         opened: dict[str, Mixture | GeneratedConversations] = {}
         weighted: list[WeightedSource] = []
         for name, source in sources.items():
@@ -144,7 +146,8 @@ class Conversations:
         return sorted(self._sampler.draw(count), key=work)  # with images first, the longest first
 
     def dataset(self, processor: Owl2Processor) -> Dataset[DrawnSample]:
-        return ConversationSamples(self.records, processor, self.data, self.with_opinions)
+        samples = ConversationSamples(self.records, processor, self.data, self.with_opinions)
+        return wrapped_samples(samples, self.data, self.seed, self.records.place)
 
     def texts(self, count: int) -> Iterator[str]:
         for name, opened in self.records.opened.items():
@@ -211,6 +214,12 @@ class _RecordsByDraw:
 
     def __init__(self, opened: dict[str, Mixture | GeneratedConversations], orders: dict[str, RecordOrder]) -> None:
         self.opened, self.orders = opened, orders
+
+    def place(self, draw: Draw) -> Hashable:
+        """What draws of the same record have in common."""
+        number = self.orders[draw.source].record(draw.epoch, draw.position)
+        is_fixed = isinstance(self.opened[draw.source], GeneratedConversations)
+        return draw.source, number, None if is_fixed else draw.epoch
 
     def find(self, draw: Draw) -> tuple[Records, int]:
         """The records of the draw's source in its epoch, and the number of its record."""

@@ -11,6 +11,7 @@ from owl2.checkpoints import initialize, load_language_model, load_tokenizer
 from owl2.checkpoints.initialize import text_config_from_language_model, vision_config_from_clip
 from owl2.checkpoints.small_language_model import random_language_model, train_tokenizer
 from owl2.checkpoints.text_half import llama_config
+from owl2.checkpoints.visual_parts import copy_visual_parts, owl2_config_in
 from owl2.modeling import (
     Owl2AbstractorConfig,
     Owl2Config,
@@ -162,16 +163,20 @@ def _initialize(
     else:
         _require_directory(source, "model.initialize.language_model")
         language_model, tokenizer = load_language_model(source), load_tokenizer(source)
-    if settings.vision_encoder is not None:
-        _require_directory(settings.vision_encoder, "model.initialize.vision_encoder")
+    encoder, donor = settings.vision_encoder, None
+    if encoder is not None:
+        _require_directory(encoder, "model.initialize.vision_encoder")
+        donor = owl2_config_in(encoder)
     vision: dict[str, Any] = {} if settings.vision is None else settings.vision.model_dump()
     model = initialize(
         language_model,
-        settings.vision_encoder,
-        vision_config={**vision, "image_size": size},
+        encoder if donor is None else None,
+        vision_config={**vision, "image_size": size} if donor is None else donor.vision_config,
         abstractor_config=settings.abstractor.model_dump(),
         **decoder,
     )
+    if encoder is not None and donor is not None:
+        copy_visual_parts(model, encoder)
     image_processor = Owl2ImageProcessor(size={"height": size, "width": size}, aspect=aspect)
     return model, Owl2Processor(image_processor, tokenizer, num_image_tokens=model.config.tokens_per_image)
 
@@ -190,7 +195,9 @@ def _new_config(settings: Initialize, decoder: dict[str, Any], assumed: list[str
         text = Owl2TextConfig(modality_adaptive=decoder["modality_adaptive"], **decoder["controls"])
     vision = Owl2VisionConfig() if settings.vision is None else Owl2VisionConfig(**settings.vision.model_dump())
     if settings.vision_encoder is not None and _exists(settings.vision_encoder, "CLIP ViT-L/14", assumed):
-        vision = vision_config_from_clip(AutoConfig.from_pretrained(settings.vision_encoder))
+        donor = owl2_config_in(settings.vision_encoder)
+        clip = AutoConfig.from_pretrained(settings.vision_encoder)
+        vision = vision_config_from_clip(clip) if donor is None else donor.vision_config
     abstractor = Owl2AbstractorConfig(**settings.abstractor.model_dump(), hidden_size=vision.hidden_size)
     return Owl2Config(
         vision_config=vision,

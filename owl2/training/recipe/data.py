@@ -6,11 +6,12 @@ from pydantic import Field, model_validator
 
 from .base import NotNegative, Positive, Section, Share
 
+EnglishKind = Literal["passages", "instructions", "facts"]
 SceneKind = Literal["caption", "vqa", "region", "dialogue", "text"]
 
 STAGE_FORMATS = {
     "pretrain": ("easy_vqa", "scenes", "jsonl", "parquet", "coco_captions", "webdataset"),
-    "instruct": ("easy_vqa", "scenes", "records", "mixture"),
+    "instruct": ("easy_vqa", "scenes", "english", "records", "mixture"),
 }
 """Formats of sources that each stage learns from."""
 
@@ -20,12 +21,15 @@ _KEYS_OF_FORMATS = {
     "image_field": ("jsonl", "parquet"),
     "caption_field": ("jsonl", "parquet", "webdataset"),
     "max_questions": ("easy_vqa",),
+    "asked_of": ("easy_vqa",),
+    "thinned": ("easy_vqa",),
+    "texts": ("english",),
     "count": ("scenes",),
     "seed": ("scenes",),
     "difficulty": ("scenes",),
     "kinds": ("scenes",),
 }
-GENERATED = ("easy_vqa", "scenes")
+GENERATED = ("easy_vqa", "scenes", "english")
 """Formats of sources that need no path."""
 
 
@@ -33,9 +37,10 @@ class Source(Section):
     """One source of samples.
 
     Attributes:
-        format: `easy_vqa` or `scenes` (captions in stage pretrain, conversations in stage instruct), `records`
-            (conversations of LLaVA's or the chat-messages form), `mixture` (a YAML file of instruction sources), or
-            image-caption pairs: `jsonl`, `parquet`, `coco_captions`, `webdataset`.
+        format: `easy_vqa` or `scenes` (captions in stage pretrain, conversations in stage instruct), `english` (short
+            texts that come with owl2), `records` (conversations of LLaVA's or the chat-messages form), `mixture` (a
+            YAML file of instruction sources), or image-caption pairs: `jsonl`, `parquet`, `coco_captions`,
+            `webdataset`.
         path: the file or, for `webdataset`, the directory or address of the shards.
         root: directory of the images; that of the file by default.
         weight: share of the samples drawn from this source, relative to the other weights; by default its number of
@@ -44,14 +49,19 @@ class Source(Section):
         image_field, caption_field: names of the fields or columns of `jsonl` and `parquet`; of `webdataset`, the field
             of `.json` that holds the caption, instead of `.txt`.
         split: of easy-VQA, and of scenes, which also have `held_out`: combinations that training never shows.
-        max_questions: easy-VQA's questions of one image are split into conversations of at most so many.
+        max_questions: Most questions of a conversation about one image of easy-VQA.
+        asked_of: Whether easy-VQA's questions are about the images, as by default, or about captions in their place.
+        thinned: Whether every second of easy-VQA's questions that name another colour than the image's is left out.
+        texts: Which texts of `english`; passages and instructions by default.
         count: number of scenes; 20,000 by default.
         seed: of the scenes; that of the recipe by default.
         difficulty: of the scenes; medium by default.
         kinds: of conversations about scenes; all by default. `[text]` needs no image, the others are about one.
     """
 
-    format: Literal["easy_vqa", "scenes", "records", "mixture", "jsonl", "parquet", "coco_captions", "webdataset"]
+    format: Literal[
+        "easy_vqa", "scenes", "english", "records", "mixture", "jsonl", "parquet", "coco_captions", "webdataset"
+    ]
     path: str | None = None
     root: str | None = None
     weight: Annotated[float, Field(gt=0)] | None = None
@@ -60,6 +70,9 @@ class Source(Section):
     caption_field: str | None = None
     split: Literal["train", "test", "held_out"] = "train"
     max_questions: Positive | None = None
+    asked_of: Literal["images", "captions"] | None = None
+    thinned: bool | None = None
+    texts: Annotated[tuple[EnglishKind, ...], Field(min_length=1)] | None = None
     count: Positive | None = None
     seed: int | None = None
     difficulty: Literal["easy", "medium", "hard"] | None = None
@@ -99,14 +112,16 @@ class DataSettings(Section):
         image_size: pixels of a side.
         aspect: how an image becomes square: "pad" for image quality; that of the checkpoint by default, "resize" in a
             new model.
-        augment: random resized crop and horizontal flip, as in BLIP-2 (section 4.1); only for pairs, since questions
-            may be about what a crop cuts off.
+        augment: `true` is a random resized crop and horizontal flip, as in BLIP-2 (section 4.1), only for pairs, since
+            questions may be about what a crop cuts off; `flip` is the flip alone.
         keep_left_and_right: do not flip an image whose caption says left or right.
         max_length: tokens of a sample, visual rows included. Longer texts are cut at their end; a sample whose images
             or whose answer would be lost is left out, and counted.
         last_answer_only: of a conversation, only the last answer is learnt; those before it are read.
         control_tokens: what a control token written in a text is, such as `</s>` or the HTML tag `<s>`: a reason to
             leave the sample out and count it (refuse), or its letters (text).
+        keep_in_memory: Keep every encoded sample, pixels included, once it was read: for small data that is learnt from
+            again and again. Each worker keeps its own.
         workers: processes that prepare batches on each rank; 0 prepares them between the steps.
         bad_share: the run ends when more than this share of a source's samples, and at least 100, are broken.
         cache: directory for the index of `records`; `cache` in the run directory by default.
@@ -116,11 +131,12 @@ class DataSettings(Section):
     image_size: Positive
     max_length: Positive
     aspect: Literal["resize", "pad", "crop"] | None = None
-    augment: bool = False
+    augment: bool | Literal["flip"] = False
     keep_left_and_right: bool = False
     last_answer_only: bool = False
     control_tokens: Literal["refuse", "text"] = "refuse"
     packing: Packing = Packing()
+    keep_in_memory: bool = False
     workers: NotNegative = 2
     bad_share: Share = 0.05
     cache: str | None = None
@@ -129,4 +145,12 @@ class DataSettings(Section):
     def _rows_hold_samples(self) -> Self:
         if self.packing.length is not None and self.packing.length < self.max_length:
             raise ValueError(f"packing.length {self.packing.length} is below max_length {self.max_length}")
+        return self
+
+    @model_validator(mode="after")
+    def _is_augmented_after_reading(self) -> Self:
+        if self.keep_in_memory and self.augment is True:
+            raise ValueError("keep_in_memory keeps whole images, and augment=true crops another part each time")
+        if self.keep_left_and_right and self.augment == "flip":
+            raise ValueError("keep_left_and_right reads captions, which augment=flip does not: use augment=true")
         return self

@@ -49,7 +49,9 @@ class Initialize(Section):
 
     Attributes:
         language_model: directory or `.gguf` file of a LLaMA-family model, or sizes of a random one.
-        vision_encoder: directory of a CLIP checkpoint; without it the encoder is random, of the sizes `vision`.
+        vision_encoder: Directory of a CLIP checkpoint, or of an mPLUG-Owl2, whose abstractor is then taken along, but
+            for its projection, and must have the sizes `abstractor`. Without it the encoder is random, of the sizes
+            `vision`.
     """
 
     language_model: str | SmallLanguageModel

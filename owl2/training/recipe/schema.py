@@ -61,7 +61,7 @@ class Recipe(Section):
             )
         if self.quality is not None and (self.stage == "pretrain" or self.data.packing.enabled):
             raise ValueError("quality compares the samples of a batch: it needs stage instruct and no data.packing")
-        if self.data.augment and self.stage == "instruct":
+        if self.data.augment is True and self.stage == "instruct":
             raise ValueError("data.augment is for stage pretrain: a crop may cut off what a question is about")
         if self.model.adapter is not None and self.train.lora is None:
             raise ValueError(

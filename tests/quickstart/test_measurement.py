@@ -1,4 +1,4 @@
-"""Batched answers and perplexity against one sample at a time."""
+"""What the quickstart measures, against one sample at a time."""
 
 import math
 from pathlib import Path
@@ -10,10 +10,10 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
-from owl2.data.training_set import PixelStore
-from owl2.evaluation.inference.generation import answer, contains_answer, perplexity
+from owl2.evaluation.task import Sample
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
+from owl2.quickstart.measurement import answer, blind_answers, contains_answer, perplexity
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +31,15 @@ def test_answers_in_batches_are_those_of_one_prompt_at_a_time(
     model: Owl2ForConditionalGeneration, processor: Owl2Processor, tmp_path: Path
 ) -> None:
     questions = ["what?", "describe the image in the picture", "is it?", "a", "what is the cat in the image?"]
-    images = []
-    for index in range(len(questions)):
-        images.append(str(tmp_path / f"{index}.png"))
-        Image.effect_noise((20, 16), 60 + index).convert("RGB").save(images[-1])
-    pixels = PixelStore(processor, images, torch.float32)
+    images = [tmp_path / f"{index}.png" for index in range(len(questions))]
+    for index, image in enumerate(images):
+        Image.effect_noise((20, 16), 60 + index).convert("RGB").save(image)
+    samples = [Sample(asked, asked, None, images=(image,)) for asked, image in zip(questions, images, strict=True)]
     counted: list[int] = []
-    together = answer(model, processor, questions, images, pixels, batch_size=3, on_batch=counted.append)
+    together = answer(model, processor, samples, batch_size=3, on_batch=counted.append)
     assert sum(counted) == 5 and counted == [3, 2]
     for question, image, found in zip(questions, images, together, strict=True):
-        inputs = processor(text=f"USER: <|image|>{question} ASSISTANT:", images=image, return_tensors="pt")
+        inputs = processor(text=f"USER: <|image|>{question} ASSISTANT:", images=str(image), return_tensors="pt")
         output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
         alone = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         assert found == alone
@@ -50,7 +49,7 @@ def test_answers_in_batches_are_those_of_one_prompt_at_a_time(
 def test_blind_answers_come_from_prompts_without_an_image(
     model: Owl2ForConditionalGeneration, processor: Owl2Processor
 ) -> None:
-    (found,) = answer(model, processor, ["what is it?"])
+    (found,) = blind_answers(model, processor, ["what is it?", "what is it?"], batch_size=8).values()
     inputs = processor(text="USER: what is it? ASSISTANT:", return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
     expected = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
