@@ -140,6 +140,15 @@ def test_a_stopped_run_goes_on_bit_for_bit(data: Path, whole: dict[str, Path], t
         assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_stopped_run_with_muon_resumes_bit_for_bit(precision: str, data: Path, tmp_path: Path) -> None:
+    muon = ("optimizer.vision_optimizer=muon", f"precision={precision}")
+    run_recipe(data, "instruct", tmp_path / "whole", *muon)
+    stop_after(data, tmp_path / "run", 2, *muon)
+    run_recipe(data, "instruct", tmp_path / "run", *muon)
+    assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_bit_for_bit_after_sigkill_and_exits_0_after_sigterm(data: Path, tmp_path: Path) -> None:
     overrides = ["schedule.steps=8", "checkpoint.every=2", "checkpoint.asynchronous=true", "data.workers=1"]

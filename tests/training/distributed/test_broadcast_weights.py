@@ -49,6 +49,7 @@ def on_two_ranks(data: Path, directory: Path) -> dict[str, list[Any]]:
         **{stage: (begin_on_each_rank, data, stage, directory / stage, [MANY_LAYERS]) for stage in STAGES},
         **{name: (received_weights, layout) for name, layout in LAYOUTS.items()},
         "refusal": (refusals, data, directory / "refusal", ["model.checkpoint=missing"]),
+        "muon": (refusals, data, directory / "muon", ["optimizer.vision_optimizer=muon"]),
         "runs": (run_recipes, data, runs),
     }
     of_ranks = run_ranks(2, in_turn, *calls.values())
@@ -98,6 +99,12 @@ def test_a_model_that_the_first_rank_cannot_read_ends_all_ranks_with_the_reason(
 ) -> None:
     for said in on_two_ranks["refusal"]:
         assert said == "ValueError: model.checkpoint: there is no missing; point it to yours with model.checkpoint=DIR"
+
+
+def test_muon_refuses_matrices_that_are_sharded(on_two_ranks: dict[str, list[Any]]) -> None:
+    for said in on_two_ranks["muon"]:
+        assert "optimizer.vision_optimizer=muon updates whole matrices, but model.vision_tower." in said
+        assert "Use adamw, or parallel.data_shards=1" in said
 
 
 def stop_after_two(data: Path, stage: str, out: Path, *overrides: str) -> None:
