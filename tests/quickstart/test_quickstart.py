@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner, Result
 
 from owl2.cli.main import app
@@ -81,15 +80,6 @@ def test_a_second_run_keeps_what_is_finished_and_resumes_what_was_stopped(
     for stage in ("text", "stage1", "stage2"):
         lines = (tmp_path / stage / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
-
-
-def test_the_language_model_of_nano_is_the_llama_that_was_trained(small: None, tmp_path: Path) -> None:
-    quickstart("--out", tmp_path)
-    ids = torch.arange(3, 43).view(2, 20)
-    trained = AutoModelForImageTextToText.from_pretrained(tmp_path / "text" / "checkpoint")
-    taken = AutoModelForCausalLM.from_pretrained(tmp_path / "language_model")
-    with torch.no_grad():
-        torch.testing.assert_close(taken(ids).logits, trained(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize(

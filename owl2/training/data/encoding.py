@@ -36,7 +36,8 @@ def encode_caption(processor: Owl2Processor, data: DataSettings, caption: str) -
 def encode_conversation(processor: Owl2Processor, conversation: Conversation, data: DataSettings) -> Encoded:
     """A conversation as `Owl2Processor.encode_conversation` encodes it, text cut off at `max_length`.
 
-    Plain text is encoded as by `Owl2Processor.encode_text`. With `last_answer_only`, the answers before the last one that is to be learnt are read, not learnt.
+    Plain text is encoded as by `Owl2Processor.encode_text`. With `last_answer_only`, the answers before the last one
+    that is to be learnt are read, not learnt.
 
     Returns:
         Lists `input_ids`, ..., and `pixel_values` uint8 [n, 3, R, R] if there are images or videos.
