@@ -12,14 +12,16 @@ from .openai_api.app import create_app
 from .settings import ServeSettings
 
 
-def serve(directory: str, settings: ServeSettings, dtype: str = "auto", device: str = "auto") -> None:
+def serve(
+    directory: str, settings: ServeSettings, dtype: str = "auto", device: str = "auto", base: str | None = None
+) -> None:
     """Loads a model and answers until SIGINT or SIGTERM; answers that are being written are then finished first.
 
     Raises:
         ValueError: as `load_for_chat`; the settings do not fit the model.
     """
     _log_to_stderr()
-    model, processor = load_for_chat(directory, dtype, device)
+    model, processor = load_for_chat(directory, dtype, device, base)
     name = settings.model_name or Path(directory).expanduser().resolve().name
     app = create_app(model, processor, settings, name)
     try:

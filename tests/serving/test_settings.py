@@ -53,3 +53,8 @@ def test_a_file_that_holds_no_settings_is_refused(tmp_path, contents):
         load_settings(tmp_path / "server.yaml")
     with pytest.raises(ValueError, match="there is no settings file"):
         load_settings(tmp_path / "none.yaml")
+
+
+def test_a_base_belongs_to_an_adapter_alone(directory):
+    result = CliRunner().invoke(app, ["serve", "-m", str(directory), "--base", str(directory)])
+    assert result.exit_code == 2 and "needs no base" in result.stderr
