@@ -34,6 +34,10 @@ class LimitSettings(_Section):
     top_logprobs: Positive = 20
     prompts: Positive = 64
     """Of one request to /v1/completions, and continuations of one to /v1/score."""
+    attention_tokens: Positive = 64
+    """Of the word that /attention is asked about."""
+    occlusion_groups: Positive = 8
+    """Rows and columns of the parts of an image that are hidden one after the other."""
     queued: Positive = 256
     """Requests that wait, of all clients."""
     queued_per_client: Positive = 64

@@ -3,7 +3,7 @@
 Shapes: N occluded copies, in rows x columns of groups of patches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,6 @@ from torch import nn
 from .recording import base_model
 
 
-@torch.no_grad()
 def occlusion_map(
     model: nn.Module, inputs: Mapping[str, Any], token: int, image: int = 0, groups: int = 7, batch_size: int = 8
 ) -> torch.Tensor:
@@ -32,6 +31,21 @@ def occlusion_map(
     Raises:
         ValueError: the prompt has no such image, or groups or batch size are below 1.
     """
+    shape, losses = occlusion_losses(model, inputs, token, image, groups, batch_size)
+    return torch.cat(list(losses)).view(shape)
+
+
+def occlusion_losses(
+    model: nn.Module, inputs: Mapping[str, Any], token: int, image: int = 0, groups: int = 7, batch_size: int = 8
+) -> tuple[tuple[int, int], Iterator[torch.Tensor]]:
+    """`occlusion_map` for whoever has other work between its batches.
+
+    Returns:
+        Rows and columns of the map, and its values in their order, each batch read when it is asked for.
+
+    Raises:
+        ValueError: as `occlusion_map`.
+    """
     pixels = inputs.get("pixel_values")
     count = 0 if pixels is None else pixels.shape[0]
     if pixels is None or not 0 <= image < count:
@@ -41,13 +55,13 @@ def occlusion_map(
     patch = base_model(model).config.vision_config.patch_size
     rows, columns = (_spans(side // patch, groups, patch) for side in pixels.shape[-2:])
     hidden = [_hide(pixels, image, row, column) for row in rows for column in columns]
-    whole = _log_probability(model, inputs, [pixels], token)
-    found = [
-        value
-        for start in range(0, len(hidden), batch_size)
-        for value in _log_probability(model, inputs, hidden[start : start + batch_size], token).tolist()
-    ]
-    return (whole - torch.tensor(found)).view(len(rows), len(columns))
+
+    def losses() -> Iterator[torch.Tensor]:
+        whole = _log_probability(model, inputs, [pixels], token)
+        for start in range(0, len(hidden), batch_size):
+            yield whole - _log_probability(model, inputs, hidden[start : start + batch_size], token)
+
+    return (len(rows), len(columns)), losses()
 
 
 def _spans(patches: int, groups: int, patch: int) -> list[slice]:
@@ -62,6 +76,7 @@ def _hide(pixels: torch.Tensor, image: int, rows: slice, columns: slice) -> torc
     return copy
 
 
+@torch.no_grad()
 def _log_probability(
     model: nn.Module, inputs: Mapping[str, Any], copies: list[torch.Tensor], token: int
 ) -> torch.Tensor:

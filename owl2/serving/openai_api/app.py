@@ -18,7 +18,7 @@ from owl2.serving.engine.worker import WorkerOptions
 from owl2.serving.fetching import Fetcher
 from owl2.serving.settings import ServeSettings
 
-from . import chat, completions, information, score, tokens
+from . import attention, chat, completions, information, score, tokens
 from .errors import add_error_handlers
 from .metrics import Metrics
 from .security import Gate
@@ -50,7 +50,7 @@ def create_app(
     # The pages of /docs and /redoc load scripts from elsewhere.
     app = FastAPI(title="owl2", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.server = ServerState(engine, prompts, settings, model_name, metrics, Fetcher(settings.fetch))
-    for routes in (chat, completions, score, tokens, information):
+    for routes in (chat, completions, score, tokens, attention, information):
         app.include_router(routes.router)
     add_error_handlers(app)
     if settings.cors_origins:

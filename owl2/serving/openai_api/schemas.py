@@ -164,3 +164,44 @@ class ScoreRequest(_Strict):
     messages: Annotated[list[Message], Field(min_length=1)]
     continuations: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     user: str | None = None
+
+
+class WordRequest(_Strict):
+    """A word of the answer to a conversation.
+
+    Attributes:
+        before: the answer in front of the word.
+    """
+
+    model: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)]
+    before: str = ""
+    word: Annotated[str, Field(min_length=1)]
+    user: str | None = None
+
+
+class AttentionRequest(WordRequest):
+    """Where the word looked.
+
+    Attributes:
+        layers, heads: of the decoder, the mean over which is drawn; all by default.
+        through: how the visual abstractor is followed back to the patches.
+        minus_average: less what the tokens of the prompt look at on average.
+    """
+
+    layers: Annotated[list[int], Field(min_length=1)] | None = None
+    heads: Annotated[list[int], Field(min_length=1)] | None = None
+    through: Literal["last", "rollout"] = "last"
+    minus_average: bool = False
+
+
+class OcclusionRequest(WordRequest):
+    """What if a part of an image were hidden?
+
+    Attributes:
+        image: which of the messages' images and frames.
+        groups: rows and columns of parts.
+    """
+
+    image: Annotated[int, Field(ge=0)] = 0
+    groups: Annotated[int, Field(ge=1)] = 7
