@@ -5,7 +5,7 @@ official code (LLaMA fields beside `visual_config`) and always saves the nested 
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -220,6 +220,9 @@ class Owl2Config(PreTrainedConfig):
     """
 
     model_type = "mplug_owl2"
+    # By this TRL chooses the Auto class of a model that it is given by name. It is not saved, and transformers prefers
+    # the registered class.
+    auto_map: ClassVar[dict[str, str]] = {"AutoModelForImageTextToText": "owl2.Owl2ForConditionalGeneration"}
     sub_configs = {
         "vision_config": Owl2VisionConfig,
         "abstractor_config": Owl2AbstractorConfig,

@@ -72,6 +72,10 @@ class Owl2VisionEncoder(Owl2PreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Whose output needs gradients where layers are recomputed and only adapters train."""
+        return self.patch_embedding
+
     def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Patch, class and position embeddings after the first norm: [N, T, Dv].
 

@@ -12,9 +12,16 @@ from owl2.labels import IGNORE_INDEX
 from .tokenization import TEXT, TokenSequence
 
 
-def padding_values(pad_token_id: int) -> dict[str, int]:
+def padding_values(pad_token_id: int) -> dict[str, Any]:
     """What fills each entry of a sample where there is no token."""
-    return {"input_ids": pad_token_id, "attention_mask": 0, "mm_token_type_ids": TEXT, "labels": IGNORE_INDEX}
+    return {
+        "input_ids": pad_token_id,
+        "attention_mask": 0,
+        "mm_token_type_ids": TEXT,
+        "labels": IGNORE_INDEX,
+        "offset_mapping": (0, 0),
+        "special_tokens_mask": 1,
+    }
 
 
 def encoded_sample(sequence: TokenSequence, is_learnt: Sequence[bool], pixels: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -52,13 +59,13 @@ def encoded_sample(sequence: TokenSequence, is_learnt: Sequence[bool], pixels: S
 
 
 def pad_rows(
-    rows: dict[str, list[list[int]]],
+    rows: dict[str, list[list[Any]]],
     pad_token_id: int,
     padding: bool | str | None,
     padding_side: str,
     max_length: int | None,
     pad_to_multiple_of: int | None = None,
-) -> dict[str, list[list[int]]]:
+) -> dict[str, list[list[Any]]]:
     """Pad named rows as transformers does: `padding` True or "longest", "max_length", or False.
 
     Raises:

@@ -11,10 +11,10 @@ from typing import Any
 import jinja2
 import numpy as np
 import torch
-from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
+from .call_settings import CallSettings
 from .chat_templates import extend_to_media, published_template
 from .collation import encoded_sample, pad_encoded, pad_rows
 from .control_tokens import ControlTokens, control_tokens_in, protect
@@ -41,6 +41,10 @@ from .tokenization import (
     prepare_tokenizer,
 )
 from .video import load_video
+
+
+class ChatTemplateError(ValueError, jinja2.TemplateError):
+    """A chat template cannot render messages: an error of ours and, for libraries that catch those, of Jinja."""
 
 
 class Owl2Processor(ProcessorMixin):
@@ -92,17 +96,7 @@ class Owl2Processor(ProcessorMixin):
         text: str | Sequence[str] | None = None,
         videos: Any = None,
         audio: None = None,
-        *,
-        padding: bool | str | None = False,
-        padding_side: str | None = None,
-        pad_to_multiple_of: int | None = None,
-        truncation: bool | str | None = False,
-        max_length: int | None = None,
-        num_frames: int | None = None,
-        add_special_tokens: bool = True,
-        return_mm_token_type_ids: bool = True,
-        return_tensors: str | None = None,
-        do_sample_frames: bool | None = None,
+        **kwargs: Any,
     ) -> BatchFeature:
         """Texts with their images and videos to the inputs of the model.
 
@@ -111,14 +105,7 @@ class Owl2Processor(ProcessorMixin):
                 each text; an image is whatever `load_image` reads.
             text: one text or a list, with `image_token` and `video_token` where images and videos stand.
             videos: as `images`; a video is whatever `load_video` reads (see `share_videos` for lists of frames).
-            padding: True or "longest", "max_length", or False.
-            padding_side: "left" or "right"; the tokenizer's by default.
-            pad_to_multiple_of: round the padded length up to a multiple of this.
-            truncation: cut text (never an image) from the end to `max_length` tokens, instead of an error.
-            max_length: most tokens of a text, visual rows included.
-            num_frames: frames taken from a longer video; the processor's by default.
-            add_special_tokens: open texts with the beginning-of-sequence token, if the tokenizer has that custom.
-            return_tensors: "pt" for tensors; else lists, and arrays for the pixels.
+            kwargs: see `CallSettings`; as for any processor of transformers, also grouped (`text_kwargs={...}`).
 
         Returns:
             `input_ids`, `attention_mask`, `mm_token_type_ids`, each [B, S]; `pixel_values` [N, 3, H, W] with images and
@@ -130,41 +117,43 @@ class Owl2Processor(ProcessorMixin):
         """
         if audio is not None:
             raise ValueError("mPLUG-Owl2 takes text, images and videos, no audio")
-        del do_sample_frames  # transformers adds it to num_frames: longer videos are always sampled
-        truncate = truncation not in (False, None, "do_not_truncate")
-        if max_length is None and truncate or max_length is not None and max_length < 1:
-            raise ValueError(f"truncation={truncation!r} with max_length={max_length}: give a max_length of 1 or more")
-        sequences, pixels = self._tokenize(_check_texts(text), images, videos, num_frames, add_special_tokens)
+        settings = CallSettings.of(kwargs)
+        truncates, max_length = settings.truncates, settings.max_length
+        sequences, pixels = self._tokenize(
+            _check_texts(text), images, videos, settings.num_frames, settings.add_special_tokens, settings.images
+        )
         for index, sequence in enumerate(sequences):
-            sequence.truncate(max_length, truncate, f"text {index}")
-        rows = {
-            "input_ids": [sequence.input_ids for sequence in sequences],
-            "attention_mask": [[1] * len(sequence) for sequence in sequences],
-            "mm_token_type_ids": [sequence.mm_token_type_ids for sequence in sequences],
-        }
-        if not return_mm_token_type_ids:
-            del rows["mm_token_type_ids"]
-        side = padding_side or self.tokenizer.padding_side
+            sequence.truncate(max_length, truncates, f"text {index}")
         data: dict[str, Any] = pad_rows(
-            rows, self.tokenizer.pad_token_id, padding, side, max_length, pad_to_multiple_of
+            self._rows(sequences, settings),
+            self.tokenizer.pad_token_id,
+            settings.padding,
+            settings.padding_side or self.tokenizer.padding_side,
+            max_length,
+            settings.pad_to_multiple_of,
         )
         lengths = [len(row) for row in data["input_ids"]]
-        if return_tensors is not None and len(set(lengths)) > 1:
+        if settings.return_tensors is not None and len(set(lengths)) > 1:
             raise ValueError(f"texts of {lengths} tokens cannot be one tensor: pass padding=True")
+        if settings.return_length:
+            data["length"] = lengths
         if pixels:
-            data["pixel_values"] = np.stack(pixels)  # [N, 3, H, W]
-        return BatchFeature(data, tensor_type=return_tensors)
+            data["pixel_values"] = _stacked(pixels)  # [N, 3, H, W]
+        return BatchFeature(data, tensor_type=settings.return_tensors)
 
     def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, with images and videos in the content parts; see `ProcessorMixin.apply_chat_template`.
 
         Raises:
-            ValueError: also where the template refuses the messages.
+            ChatTemplateError: also where the template refuses the messages, or has no place for `tools` or `documents`.
         """
+        for name in ("tools", "documents"):
+            if kwargs.get(name) and name not in str(kwargs.get("chat_template") or self.chat_template):
+                raise ChatTemplateError(f"the chat template has no place for {name}, which would be dropped")
         try:
             return super().apply_chat_template(*args, **kwargs)
         except jinja2.TemplateError as error:
-            raise ValueError(f"the chat template refuses the messages: {error}") from error
+            raise ChatTemplateError(f"the chat template refuses the messages: {error}") from error
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """The text that stands for one image when all its rows are written out."""
@@ -225,7 +214,10 @@ class Owl2Processor(ProcessorMixin):
             return encoded_sample(sequence, tokens_inside(sequence.offsets, spans), [])
         images = media_of_conversation(messages, images, "image")
         videos = media_of_conversation(messages, videos, "video")
-        (sequence,), pixels = self._tokenize([text], images, videos, normalize=normalize)
+        settings = {} if normalize else {"do_rescale": False, "do_normalize": False}
+        (sequence,), pixels = self._tokenize([text], images, videos, image_settings=settings)
+        if not normalize:
+            pixels = [each.astype(np.uint8) for each in pixels]
         sequence.truncate(max_length, truncation, "the conversation")
         return encoded_sample(sequence, tokens_inside(sequence.offsets, spans), pixels)
 
@@ -314,6 +306,20 @@ class Owl2Processor(ProcessorMixin):
             raise ValueError(f"turn {found[0][0]} holds the control token {found[0][1]!r} in its text")
         return protect(messages, self.control_tokens) if control_tokens == "text" else messages
 
+    def _rows(self, sequences: Sequence[TokenSequence], settings: CallSettings) -> dict[str, list[list[Any]]]:
+        """What is asked for of each text, before it is padded."""
+        rows: dict[str, list[list[Any]]] = {"input_ids": [sequence.input_ids for sequence in sequences]}
+        if settings.return_attention_mask is not False:
+            rows["attention_mask"] = [[1] * len(sequence) for sequence in sequences]
+        if settings.return_mm_token_type_ids:
+            rows["mm_token_type_ids"] = [sequence.mm_token_type_ids for sequence in sequences]
+        if settings.return_offsets_mapping:
+            rows["offset_mapping"] = [sequence.offsets for sequence in sequences]
+        if settings.return_special_tokens_mask:
+            special = set(self.tokenizer.all_special_ids)
+            rows["special_tokens_mask"] = [[int(token in special) for token in each.input_ids] for each in sequences]
+        return rows
+
     def _placeholders(self) -> PlaceholderTokenizer:
         modalities = {self.image_token: IMAGE, self.video_token: VIDEO}
         return PlaceholderTokenizer(self.tokenizer, modalities, self.image_token_id, self._beginning)
@@ -325,7 +331,7 @@ class Owl2Processor(ProcessorMixin):
         videos: Any,
         num_frames: int | None = None,
         add_beginning: bool = True,
-        normalize: bool = True,
+        image_settings: dict[str, Any] | None = None,
     ) -> tuple[list[TokenSequence], list[np.ndarray]]:
         """Tokens of each text, and the pixels [3, H, W] of all their images and frames in order."""
         placeholders = self._placeholders()
@@ -342,17 +348,10 @@ class Owl2Processor(ProcessorMixin):
                     frames = [load_image(next(next_image))]
                 else:
                     frames = load_video(next(next_video), num_frames)
-                pixels.extend(self._pixels(frames, normalize))
+                pixels.extend(self.image_processor(frames, **(image_settings or {}))["pixel_values"])
                 rows.append(len(frames) * self.num_image_tokens)
             sequences.append(placeholders.encode(text, rows, add_beginning))
         return sequences, pixels
-
-    def _pixels(self, images: list[Image.Image], normalize: bool) -> list[np.ndarray]:
-        """Pixels [3, H, W] of each image: float32, or levels in uint8 if they are not normalised."""
-        if normalize:
-            return self.image_processor(images)["pixel_values"]
-        levels = self.image_processor(images, do_rescale=False, do_normalize=False)["pixel_values"]
-        return [each.astype(np.uint8) for each in levels]
 
     def _tokenize_images(self, text: str, add_beginning: bool = True) -> TokenSequence:
         """Tokens of a text whose placeholders are all of images, each with its rows."""
@@ -391,6 +390,13 @@ class Owl2Processor(ProcessorMixin):
         if self.image_token in rendered:
             return template
         return extend_to_media(template, self.image_token, self.video_token)
+
+
+def _stacked(pixels: list[np.ndarray]) -> np.ndarray:
+    shapes = sorted({each.shape[1:] for each in pixels})
+    if len(shapes) > 1:
+        raise ValueError(f"images of {shapes} pixels cannot be one tensor: leave do_resize on")
+    return np.stack(pixels)
 
 
 def _check_texts(text: Any) -> list[str]:
