@@ -153,11 +153,13 @@ class TestWhatARequestHolds:
                 deltas = engine.answer(request)
                 await anext(deltas)
                 assert engine.worker.free_cache < 1 and engine.in_flight == 3
+                steps, prepare = [], engine.sampler.prepare_tensor_args
+                engine.sampler.prepare_tensor_args = lambda rows: steps.append(len(rows)) or prepare(rows)
                 await deltas.aclose()
                 assert engine.in_flight == 0 and engine.admission.running == 0 and not engine.sampler.draws
                 written = engine.tokens_written
                 await eventually(lambda: engine.worker.free_cache == 1)
-                assert engine.tokens_written == written
+                assert engine.tokens_written == written and len(steps) <= 2, "the step that ran, and one more"
                 assert not any(engine.images._pins)
 
         asyncio.run(check())

@@ -36,12 +36,11 @@ def test_the_same_pixels_have_the_same_ids_as_long_as_they_stay(table):
 
 
 def test_no_id_is_used_again_for_other_pixels_nor_for_the_same_after_they_left(table):
-    seen: set[int] = set()
+    seen: dict[int, int] = {}
     for value in (1, 2, 3, 1, 4, 2, 1, 5):
         ((slot, ids),) = table.acquire(images(value), encode)
-        is_new = not seen & set(ids)
-        assert is_new or torch.equal(table.lookup(torch.tensor(ids)), encode(images(value))[0])
-        seen |= set(ids)
+        assert all(seen.setdefault(token, value) == value for token in ids)
+        assert torch.equal(table.lookup(torch.tensor(ids)), encode(images(value))[0])
         table.release([slot])
     assert min(seen) >= FIRST and table.evictions >= 4
     assert table.bytes_in_use == 2 * ROWS * HIDDEN * 4
