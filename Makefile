@@ -8,7 +8,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 EXTRAS := quickstart,video
-TEST_EXTRAS := $(EXTRAS),train,pretrain,quantization,eval,lm-eval,serve,dev
+TEST_EXTRAS := $(EXTRAS),train,pretrain,quantization,eval,lm-eval,serve,dev,lint
 OLDEST_EXTRAS := $(EXTRAS),train,quantization,eval,serve,dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
