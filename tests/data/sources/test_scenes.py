@@ -303,7 +303,7 @@ def test_captions_and_text_only_data_are_made_of_the_same_sentences():
     captions = [pairs.captioned(number)[1] for number in range(600)]
     told = [answer for n in range(3000) for question, answer in texts.exchanges(n).exchanges if "Imagine" in question]
     for group in (captions, told):
-        found = Counter(form for words in group for form in re.findall(r"A[^.]*\.", words))
+        found = Counter(form for words in group for form in re.findall(r"[AOI][^.]*\.", words))
         words = Counter(word for form, count in found.items() for word in form.lower().split() for _ in range(count))
         forms.append({word: count / words.total() for word, count in words.items()})
     assert forms[0].keys() == forms[1].keys()
@@ -315,10 +315,16 @@ def test_a_description_says_all_that_its_questions_ask():
     generator, level = random.Random(5), DIFFICULTIES["hard"]
     for _ in range(100):
         scene = random_scene(generator, level, "train")
-        words = descriptions.caption(scene, generator)
-        read = sorted(re.findall(r"An? (\w+) (\w+) (\w+) (\w+) is (?:at|on|in)", words))
-        assert read == sorted((each.size, each.color, each.texture, each.shape) for each in scene.things)
-        assert [sign for sign in re.findall(r"says (\w+)\.", words)] == ([scene.sign.text] if scene.sign else [])
+        words = descriptions.caption(scene)
+        read = re.findall(r"(At|On|In) the ([a-z ]+) is an? (small|large) (\w+) (\w+) (\w+)\.", words)
+        assert sorted(each[2:] for each in read) == sorted((t.size, t.color, t.texture, t.shape) for t in scene.things)
+        rows = {"top": 0, "bottom": 2}
+        for _, where, size, color, texture, shape in read:
+            row = next((number for word, number in rows.items() if word in where), 1)
+            column = 0 if "left" in where else 2 if "right" in where else 1
+            thing = next(each for each in scene.things if cell_of(each.x, each.y) == (column, row))
+            assert (thing.size, thing.color, thing.texture, thing.shape) == (size, color, texture, shape)
+        assert re.findall(r"says (\w+)\.", words) == ([scene.sign.text] if scene.sign else [])
 
 
 def test_facts_are_true():

@@ -89,7 +89,7 @@ def _told(level: Difficulty, generator: random.Random) -> Iterator[Item]:
     for name in level.templates:
         for number in range(PER_TEMPLATE):
             scene, question = _balanced(name, number, level, "test", generator)
-            text = f"{caption(scene, generator)} {question.text}"
+            text = f"{caption(scene)} {question.text}"
             yield _item(f"{name}-{number}", question, text, scene, random_scene(generator, level, "test"), level)
 
 

@@ -1,7 +1,5 @@
 """Sentences about a scene. Captions and text-only data are made of the same ones."""
 
-import random
-
 from .world import ATTRIBUTES, Scene, Sign, Thing, cell_of
 
 PLACES = (
@@ -24,10 +22,13 @@ _REFERENCES = (
 """Attributes that may name a thing, the fewest first."""
 
 
-def caption(scene: Scene, generator: random.Random) -> str:
-    """Everything in the scene, in a random order: "A small red plain star is at the top." and so on."""
+def caption(scene: Scene) -> str:
+    """Everything in the scene as it is read, row by row: "At the top is a small red plain star." and so on.
+
+    The order and the place, which comes first, leave nothing in a sentence to guess for who sees the scene.
+    """
     items: list[Thing | Sign] = [*scene.things, *([scene.sign] if scene.sign else [])]
-    return " ".join(_sentence(item) for item in generator.sample(items, len(items)))
+    return " ".join(_sentence(item) for item in sorted(items, key=lambda item: cell_of(item.x, item.y)[::-1]))
 
 
 def phrase(attributes: dict[str, str]) -> str:
@@ -65,7 +66,8 @@ def place(item: Thing | Sign) -> str:
 
 
 def _sentence(item: Thing | Sign) -> str:
+    where = place(item)
     if isinstance(item, Sign):
-        return f"A sign {place(item)} says {item.text}."
+        return f"{where[0].upper()}{where[1:]} is a sign that says {item.text}."
     words = article(phrase({name: getattr(item, name) for name in ATTRIBUTES}))
-    return f"{words[0].upper()}{words[1:]} is {place(item)}."
+    return f"{where[0].upper()}{where[1:]} is {words}."

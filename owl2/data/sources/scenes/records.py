@@ -108,7 +108,7 @@ class ScenePairs(Sequence[Pair]):
         _check_number(number, self.settings)
         generator = random.Random(f"pair-{record_name(self.settings, number)}")
         scene = random_scene(generator, DIFFICULTIES[self.settings.difficulty], self.settings.split)
-        return scene, caption(scene, generator)
+        return scene, caption(scene)
 
 
 def record_name(settings: SceneSettings, number: int) -> str:
@@ -156,7 +156,7 @@ def scene_for(
 
 def _captioned(level: Difficulty, split: Split, generator: random.Random) -> Exchanges:
     scene = random_scene(generator, level, split)
-    return Exchanges("caption", scene, [(DESCRIBE, caption(scene, generator))])
+    return Exchanges("caption", scene, [(DESCRIBE, caption(scene))])
 
 
 def _vqa(level: Difficulty, split: Split, generator: random.Random) -> Exchanges:
@@ -192,13 +192,13 @@ def _dialogue(level: Difficulty, split: Split, generator: random.Random) -> Exch
 def _text(level: Difficulty, split: Split, generator: random.Random) -> Exchanges:
     lot = generator.random()
     if lot < 0.2:
-        return Exchanges("text", None, [(IMAGINE, caption(random_scene(generator, level, split), generator))])
+        return Exchanges("text", None, [(IMAGINE, caption(random_scene(generator, level, split)))])
     if lot < 0.45:
         facts = [random_fact(name, level, generator) for name in generator.sample(list(FACTS), QUESTIONS)]
         return Exchanges("text", None, [(fact.text, fact.answer) for fact in facts])
     scene, questions = asked_scene(level.templates, level, split, generator, QUESTIONS)
     exchanges = [(item.text, item.answer) for item in questions]
-    exchanges[0] = (f"{caption(scene, generator)} {exchanges[0][0]}", exchanges[0][1])
+    exchanges[0] = (f"{caption(scene)} {exchanges[0][0]}", exchanges[0][1])
     return Exchanges("text", None, exchanges, tuple(questions))
 
 
