@@ -1,6 +1,8 @@
 """`owl2 chat`: ask once, or talk."""
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -155,8 +157,8 @@ def _converse(session: "ChatSession | RemoteChatSession", name: str, max_new_tok
 
 
 def _command(session: "ChatSession | RemoteChatSession", line: str) -> None:
-    name, _, path = line.partition(" ")
-    path = path.strip()
+    name, _, rest = line.partition(" ")
+    path = _path_as_typed(rest.strip())
     if name == "/help":
         _note(HELP)
     elif name == "/reset":
@@ -172,6 +174,17 @@ def _command(session: "ChatSession | RemoteChatSession", line: str) -> None:
         _note(f"{f'{frames} frames go' if frames else 'The video goes'} with your next message.")
     else:
         raise ValueError(f"There is no command {name}; /help lists them.")
+
+
+def _path_as_typed(text: str) -> str:
+    """A path as a shell would take it: quotation marks, backslashes before spaces, `~`; other texts as they are."""
+    if not os.path.exists(text):
+        try:
+            words = shlex.split(text)
+        except ValueError:  # an apostrophe, or a quotation mark without its other
+            words = []
+        text = words[0] if len(words) == 1 else text
+    return os.path.expanduser(text)
 
 
 def _write(text: str) -> None:

@@ -9,6 +9,8 @@ import re
 import stat
 from typing import Any
 
+from owl2.processing.image_loading import path_of_file_url
+
 from .problems import Problem, ProblemKind, shown
 
 _DATA_URL = re.compile(r"data:[\w.+/-]*;base64,")
@@ -36,7 +38,8 @@ class MediaRoot:
         """What `load_image` or `load_video` reads, or why it is refused.
 
         Args:
-            source: a path (relative to the root, or absolute and below it), a data URL or a web address.
+            source: a path (relative to the root, or absolute and below it), one as `file://`, a data URL or a web
+                address.
             kind: "image" or "video".
 
         Returns:
@@ -44,6 +47,7 @@ class MediaRoot:
         """
         if source.startswith("data:"):
             return self._data_url(source, kind)
+        source = path_of_file_url(source)
         if "://" in source:
             if self.allow_urls and source.startswith(_WEB):
                 return source

@@ -10,9 +10,12 @@ import io
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from .file_kinds import looks_like
 
 ImageSource = Image.Image | str | os.PathLike | bytes | np.ndarray
 
@@ -80,13 +83,21 @@ def check_local_path(path: Any, kind: str) -> str:
     Raises:
         ValueError: for a web address, a missing file or a directory.
     """
-    name = os.fspath(path)
+    name = path_of_file_url(os.fspath(path))
     if "://" in name:
         raise ValueError(f"the {kind} {name} is a web address, and owl2 fetches nothing: download it and pass the file")
     shown = name if len(name) <= 200 else f"{name[:200]}... ({len(name)} characters)"
     if not os.path.isfile(name):
         raise ValueError(f"the {kind} {shown!r} {'is not a file' if os.path.exists(name) else 'does not exist'}")
     return name
+
+
+def path_of_file_url(name: str) -> str:
+    """The path of `file:///data/a.png`, or of `file://./a.png` as it is often written; other names as they are."""
+    if not name.lower().startswith("file://"):
+        return name
+    path = unquote(name[len("file://") :])
+    return path.removeprefix("localhost") if path.startswith("localhost/") else path
 
 
 def refuse_decompression_bomb(width: int, height: int, name: str) -> None:
@@ -137,9 +148,9 @@ def _from_bytes(contents: bytes, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name} is refused: {error}") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image that can be read") from error
+        raise ValueError(f"{name} is not an image that can be read{looks_like(contents)}") from error
     except Exception as error:  # Pillow's readers raise many kinds on damaged headers
-        raise ValueError(f"{name} is not an image that can be read: {error}") from error
+        raise ValueError(f"{name} is not an image that can be read: {error}{looks_like(contents)}") from error
     return _decode(image, name, is_file=True)
 
 
@@ -169,7 +180,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 bits, 32 bits or floating point; Pillow's own conversion would cut everything above 255."""
-    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     if image.mode.startswith("I;16") or values.max() > 255:
         values = values / _HIGHEST_16_BIT * 255
     elif image.mode == "F" and values.max() <= 1:

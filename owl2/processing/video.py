@@ -1,21 +1,26 @@
 """Videos as ordered lists of frames; each frame then goes the way of an image. (T frames, H height, W width)
 
-Files are read with PyAV, GIF and animated WebP with Pillow.
+Files are read with PyAV, animated pictures (GIF, WebP, AVIF, PNG, TIFF) with Pillow.
 """
 
 import logging
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence
 
+from .file_kinds import looks_like
 from .image_loading import ImageSource, check_local_path, load_image, refuse_decompression_bomb
 from .video_sampling import FrameSampling, Spacing, Unit
 
 logger = logging.getLogger(__name__)
+
+_ANIMATIONS = (b"GIF8", b"\x89PNG", b"II*\0", b"MM\0*")
 
 VideoSource = str | os.PathLike | np.ndarray | Sequence[ImageSource]
 
@@ -70,7 +75,7 @@ def _load_file(name: str, sampling: FrameSampling) -> list[Image.Image]:
         header = file.read(12)
     if not header:
         raise ValueError(f"the video {name} is empty (0 bytes)")
-    if header.startswith(b"GIF8") or header[8:12] == b"WEBP":
+    if header.startswith(_ANIMATIONS) or header[8:12] == b"WEBP" or header[4:12] in (b"ftypavis", b"ftypavif"):
         return _load_animation(name, sampling)
     return _load_container(name, sampling)
 
@@ -78,13 +83,14 @@ def _load_file(name: str, sampling: FrameSampling) -> list[Image.Image]:
 def _load_animation(name: str, sampling: FrameSampling) -> list[Image.Image]:
     durations = [frame.info.get("duration", 0) for frame in _animation_frames(name)]  # milliseconds
     rate = 1000 * len(durations) / sum(durations) if sum(durations) else None
-    indices = sampling.indices(len(durations), rate, f"the video {name}")
+    times = [each / 1000 for each in accumulate([0, *durations])]
+    indices = sampling.indices(len(durations), rate, f"the video {name}", times if rate else None)
     frames, _ = _take_frames(_animation_frames(name), indices, load_image)
     return [frames[index] for index in indices]
 
 
 def _animation_frames(name: str) -> Iterator[Image.Image]:
-    """GIF and WebP through Pillow, which composes each frame on those before it.
+    """Animated pictures through Pillow, which composes each frame on those before it.
 
     Raises:
         ValueError: not even the first frame can be read, or it is a decompression bomb.
@@ -110,20 +116,31 @@ def _load_container(name: str, sampling: FrameSampling) -> list[Image.Image]:
     """
     shown = f"the video {name}"
     with _open_container(name) as container:
-        times = [packet.pts for packet in _packets(container) if packet.size > 0]
-        rate = container.streams.video[0].average_rate
+        packets = [(packet.pts, packet.duration) for packet in _packets(container) if packet.size > 0]
+        rate, time_base = container.streams.video[0].average_rate, container.streams.video[0].time_base
+    times = [time for time, _ in packets]
     seconds = float(rate) if rate else None
+    shown_at = _times_in_seconds(packets, time_base)
     to_image = partial(_to_image, name=name)
-    indices = sampling.indices(len(times), seconds, shown)
+    indices = sampling.indices(len(times), seconds, shown, shown_at)
     frames = _seek_frames(name, times, indices, to_image) if sampling.start else {}
     if len(frames) < len(set(indices)):
         frames, decoded = _take_frames(_decode(name), indices, to_image)
         if len(frames) < len(set(indices)) and decoded:
-            indices = sampling.indices(decoded, seconds, shown)
+            indices = sampling.indices(decoded, seconds, shown, shown_at)
             frames, _ = _take_frames(_decode(name), indices, to_image)
     if not frames:
         raise ValueError(f"the video {name} has no frame that can be read")
     return [frames[index] for index in indices if index in frames]
+
+
+def _times_in_seconds(packets: list[tuple[int | None, int | None]], time_base: Any) -> list[float] | None:
+    """When each frame is shown and when the last one ends, from the first one on; None where that is not known."""
+    known = sorted((time, duration or 0) for time, duration in packets if time is not None)
+    if not known or len(known) < len(packets) or not time_base:
+        return None
+    times = [time for time, _ in known]
+    return [float((time - times[0]) * time_base) for time in (*times, times[-1] + known[-1][1])]
 
 
 def _take_frames(
@@ -211,15 +228,38 @@ def _open_container(name: str) -> Any:
     try:
         container = av.open(name)
     except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{name} is not a video that can be read: {error}") from error
+        raise ValueError(f"{name} is not a video that can be read: {error}{_what_it_is(name)}") from error
     if not container.streams.video:
         container.close()
         raise ValueError(f"{name} has no video in it")
     return container
 
 
+def _what_it_is(name: str) -> str:
+    with open(name, "rb") as file:
+        found = looks_like(file.read(1024))
+    return ", but cut off or damaged" if found == ": it is a video" else found
+
+
 def _to_image(frame: Any, name: str) -> Image.Image:
     refuse_decompression_bomb(frame.width, frame.height, f"the video {name}")
     image = frame.to_image()
-    # Phones store the way they were held beside the frames; both libraries count degrees anticlockwise.
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return image if matrix is None else upright(image, struct.unpack("=9i", bytes(matrix)[:36]))
+
+
+def upright(image: Image.Image, matrix: Sequence[int]) -> Image.Image:
+    """A frame as it is to be shown: phones store beside it how they were held, front cameras also a mirroring.
+
+    Args:
+        matrix: a, b, u, c, d, v, x, y, w of ISO/IEC 14496-12, section 8.3.2.3: a pixel at (p, q) is shown at
+            (a p + c q, b p + d q), but for where the picture lies. Turns that are no quarters go to the nearest.
+    """
+    a, b, _, c, d = matrix[:5]
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        mirrored, upside_down = a < 0, d < 0
+    else:
+        image, mirrored, upside_down = image.transpose(Image.Transpose.TRANSPOSE), c < 0, b < 0
+    if mirrored:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if upside_down else image

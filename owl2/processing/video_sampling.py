@@ -1,8 +1,10 @@
 """Which frames of a video are taken. (T frames)"""
 
 import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Unit = Literal["seconds", "frames"]
 Spacing = Literal["centres", "seed", "one_a_second"]
@@ -16,7 +18,8 @@ class FrameSampling:
         num_frames: how many; a part of no more frames is taken whole.
         start, end: of the part, from the beginning of the video; `end` is not in it. A part holds at least one frame,
             and ends where the video does. None is the video's own.
-        unit: of `start` and `end`. Seconds become frames by the average frame rate, rounded down.
+        unit: of `start` and `end`. Seconds become frames by the frame rate, rounded down, or by the times of
+            the frames where it is not constant.
         spacing: "centres" takes the centres of equal segments: of T frames, those of index
             `floor((i + 1/2) * T / num_frames)`. "seed" takes what SEED-Bench's program takes (evaluation
             specification, section 7): with `step = (T - 1) / num_frames` those of index
@@ -51,42 +54,79 @@ class FrameSampling:
     def is_part(self) -> bool:
         return self.start is not None or self.end is not None
 
-    def indices(self, total: int, rate: float | None, name: str) -> list[int]:
+    def indices(self, total: int, rate: float | None, name: str, times: Sequence[float] | None = None) -> list[int]:
         """Indices, not decreasing, of the frames to take from `total`.
 
         Args:
             rate: frames a second, if it is known.
             name: of the video, for the errors.
+            times: seconds at which each frame is shown, and at which the last one ends, if that is known. They count
+                instead of the rate where it is not constant, but for the spacing "seed", which is a program's.
 
         Raises:
             ValueError: the part begins after the end of the video, or is in seconds and the rate is not known.
         """
         if total == 0:
             return []
-        first, last = self._part(total, rate, name)
+        clock = self._clock(total, rate, times)
+        first, last = self._part(total, clock, name)
         if self.spacing == "one_a_second":
-            if rate is None:
+            if rate is None or clock is None:
                 raise ValueError(f"the frame rate of {name} is not known: pass its frames as a list")
+            if clock.times is not None:
+                began, ended = clock.times[first], clock.times[last]
+                seconds = [clock(began + second) for second in range(max(1, int(ended - began)))]
+                return [seconds[index] for index in sample_indices(len(seconds), self.num_frames)]
             seconds = [int(rate * second) for second in range(max(1, int((last - first) / rate)))]
             return [first + seconds[index] for index in sample_indices(len(seconds), self.num_frames)]
         choose = _seed_indices if self.spacing == "seed" else sample_indices
         return [first + index for index in choose(last - first, self.num_frames)]
 
-    def _part(self, total: int, rate: float | None, name: str) -> tuple[int, int]:
+    def _clock(self, total: int, rate: float | None, times: Sequence[float] | None) -> "FrameClock | None":
+        if rate is None:
+            return None
+        is_constant = times is None or len(times) != total + 1 or _is_constant(times[:-1], rate)
+        return FrameClock(rate, None if is_constant or self.spacing == "seed" else times)
+
+    def _part(self, total: int, clock: "FrameClock | None", name: str) -> tuple[int, int]:
         """First frame of the part, and the one after its last."""
         limit = total - 1 if self.spacing == "seed" and not (self.is_part and self.unit == "frames") else total
-        first = 0 if self.start is None else self._frame(self.start, rate, name)
-        last = limit if self.end is None else min(self._frame(self.end, rate, name), limit)
+        first = 0 if self.start is None else self._frame(self.start, clock, name)
+        last = limit if self.end is None else min(self._frame(self.end, clock, name, is_end=True), limit)
         if first >= total:
             raise ValueError(f"{name} has {total} frames, but its part from {self.start} {self.unit} on is asked for")
         return first, max(last, first + 1)
 
-    def _frame(self, position: float, rate: float | None, name: str) -> int:
+    def _frame(self, position: float, clock: "FrameClock | None", name: str, is_end: bool = False) -> int:
         if self.unit == "frames":
             return int(position)
-        if rate is None:
+        if clock is None:
             raise ValueError(f"the frame rate of {name} is not known: give its part in frames (unit='frames')")
-        return int(position * rate)
+        return clock.before(position) if is_end else clock(position)
+
+
+class FrameClock(NamedTuple):
+    """Seconds to frames: by a constant rate, or by the times of the frames and of the end."""
+
+    rate: float
+    times: Sequence[float] | None
+
+    def __call__(self, second: float) -> int:
+        """The frame that is shown then; the number of frames from the end on."""
+        if self.times is None:
+            return int(second * self.rate)
+        return max(0, bisect_right(self.times, second + 1e-6) - 1)
+
+    def before(self, second: float) -> int:
+        """The number of frames that are shown before then, at least for a while."""
+        if self.times is None:
+            return int(second * self.rate)
+        return bisect_left(self.times, second - 1e-6)
+
+
+def _is_constant(times: Sequence[float], rate: float) -> bool:
+    """Whether no frame is shown more than a frame's time away from where the rate puts it."""
+    return all(abs(time - index / rate) <= 1 / rate for index, time in enumerate(times))
 
 
 def sample_indices(total: int, num_frames: int) -> list[int]:

@@ -1,15 +1,17 @@
 """Videos from every source to evenly spread frames."""
 
 import logging
+import struct
 import sys
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from owl2.processing import load_video
-from owl2.processing.video import _to_image
 from owl2.processing.video_sampling import FrameSampling, sample_indices
 
 SIZE = (32, 16)
@@ -216,17 +218,83 @@ def test_undecodable_packets_are_skipped_and_counted(tmp_path: Path, caplog: pyt
     assert "damaged packets skipped, 12 frames decoded" in caplog.text
 
 
-def test_videos_held_upright_are_shown_upright() -> None:
-    class Frame:  # what PyAV gives for a phone's recording
-        width, height, rotation = 32, 16, -90
+# For each display matrix (a, b, c, d): where the top left of a frame is shown, and whether the sides change places.
+ORIENTATIONS = {
+    "as it is": ((1, 0, 0, 1), (0, 0), False),
+    "mirrored": ((-1, 0, 0, 1), (1, 0), False),
+    "upside down": ((1, 0, 0, -1), (0, 1), False),
+    "turned by 180": ((-1, 0, 0, -1), (1, 1), False),
+    "turned by 90": ((0, 1, -1, 0), (1, 0), True),
+    "turned by 270": ((0, -1, 1, 0), (0, 1), True),
+    "transposed": ((0, 1, 1, 0), (0, 0), True),
+    "transposed and turned by 180": ((0, -1, -1, 0), (1, 1), True),
+}
 
-        def to_image(self) -> Image.Image:
-            image = Image.new("RGB", SIZE)
-            image.putpixel((0, 0), (255, 0, 0))
-            return image
 
-    image = _to_image(Frame(), "video")
-    assert image.size == (16, 32) and image.getpixel((15, 0)) == (255, 0, 0)  # turned clockwise
+@pytest.mark.parametrize("name", list(ORIENTATIONS))
+def test_videos_are_shown_as_their_display_matrix_says(tmp_path: Path, name: str) -> None:
+    av = pytest.importorskip("av")
+    (a, b, c, d), corner, sideways = ORIENTATIONS[name]
+    path, pixels = tmp_path / "v.mp4", np.zeros((*SIZE[::-1], 3), np.uint8)
+    pixels[: SIZE[1] // 2, : SIZE[0] // 2] = 255
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    octets = bytearray(path.read_bytes())
+    start = octets.find(b"tkhd") + 44  # of the matrix, in fixed-point numbers (ISO/IEC 14496-12, section 8.3.2)
+    octets[start : start + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(octets)
+    (frame,) = load_video(path)
+    assert frame.size == (SIZE[::-1] if sideways else SIZE)
+    shown = np.asarray(frame.convert("L")).astype(int)
+    quarters = {
+        (x, y): shown[y * shown.shape[0] // 2 :, x * shown.shape[1] // 2 :][
+            : shown.shape[0] // 2, : shown.shape[1] // 2
+        ]
+        for x in (0, 1)
+        for y in (0, 1)
+    }
+    assert max(quarters, key=lambda quarter: quarters[quarter].mean()) == corner
+
+
+def test_a_part_of_a_video_of_variable_rate_is_found_by_the_times_of_its_frames(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    milliseconds = [*range(0, 160, 10), 1160, 2160, 3160, 4160]  # 16 frames in a sixth of a second, then one a second
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=100)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for time, image in zip(milliseconds, grey_frames(20), strict=True):
+            frame = av.VideoFrame.from_image(image)
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    load = partial(load_video, tmp_path / "v.mp4", 20)
+    assert indices_of(load(start=1, end=3)) == [15, 16, 17]
+    assert indices_of(load(start=0.05, end=0.1)) == [5, 6, 7, 8, 9]
+    assert indices_of(load(start=4)) == [18, 19]
+    assert indices_of(load(spacing="one_a_second")) == [0, 15, 16, 17]
+    assert indices_of(load(start=3, end=5, unit="frames")) == [3, 4]
+
+
+def test_a_part_of_a_gif_whose_frames_last_differently_is_found_by_time(tmp_path: Path) -> None:
+    frames = grey_frames(5)
+    durations = [100, 100, 2000, 100, 100]
+    frames[0].save(tmp_path / "v.gif", save_all=True, append_images=frames[1:], duration=durations)
+    assert indices_of(load_video(tmp_path / "v.gif", start=0.5, end=2)) == [2]
+    assert indices_of(load_video(tmp_path / "v.gif", start=2.2)) == [3, 4]
+
+
+@pytest.mark.parametrize("suffix", ["avif", "webp", "png", "gif", "tif"])
+def test_all_frames_of_animated_pictures_are_taken(tmp_path: Path, suffix: str) -> None:
+    if suffix == "avif" and not features.check("avif"):
+        pytest.skip("Pillow was built without AVIF")
+    frames = [image.resize((48, 48)) for image in grey_frames(6)]
+    settings = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(tmp_path / f"v.{suffix}", save_all=True, append_images=frames[1:], **settings)
+    assert indices_of(load_video(tmp_path / f"v.{suffix}")) == [0, 1, 2, 3, 4, 5]
 
 
 def test_what_is_no_video_is_an_error_that_says_why(tmp_path: Path) -> None:

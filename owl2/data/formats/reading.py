@@ -22,6 +22,15 @@ _OTHER_FORMS = {
 }
 
 
+def holds_records(whole: dict[str, Any]) -> bool:
+    """Whether an object holds records and nothing else that could be one: a single list of them, or one a key."""
+    lists = [value for value in whole.values() if isinstance(value, list) and any(isinstance(x, dict) for x in value)]
+    objects = [value for value in whole.values() if isinstance(value, dict)]
+    if len(lists) == 1 and not objects:
+        return all(isinstance(each, dict) for each in lists[0]) and any(form in lists[0][0] for form in FORMS)
+    return not lists and len(objects) == len(whole) and all(any(form in each for form in FORMS) for each in objects)
+
+
 def read_record(record: dict[str, Any], name: str) -> RecordBuilder:
     """A draft of the record's conversation, with all that is wrong with it but the files of its media.
 

@@ -10,19 +10,26 @@ from typing import Any
 from owl2.data.media import MediaRoot
 from owl2.data.problems import Problem, ProblemKind, shown
 from owl2.data.records import Conversation
-from owl2.files import map_file
 from owl2.processing.image_loading import check_local_path
 
-from .reading import read_record
-from .record_offsets import RecordOffsets, first_byte, spans_of_lines, spans_of_list
+from .reading import FORMS, holds_records, read_record
+from .record_offsets import (
+    RecordOffsets,
+    first_byte,
+    has_objects_over_lines,
+    spans_of_lines,
+    spans_of_list,
+    spans_of_objects,
+)
+from .text_files import map_text
 
 
 class RecordFile:
     """The records of a file, read when they are asked for.
 
-    Both forms of records (`conversations`, `messages`) may be in both kinds of files (a JSON list, one record a line);
-    blank lines are not records. Only the offsets of the records are kept in memory, and processes that are forked share
-    the pages of the file.
+    Both forms of records (`conversations`, `messages`) may be in all kinds of files: a JSON list, one record a line,
+    records that go over lines, a list or records by their names inside one object. Blank lines are not records. Only
+    the offsets of the records are kept in memory, and processes that are forked share the pages of the file.
 
     Args:
         path: the file.
@@ -48,12 +55,10 @@ class RecordFile:
         self.path = Path(check_local_path(path, "file of records"))
         self.unread: Counter[str] = Counter()
         self.root = MediaRoot(self.path.parent if root is None else root, allow_urls)
-        if not self.path.stat().st_size:
-            raise ValueError(f"the file of records {self.path} is empty (0 bytes)")
-        self._buffer = map_file(self.path)
+        self._buffer = map_text(self.path, "file of records")
         first = first_byte(self._buffer)
         self.is_list = self._buffer[first : first + 4096].lstrip().startswith(b"[")
-        self.spans = spans or (spans_of_list if self.is_list else spans_of_lines)(self._buffer, first)
+        self.spans = spans or (spans_of_list(self._buffer, first) if self.is_list else self._spans_of_objects(first))
         if not len(self):
             raise ValueError(f"the file of records {self.path} holds no records")
 
@@ -77,6 +82,24 @@ class RecordFile:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RecordFile, (self.path, self.root.root, self.root.allow_urls)
+
+    def _spans_of_objects(self, first: int) -> RecordOffsets:
+        """Records that are one a line, or objects that go over lines, or inside a single object."""
+        over_lines = has_objects_over_lines(self._buffer, first)
+        spans = (spans_of_objects if over_lines else spans_of_lines)(self._buffer, first)
+        if len(spans.starts) != 1:
+            return spans
+        whole = _parse(self._buffer[spans.starts[0] : spans.ends[0]])
+        if isinstance(whole, Problem) or any(form in whole for form in FORMS):
+            return spans
+        if not any(isinstance(value, list | dict) for value in whole.values()):
+            return spans
+        if not holds_records(whole):
+            raise ValueError(
+                f"the file of records {self.path} is one object with the keys {shown(list(whole))}, and it is not "
+                "clear which of them holds the records: write their list alone"
+            )
+        return spans_of_objects(self._buffer, first, inside=True)
 
     def line(self, index: int) -> int:
         """The line, counted from 1, in which a record begins."""

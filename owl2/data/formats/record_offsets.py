@@ -4,6 +4,7 @@ The bytes are a memory map; what is kept of each record is the offsets of its fi
 and its line number (int64 arrays [records]).
 """
 
+import json
 import mmap
 import re
 from typing import NamedTuple
@@ -48,6 +49,61 @@ def spans_of_lines(buffer: mmap.mmap, first: int) -> RecordOffsets:
     return RecordOffsets(*(np.delete(values, blank) for values in (starts, ends, lines)))
 
 
+def has_objects_over_lines(buffer: mmap.mmap, first: int) -> bool:
+    """Whether the first record is an object that does not end in its line, and is valid."""
+    start = _first_that_is_not_blank(buffer, first)
+    if buffer[start : start + 1] != b"{":
+        return False
+    depth, end = 0, start
+    while match := _UP_TO_BRACE.match(buffer, end):
+        end = match.end()
+        depth += 1 if buffer[end - 1] == ord("{") else -1
+        if depth == 0:
+            break
+    if depth or not {*b"\r\n"} & {*buffer[start:end]}:
+        return False
+    try:
+        json.loads(buffer[start:end])
+    except ValueError:
+        return False
+    return True
+
+
+def spans_of_objects(buffer: mmap.mmap, first: int, inside: bool = False) -> RecordOffsets:
+    """Records that are objects one after the other, over any number of lines.
+
+    What stands between them, commas aside, and an object without an end are spans too, which cannot be parsed.
+
+    Args:
+        inside: they are the objects inside of one object, in which anything may stand between them.
+    """
+    level = 2 if inside else 1
+    starts: list[int] = []
+    ends: list[int] = []
+    position, depth, end_of_last = first, 0, first
+    while match := _UP_TO_BRACE.match(buffer, position):
+        position = match.end()
+        opens = buffer[position - 1] == ord("{")
+        if opens and depth + 1 == level:
+            if not inside and _without_spaces(buffer[end_of_last : position - 1]) not in (b"", b","):
+                starts.append(_first_that_is_not_blank(buffer, end_of_last))
+                ends.append(position - 1)
+            starts.append(position - 1)
+        elif not opens and depth == level:
+            ends.append(position)
+            end_of_last = position
+        depth += 1 if opens else -1
+        if depth < 0:
+            break
+    if len(ends) < len(starts):
+        ends.append(len(buffer))
+    elif not inside and _without_spaces(buffer[end_of_last:]):
+        starts.append(_first_that_is_not_blank(buffer, end_of_last))
+        ends.append(len(buffer))
+    lines = np.searchsorted(_line_breaks(buffer), starts) + 1
+    return RecordOffsets(np.array(starts, np.int64), np.array(ends, np.int64), lines)
+
+
 def spans_of_list(buffer: mmap.mmap, first: int) -> RecordOffsets:
     """Records of a JSON list whose bracket opens at or after byte `first`: its objects.
 
@@ -82,11 +138,10 @@ def spans_of_list(buffer: mmap.mmap, first: int) -> RecordOffsets:
 
 
 def _line_breaks(buffer: mmap.mmap) -> np.ndarray:
-    """Offsets of all line breaks."""
+    """Offsets of all line breaks: line feeds, or carriage returns in a file without line feeds."""
     octets = np.frombuffer(buffer, np.uint8)
-    chunks = [
-        np.flatnonzero(octets[start : start + _CHUNK] == ord("\n")) + start for start in range(0, len(octets), _CHUNK)
-    ]
+    kind = ord("\n") if buffer.find(b"\n") >= 0 else ord("\r")
+    chunks = [np.flatnonzero(octets[start : start + _CHUNK] == kind) + start for start in range(0, len(octets), _CHUNK)]
     return np.concatenate(chunks)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from owl2.data.formats.record_offsets import first_byte, spans_of_lines
+from owl2.data.formats.text_files import map_text
 from owl2.data.skipped import Fault, InvalidSample
-from owl2.files import map_file
 from owl2.processing.image_loading import check_local_path
 
 from .record_files import BLOCK, block_sizes, image_root, named_image
@@ -43,9 +43,7 @@ class PairLines:
         self._arguments = (name, path, root, image_field, caption_field)
         self.path = Path(check_local_path(path, "file of pairs"))
         self.root = image_root(self.path, root)
-        if not self.path.stat().st_size:
-            raise ValueError(f"the file of pairs {self.path} is empty (0 bytes)")
-        self._buffer = map_file(self.path)
+        self._buffer = map_text(self.path, "file of pairs")
         self._spans = spans_of_lines(self._buffer, first_byte(self._buffer))
         self.groups: Sequence[int] = block_sizes(len(self._spans.starts))
 
