@@ -67,8 +67,8 @@ def map_text(path: Path, what: str) -> mmap.mmap:
                 return _copied(codecs.EncodedFile(file, "utf-8", encoding))
             except UnicodeError as error:
                 raise ValueError(f"the {what} {path} looks like {encoding.upper()}, but is damaged: {error}") from error
-    if described := _other_encoding(start):
-        raise ValueError(f"the {what} {path} is not UTF-8; {described}")
+    if likely := _other_encoding(start):
+        raise ValueError(f"the {what} {path} is not UTF-8; {likely}")
     return map_file(path)
 
 
