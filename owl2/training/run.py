@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from rich.console import Console
@@ -151,7 +151,7 @@ class _Found(NamedTuple):
 
     is_finished: bool
     has_checkpoint: bool
-    precision: str
+    precision: Literal["bf16", "fp32", "auto"]
 
 
 def _look_into(directory: RunDirectory, recipe: Recipe, device: torch.device, held: ExitStack) -> _Found:
@@ -160,8 +160,8 @@ def _look_into(directory: RunDirectory, recipe: Recipe, device: torch.device, he
         held.enter_context(only_process_in(directory.path))
     before, precision = directory.read_recipe(), recipe.precision
     if precision == "auto":
-        fastest = "bf16" if fastest_training_dtype(device) == torch.bfloat16 else "fp32"
-        precision = before.precision if before is not None else fastest
+        is_bf16 = fastest_training_dtype(device) == torch.bfloat16
+        precision = before.precision if before is not None else "bf16" if is_bf16 else "fp32"
     return _Found(directory.is_finished, bool(complete_steps(directory.checkpoints)), precision)
 
 

@@ -143,7 +143,7 @@ class Trainer:
         """Gradients of the whole global batch, clipped; an update unless the loss or they are out of bounds."""
         settings = self.recipe.optimizer
         loss = accumulate_gradients(self.model, batch.micro_batches, counts, self.mesh, self.preparation, self.quality)
-        norm = clip_gradients(self.optimizer.parameters.values(), settings.max_grad_norm).item()
+        norm = clip_gradients(list(self.optimizer.parameters.values()), settings.max_grad_norm).item()
         learning_rate = scheduled_learning_rate(self.step, settings, self.recipe.schedule)
         skipped = self.guard.reason_to_skip(self.step + 1, loss, norm)
         if skipped is None:

@@ -91,7 +91,7 @@ class Run:
             loss = self.model(**inputs, num_items_in_batch=tokens, supervised_logits_only=True, use_cache=False).loss
             loss.backward()
             total += loss.detach()
-        norm = clip_gradients(self.optimizer.parameters.values(), 1.0)
+        norm = clip_gradients(list(self.optimizer.parameters.values()), 1.0)
         self.optimizer.set_learning_rate(1e-2)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -142,7 +142,7 @@ def merge_adapters(model: Owl2ForConditionalGeneration) -> Owl2ForConditionalGen
     for name, module in list(model.named_modules()):
         if not isinstance(module, LoraLayer):
             continue
-        base = module.get_base_layer()
+        base: Any = module.get_base_layer()
         if not base.weight.is_floating_point():
             raise ValueError(f"{name} is quantized: merge into the base model in full precision (owl2 merge-lora)")
         module.merge(safe_merge=True)  # raises where the sum is not finite

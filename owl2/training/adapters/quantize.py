@@ -60,7 +60,9 @@ def in_4_bits(place: nn.Parameter, weight: torch.Tensor) -> nn.Parameter:
         place: see `waits_for_4_bits`; the result is to take its place.
     """
     made_like = {name: getattr(place, name) for name in ("blocksize", "quant_type", "compress_statistics", "module")}
-    return type(place)(weight, requires_grad=False, **made_like).to(weight.device)  # packs
+    packed = type(place)(weight, requires_grad=False, **made_like).to(weight.device)  # packs
+    assert isinstance(packed, nn.Parameter), "bitsandbytes keeps its own class"
+    return packed
 
 
 def _quantized(module: nn.Linear, compute_dtype: torch.dtype, bitsandbytes: Any) -> nn.Module:

@@ -96,7 +96,9 @@ class SafetensorsWriter(StorageWriter):
         for item in plan.items:
             assert item.type != WriteItemType.BYTE_IO, f"{item.index.fqn} is not a tensor"
             key = f"{item.index.fqn}@{','.join(map(str, item.index.offset or ()))}"
-            tensors[key] = planner.resolve_data(item).detach().cpu().contiguous()
+            tensor = planner.resolve_data(item)
+            assert isinstance(tensor, torch.Tensor), f"{item.index.fqn} is not a tensor"
+            tensors[key] = tensor.detach().cpu().contiguous()
             size = tensors[key].numel() * tensors[key].element_size()
             results.append(WriteResult(item.index, size, Place(f"{name}.safetensors", key)))
         save_file(tensors, self.partial / f"{name}.safetensors")
@@ -141,7 +143,7 @@ class SafetensorsReader(StorageReader):
         pass
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        tensors = {name: _tensor_metadata(entry) for name, entry in read_index(self.directory).items()}
+        tensors: Any = {name: _tensor_metadata(entry) for name, entry in read_index(self.directory).items()}
         return Metadata(state_dict_metadata=tensors)
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:

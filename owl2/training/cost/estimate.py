@@ -213,7 +213,8 @@ def _advice(
 
 def _changes(recipe: Recipe, gpus: int) -> Iterator[tuple[dict[str, Any], int]]:
     """What a user can change: keys of the recipe with their values, and the number of GPUs."""
-    checkpointing, all_of_it = "parallel.activation_checkpointing", {}
+    checkpointing = "parallel.activation_checkpointing"
+    all_of_it: dict[str, Any] = {}
     if recipe.batch.micro_batch_size > 1:
         yield {"batch.micro_batch_size": recipe.batch.micro_batch_size // 2}, gpus
         all_of_it["batch.micro_batch_size"] = 1

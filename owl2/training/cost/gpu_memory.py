@@ -25,8 +25,10 @@ OTHER = 2 * 2**30
 
 DECODER_PARTS = ("decoder_vision", "decoder_text", "decoder_shared")
 
-KINDS = ("frozen weights", "trained weights and optimizer", "gradients", "gathered layers", "activations", "images")
-KINDS += ("logits", "other")
+KINDS = (
+    *("frozen weights", "trained weights and optimizer", "gradients", "gathered layers", "activations", "images"),
+    *("logits", "other"),
+)
 
 
 class Parameters(NamedTuple):

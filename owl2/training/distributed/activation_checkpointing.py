@@ -42,7 +42,8 @@ def prepare_block(block: nn.Module, recompute: ActivationCheckpointing = "none",
     """
     if recompute == "selective" and compile:
         # A compiled layer computes norms and element-wise steps again by itself.
-        block.mlp.forward = _recomputed(block.mlp.forward)
+        mlp = block.get_submodule("mlp")
+        mlp.forward = _recomputed(mlp.forward)
     if compile:
         from torch._dynamo import config as compiler  # slow to import
 
@@ -70,7 +71,8 @@ def _recomputed(forward: Callable[..., Any], **options: Any) -> Callable[..., An
 
 
 def _hidden_size(block: nn.Module) -> int:
-    return next(module for module in block.mlp.modules() if isinstance(module, nn.Linear)).in_features
+    mlp = block.get_submodule("mlp")
+    return next(module for module in mlp.modules() if isinstance(module, nn.Linear)).in_features
 
 
 def _keep_attention_and_projections(

@@ -181,18 +181,16 @@ def mesh_shape(
     Raises:
         ValueError: the numbers do not multiply to `size`.
     """
-    if data_shards == "auto":
-        within = (
-            on_machine
-            if replicas == "auto" and size % on_machine == 0
-            else size // (replicas if replicas != "auto" else 1)
-        )
-        data_shards = max(1, within // tensor)
-    if replicas == "auto":
-        replicas = max(1, size // (data_shards * tensor))
-    if replicas * data_shards * tensor != size:
+    if isinstance(data_shards, int):
+        shards = data_shards
+    elif isinstance(replicas, int):
+        shards = max(1, size // replicas // tensor)
+    else:
+        shards = max(1, (on_machine if size % on_machine == 0 else size) // tensor)
+    copies = replicas if isinstance(replicas, int) else max(1, size // (shards * tensor))
+    if copies * shards * tensor != size:
         raise ValueError(
-            f"{size} ranks are not {replicas} replicas x {data_shards} data shards x {tensor} tensor ranks: change the "
+            f"{size} ranks are not {copies} replicas x {shards} data shards x {tensor} tensor ranks: change the "
             "section parallel of the recipe or --nproc-per-node of torchrun."
         )
-    return replicas, data_shards, tensor
+    return copies, shards, tensor

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from torch import nn
 
+from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.modeling.parts import PARTS, part_of
 from owl2.training.optimizer import decays, learning_rate_scale, num_vision_layers
 from owl2.training.recipe.optimization import OptimizerSettings
@@ -33,7 +34,7 @@ class Row(NamedTuple):
     decayed: int
 
 
-def trainable_table(model: nn.Module, optimizer: OptimizerSettings) -> list[Row]:
+def trainable_table(model: Owl2ForConditionalGeneration, optimizer: OptimizerSettings) -> list[Row]:
     """A row for each part, from which parameters require a gradient; before they are sharded."""
     kinds = model.config.text_config.modality_adaptive
     found: dict[str, list[tuple[str, nn.Parameter]]] = {part: [] for part in (*PARTS, LORA)}

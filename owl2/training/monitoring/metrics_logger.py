@@ -104,7 +104,7 @@ class StepReport(NamedTuple):
             line["checkpoint_seconds"] = round(self.checkpoint_seconds, 4)
         if self.skipped is not None:
             line["skipped"] = self.skipped
-        return line | self.scores
+        return {**line, **self.scores}
 
 
 class MetricsLogger:

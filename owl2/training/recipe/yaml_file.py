@@ -24,7 +24,10 @@ COMMAND_LINE = "the command line"
 _REPLACED_AS_A_WHOLE = {("data", "sources"), ("evaluate", "sources"), ("evaluate", "tasks")}
 """A file that names sources or tasks replaces those of its base; all other sections are merged key by key."""
 
-_ALTERNATIVES = {("model", "checkpoint"): ("model", "initialize"), ("model", "initialize"): ("model", "checkpoint")}
+_ALTERNATIVES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("model", "checkpoint"): ("model", "initialize"),
+    ("model", "initialize"): ("model", "checkpoint"),
+}
 """Of these the one that was given last counts."""
 
 
