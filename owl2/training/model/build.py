@@ -65,6 +65,10 @@ def meta_config(recipe: Recipe) -> MetaModel:
         decoder = _decoder_settings(recipe)
         config = Owl2Config(text_config={"modality_adaptive": decoder["modality_adaptive"], **decoder["controls"]})
     vision, size = config.vision_config, recipe.data.image_size
+    if assumed and size % vision.patch_size:
+        raise ValueError(
+            f"{'; '.join(assumed)}, which do not fit data.image_size {size}: make first what this recipe begins with"
+        )
     _check_image_size(size, vision.patch_size)
     if size != vision.image_size:
         vision.image_size, vision.position_grid_size = size, size // vision.patch_size
