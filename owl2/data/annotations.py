@@ -5,6 +5,7 @@ empty is a `ValueError`. Nothing here unpickles.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -48,7 +49,18 @@ class Row:
         return value
 
     def integer(self, name: str) -> int:
-        return self._typed(name, "an integer", int)
+        """A whole number; 5.0, as tables with empty cells are often written, is 5."""
+        value = self._typed(name, "an integer", int, float)
+        if isinstance(value, float) and not value.is_integer():
+            raise self.error(f"{name!r} is {value!r}, not an integer")
+        return int(value)
+
+    def integer_in_text(self, name: str) -> int:
+        """A whole number in a text cell of a table, written as 5 or 5.0."""
+        text = self.text(name)
+        if not re.fullmatch(r"[+-]?[0-9]+(\.0*)?", text):
+            raise self.error(f"{name!r} is {text!r:.60}, not an integer")
+        return int(text.partition(".")[0])
 
     def number(self, name: str) -> float:
         """A finite number, of any sign."""

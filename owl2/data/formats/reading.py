@@ -1,5 +1,6 @@
 """What a record means: its form by its keys, its turns, its media, and whatever of it is not read."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from owl2.data.problems import ProblemKind, shown
@@ -22,13 +23,17 @@ _OTHER_FORMS = {
 }
 
 
-def holds_records(whole: dict[str, Any]) -> bool:
-    """Whether an object holds records and nothing else that could be one: a single list of them, or one a key."""
+def holds_records(whole: dict[str, Any], fields: Sequence[str]) -> bool:
+    """Whether an object holds records and nothing else that could be one: a single list of them, or one a key.
+
+    Args:
+        fields: of which a record has one.
+    """
     lists = [value for value in whole.values() if isinstance(value, list) and any(isinstance(x, dict) for x in value)]
     objects = [value for value in whole.values() if isinstance(value, dict)]
     if len(lists) == 1 and not objects:
-        return all(isinstance(each, dict) for each in lists[0]) and any(form in lists[0][0] for form in FORMS)
-    return not lists and len(objects) == len(whole) and all(any(form in each for form in FORMS) for each in objects)
+        return all(isinstance(each, dict) for each in lists[0]) and any(field in lists[0][0] for field in fields)
+    return not lists and len(objects) == len(whole) and all(any(field in each for field in fields) for each in objects)
 
 
 def read_record(record: dict[str, Any], name: str) -> RecordBuilder:

@@ -1,9 +1,10 @@
 """Files of instruction records: a JSON list, or JSON lines, read one record at a time through a memory map."""
 
 import json
+import mmap
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,8 @@ class RecordFile:
         self.unread: Counter[str] = Counter()
         self.root = MediaRoot(self.path.parent if root is None else root, allow_urls)
         self._buffer = map_text(self.path, "file of records")
-        first = first_byte(self._buffer)
-        self.is_list = self._buffer[first : first + 4096].lstrip().startswith(b"[")
-        self.spans = spans or (spans_of_list(self._buffer, first) if self.is_list else self._spans_of_objects(first))
+        self.is_list = is_list(self._buffer)
+        self.spans = spans or find_records(self._buffer, self.path, FORMS)
         if not len(self):
             raise ValueError(f"the file of records {self.path} holds no records")
 
@@ -82,24 +82,6 @@ class RecordFile:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RecordFile, (self.path, self.root.root, self.root.allow_urls)
-
-    def _spans_of_objects(self, first: int) -> RecordOffsets:
-        """Records that are one a line, or objects that go over lines, or inside a single object."""
-        over_lines = has_objects_over_lines(self._buffer, first)
-        spans = (spans_of_objects if over_lines else spans_of_lines)(self._buffer, first)
-        if len(spans.starts) != 1:
-            return spans
-        whole = _parse(self._buffer[spans.starts[0] : spans.ends[0]])
-        if isinstance(whole, Problem) or any(form in whole for form in FORMS):
-            return spans
-        if not any(isinstance(value, list | dict) for value in whole.values()):
-            return spans
-        if not holds_records(whole):
-            raise ValueError(
-                f"the file of records {self.path} is one object with the keys {shown(list(whole))}, and it is not "
-                "clear which of them holds the records: write their list alone"
-            )
-        return spans_of_objects(self._buffer, first, inside=True)
 
     def line(self, index: int) -> int:
         """The line, counted from 1, in which a record begins."""
@@ -125,6 +107,41 @@ class RecordFile:
         self.unread.update(draft.unread)
         conversation = draft.finish(self.root) if draft.messages or not draft.problems else None
         return conversation, draft.problems
+
+
+def is_list(buffer: mmap.mmap) -> bool:
+    """Whether a file of JSON is a list."""
+    first = first_byte(buffer)
+    return buffer[first : first + 4096].lstrip().startswith(b"[")
+
+
+def find_records(buffer: mmap.mmap, path: Path, fields: Sequence[str]) -> RecordOffsets:
+    """Where the records of a file lie: in a list, one a line, over lines, or inside a single object.
+
+    Args:
+        fields: of which a record has one.
+
+    Raises:
+        ValueError: the file is a single object, of which nobody knows what in it is a record.
+    """
+    first = first_byte(buffer)
+    if is_list(buffer):
+        return spans_of_list(buffer, first)
+    over_lines = has_objects_over_lines(buffer, first)
+    spans = (spans_of_objects if over_lines else spans_of_lines)(buffer, first)
+    if len(spans.starts) != 1:
+        return spans
+    whole = _parse(buffer[spans.starts[0] : spans.ends[0]])
+    if isinstance(whole, Problem) or any(field in whole for field in fields):
+        return spans
+    if not any(isinstance(value, list | dict) for value in whole.values()):
+        return spans
+    if not holds_records(whole, fields):
+        raise ValueError(
+            f"the file of records {path} is one object with the keys {shown(list(whole))}, and it is not clear which "
+            "of them holds the records: write their list alone"
+        )
+    return spans_of_objects(buffer, first, inside=True)
 
 
 def _parse(octets: bytes) -> dict[str, Any] | Problem:

@@ -1,6 +1,7 @@
-"""Pairs in JSON lines: `{"image": "images/1.jpg", "caption": "A circle.", "id": "1"}`.
+"""Pairs in JSON lines or a JSON list: `{"image": "images/1.jpg", "caption": "A circle.", "id": "1"}`.
 
-The image is a path below the root, or a data URL; the id may be absent. The file is mapped into memory.
+The image is a path below the root, or a data URL; the id may be absent. The caption may also be the only answer of a
+conversation, as in the list of 558,000 pairs that LLaVA is pretrained on. The file is mapped into memory.
 """
 
 import json
@@ -9,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from owl2.data.formats.record_offsets import first_byte, spans_of_lines
+from owl2.data.formats.reading import read_record
+from owl2.data.formats.record_file import find_records
 from owl2.data.formats.text_files import map_text
 from owl2.data.skipped import Fault, InvalidSample
 from owl2.processing.image_loading import check_local_path
@@ -19,7 +21,7 @@ from .source import StoredPair, caption_text
 
 
 class PairLines:
-    """Pairs of a JSONL file.
+    """Pairs of a file of JSON lines or a JSON list.
 
     Args:
         name: Name of the source.
@@ -44,7 +46,7 @@ class PairLines:
         self.path = Path(check_local_path(path, "file of pairs"))
         self.root = image_root(self.path, root)
         self._buffer = map_text(self.path, "file of pairs")
-        self._spans = spans_of_lines(self._buffer, first_byte(self._buffer))
+        self._spans = find_records(self._buffer, self.path, (image_field, caption_field))
         self.groups: Sequence[int] = block_sizes(len(self._spans.starts))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -55,9 +57,19 @@ class PairLines:
         line = int(self._spans.lines[number])
         where = f"{self.path}, line {line}"
         record = self._record(number, where)
-        caption = caption_text(record.get(self.caption_field), where)
+        caption = caption_text(self._caption(record, where), where)
         image = named_image(self.root, record.get(self.image_field), where)
         return StoredPair(str(record.get("id", line)), image, caption, self.name)
+
+    def _caption(self, record: dict[str, Any], where: str) -> Any:
+        if self.caption_field in record or "conversations" not in record:
+            return record.get(self.caption_field)
+        draft = read_record(record, where)
+        answers = [message for message in draft.messages if message["role"] == "assistant"]
+        if len(answers) != 1 or any(part["type"] != "text" for part in answers[0]["content"]):
+            text = f"{where}: a conversation of {len(answers)} answers is no caption: instruction tuning learns from it"
+            raise InvalidSample(Fault.MISSING_CAPTION, text)
+        return "".join(part["text"] for part in answers[0]["content"])
 
     def _record(self, number: int, where: str) -> dict[str, Any]:
         octets = self._buffer[self._spans.starts[number] : self._spans.ends[number]]

@@ -9,6 +9,7 @@ from owl2.data.skipped import Fault, InvalidSample
 from owl2.processing.control_tokens import LLAMA_CONTROL_TOKENS
 
 from .coco import CocoCaptions
+from .image_folder import ImageFolder, image_files
 from .jsonl import PairLines
 from .parquet import PairParquet
 from .samples import open_image
@@ -21,6 +22,7 @@ FORMATS: Mapping[str, tuple[Callable[..., PairSource], tuple[str, ...]]] = {
     "jsonl": (PairLines, ("root", "image_field", "caption_field")),
     "parquet": (PairParquet, ("root", "image_field", "caption_field")),
     "coco_captions": (CocoCaptions, ("root",)),
+    "image_folder": (ImageFolder, ("caption_field",)),
 }
 """The source that reads each format, and the settings that it takes."""
 
@@ -39,8 +41,8 @@ def open_pairs(
 
     Args:
         name: Name of the source.
-        path: A folder or address of tar shards; a `.jsonl` file; a `.parquet` file or a folder of them; a `.json` file
-            of COCO captions.
+        path: A folder or address of tar shards; a folder of images with their captions; a `.jsonl` file or a JSON list;
+            a `.parquet` file or a folder of them; a `.json` file of COCO captions.
         format: One of `FORMATS`; by default what the path looks like.
         root: Folder of the images that are given as paths; the folder of the file by default.
         index: Folder of the index of tar shards.
@@ -65,7 +67,9 @@ def open_pairs(
 
 def _format_of(location: str) -> str:
     if "://" in location or os.path.isdir(location):
-        return "parquet" if "://" not in location and _is_parquet_folder(Path(location)) else "webdataset"
+        return "webdataset" if "://" in location else _format_of_folder(Path(location))
+    if location.endswith(".json") and os.path.isfile(location) and _begins_with_a_list(location):
+        return "jsonl"
     formats = {".jsonl": "jsonl", ".parquet": "parquet", ".json": "coco_captions"}
     suffix = os.path.splitext(location)[1]
     if suffix not in formats:
@@ -73,9 +77,18 @@ def _format_of(location: str) -> str:
     return formats[suffix]
 
 
-def _is_parquet_folder(folder: Path) -> bool:
-    """img2dataset puts a parquet file of metadata beside each tar file, so tar files decide."""
-    return next(folder.rglob("*.tar"), None) is None and next(folder.rglob("*.parquet"), None) is not None
+def _format_of_folder(folder: Path) -> str:
+    """img2dataset puts a parquet file of metadata beside each tar file or folder of images, so those decide."""
+    if next(folder.rglob("*.tar"), None) is not None:
+        return "webdataset"
+    if image_files(folder):
+        return "image_folder"
+    return "parquet" if next(folder.rglob("*.parquet"), None) is not None else "webdataset"
+
+
+def _begins_with_a_list(location: str) -> bool:
+    with open(location, "rb") as file:
+        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
 def _refuse_control_tokens(pair: StoredPair) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -111,7 +112,7 @@ def index_shards(
         raise ValueError(f"{folder.location} is remote: give a local folder for its index")
     names = folder.tar_names()
     if not names:
-        raise ValueError(f"{folder.location} holds no .tar files")
+        raise ValueError(f"{folder.location} holds no .tar files{_what_there_is(folder)}")
     known = _known_shards(target / _LIST)
     target.mkdir(parents=True, exist_ok=True)
     shards = []
@@ -121,6 +122,18 @@ def index_shards(
             shards.append(shard)
             yield shard
     write_whole(target / _LIST, json.dumps({"shards": [shard._asdict() for shard in shards]}, indent=0))
+
+
+def _what_there_is(folder: Folder) -> str:
+    """Endings of the files of a local folder, with their numbers, as the end of a sentence."""
+    if not isinstance(folder, LocalFolder):
+        return ""
+    names = [path.name for path in Path(folder.location).rglob("*") if path.is_file()]
+    endings = Counter(name[name.find(".") :] if "." in name else "no ending" for name in names)
+    found = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
+    packed = any(ending.endswith(("tar.gz", "tgz", "tar.zst", "tar.bz2")) for ending in endings)
+    hint = ": unpack them to .tar, in which any pair can be read at once" if packed else ""
+    return f"; it holds {found or 'no file'}{hint}"
 
 
 def scan(file: IO[bytes]) -> tuple[list[int], str | None]:

@@ -10,6 +10,7 @@ refused, since keys become ids and ids may become file names.
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,11 +21,12 @@ import numpy as np
 
 from owl2.data.skipped import Fault, InvalidSample
 
+from .image_folder import IMAGE_SUFFIXES
 from .source import LARGEST_PAIR, StoredPair, caption_text
 from .storage import open_folder
 from .tar_index import find_index, key_and_suffix, offsets_of
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+_NAMED = re.compile(r"[\w-]+[.]\w+")  # `KEY.image.jpg`, in which WebDataset takes all after KEY for the suffix
 _OPEN_INDICES = 256  # 80 KB each
 
 
@@ -81,6 +83,9 @@ class TarShards:
         key, members = members_of(octets, where)
         caption = caption_text(self._caption(members, where), where)
         images = [members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members]
+        images = images or [
+            content for name, content in members.items() if _NAMED.fullmatch(name) and name.endswith(IMAGE_SUFFIXES)
+        ]
         if not images:
             raise InvalidSample(Fault.MISSING_IMAGE, f"{where}: no image among {sorted(members)}")
         return StoredPair(f"{shard}/{key}", images[0], caption, self.name)
@@ -91,13 +96,23 @@ class TarShards:
     def _caption(self, members: dict[str, bytes], where: str) -> Any:
         if self.caption_field is None and "txt" in members:
             return members["txt"]
+        texts = [
+            name for name in members if name in ("caption", "text") or _NAMED.fullmatch(name) and name.endswith(".txt")
+        ]
+        if self.caption_field is None and len(texts) == 1:
+            return members[texts[0]]
         if "json" not in members:
-            return None
+            raise InvalidSample(Fault.MISSING_CAPTION, f"{where}: no .txt and no .json among {sorted(members)}")
         try:
             fields = json.loads(members["json"])
         except (ValueError, RecursionError) as error:
             raise InvalidSample(Fault.INVALID_CAPTION, f"{where}: .json: {error}") from error
-        return fields.get(self.caption_field or "caption") if isinstance(fields, dict) else None
+        name = self.caption_field or "caption"
+        if not isinstance(fields, dict) or name not in fields:
+            shown = sorted(fields) if isinstance(fields, dict) else fields
+            text = f"{where}: .json has no field {name!r}, it has {shown!r:.200}: name it with caption_field"
+            raise InvalidSample(Fault.MISSING_CAPTION, text)
+        return fields[name]
 
 
 def members_of(octets: bytes, where: str) -> tuple[str, dict[str, bytes]]:

@@ -4,6 +4,7 @@ They follow the scorers of pycocoevalcap 1.2 (evaluation specification, section 
 that papers print as 137.3 is 1.373 here.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def caption_scores(
     """Scores one caption an image against the image's references, tokenizing both as the official evaluation does.
 
     CIDEr weighs words by how few of *these* images have them in their references: scores of parts of a set cannot be
-    averaged, and a set of one image scores 0. An empty caption scores 0 and counts.
+    averaged, and a set of one image scores 0, with a warning. An empty caption scores 0 and counts.
 
     Args:
         references: for each image its reference captions as written, at least one.
@@ -58,6 +59,8 @@ def caption_scores(
     """
     _check(references, hypotheses, metrics)
     ids = list(references)
+    if len(ids) == 1 and "CIDEr" in metrics:
+        warnings.warn("the CIDEr of a single image is always 0: it weighs words against other images", stacklevel=2)
     tokenized = iter(ptb_tokenize([text for image in ids for text in references[image]]))
     reference_tokens = [[next(tokenized) for _ in references[image]] for image in ids]
     by_id = dict(zip(hypotheses, ptb_tokenize(list(hypotheses.values())), strict=True))

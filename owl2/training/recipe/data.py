@@ -10,7 +10,7 @@ EnglishKind = Literal["passages", "instructions", "facts"]
 SceneKind = Literal["caption", "vqa", "region", "dialogue", "text"]
 
 STAGE_FORMATS = {
-    "pretrain": ("easy_vqa", "scenes", "jsonl", "parquet", "coco_captions", "webdataset"),
+    "pretrain": ("easy_vqa", "scenes", "jsonl", "parquet", "coco_captions", "webdataset", "image_folder"),
     "instruct": ("easy_vqa", "scenes", "english", "records", "mixture"),
 }
 """Formats of sources that each stage learns from."""
@@ -19,7 +19,7 @@ _KEYS_OF_FORMATS = {
     "root": ("records", "jsonl", "parquet", "coco_captions"),
     "index": ("webdataset",),
     "image_field": ("jsonl", "parquet"),
-    "caption_field": ("jsonl", "parquet", "webdataset"),
+    "caption_field": ("jsonl", "parquet", "webdataset", "image_folder"),
     "max_questions": ("easy_vqa",),
     "asked_of": ("easy_vqa",),
     "thinned": ("easy_vqa",),
@@ -60,7 +60,16 @@ class Source(Section):
     """
 
     format: Literal[
-        "easy_vqa", "scenes", "english", "records", "mixture", "jsonl", "parquet", "coco_captions", "webdataset"
+        "easy_vqa",
+        "scenes",
+        "english",
+        "records",
+        "mixture",
+        "jsonl",
+        "parquet",
+        "coco_captions",
+        "webdataset",
+        "image_folder",
     ]
     path: str | None = None
     root: str | None = None

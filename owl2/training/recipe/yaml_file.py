@@ -153,18 +153,28 @@ def _merge(
     is_file: bool = True,
     prefix: tuple[str, ...] = (),
 ) -> None:
-    """Writes settings into a tree: sections key by key, everything else as a whole."""
+    """Writes settings into a tree: sections key by key, everything else as a whole.
+
+    `origin` gets the file of each value, and of each section the last file that has it.
+    """
     for key, value in settings.items():
         keys = (*prefix, str(key))
         other = _ALTERNATIVES.get(keys)
         if other is not None and value is not None:
             tree.pop(other[-1], None)
         whole = is_file and keys in _REPLACED_AS_A_WHOLE
+        origin[keys] = file
         if isinstance(value, dict) and isinstance(tree.get(key), dict) and not whole:
             _merge(tree[key], value, origin, file, is_file, keys)
         else:
             tree[key] = value
-            origin[keys] = file
+            origin.update(dict.fromkeys(_keys_inside(value, keys), file))
+
+
+def _keys_inside(value: Any, prefix: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield (*prefix, str(key))
+        yield from _keys_inside(inner, (*prefix, str(key)))
 
 
 def _explain(problem: Any, name: str, origin: dict[tuple[str, ...], str]) -> str:

@@ -66,10 +66,7 @@ def _read(path: Path) -> dict[int, Row]:
     table: dict[int, Row] = {}
     for number, cells in enumerate(_cells(path), start=1):
         row = Row(cells, f"{path}, record {number}")
-        try:
-            index = int(row.text("index"))
-        except ValueError as error:
-            raise row.error(f"'index' is {cells.get('index')!r:.60}, not an integer") from error
+        index = row.integer_in_text("index")
         if index in table:
             raise row.error(f"the index {index} occurs a second time")
         table[index] = row
@@ -98,7 +95,7 @@ def _cells(path: Path) -> Iterator[dict[str, str]]:
 
 def _row(line: int, row: Row, pictures: "_Pictures") -> BenchRow:
     cells: Mapping[str, str] = row.values
-    index = int(cells["index"])
+    index = row.integer_in_text("index")
     options = {letter: cells[letter] for letter in ascii_uppercase if cells.get(letter)}
     answer = cells.get("answer") or None
     if len(options) < 2 or (answer is not None and answer not in options):
@@ -107,7 +104,7 @@ def _row(line: int, row: Row, pictures: "_Pictures") -> BenchRow:
     return BenchRow(
         index=index,
         line=line,
-        group=int(cells["g_index"]) if cells.get("g_index") else index % ROTATION,
+        group=row.integer_in_text("g_index") if cells.get("g_index") else index % ROTATION,
         question=row.string("question"),
         hint=cells.get("hint", ""),
         options=options,
