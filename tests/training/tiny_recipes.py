@@ -103,6 +103,13 @@ def write_recipes(directory: Path) -> None:
     (directory / "instruct.yaml").write_text(yaml.safe_dump(instruct))
 
 
+def changed_recipe(directory: Path, **settings: Any) -> Path:
+    """The file of a recipe that is `pretrain.yaml` with other settings."""
+    file = directory / "changed.yaml"
+    file.write_text(yaml.safe_dump({"base": "pretrain.yaml", **settings}))
+    return file
+
+
 def recipe_of(directory: Path, stage: str, out: Path, *overrides: str) -> Recipe:
     return load_recipe(directory / f"{stage}.yaml", [f"out={out}", *overrides])
 
