@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+WEIGHTS_MANIFEST = "weights.sha256.json"
+"""Sizes and SHA-256 of the weights in a model folder that was written shard by shard."""
+
 
 def map_file(path: Path) -> mmap.mmap:
     """The bytes of a file that is not empty, in a memory map, which forked processes share."""

@@ -75,33 +75,50 @@ def initialize(
     if not isinstance(language_model, PreTrainedModel):
         language_model = load_language_model(language_model, dtype)
     clip = _load_clip(vision_encoder, dtype) if isinstance(vision_encoder, str | Path) else vision_encoder
-    wanted_vision = _as_dict(vision_config)
+    text = text_config_from_language_model(language_model, modality_adaptive, controls)
+    clip_config = None if clip is None else clip.config
+    model = _new_model(new_config(text, clip_config, vision_config, abstractor_config)).to(dtype)
+    _copy_language_model(model, language_model)
+    if clip is not None:
+        _copy_clip(model.model.vision_tower, clip)
+        if "image_size" in (wanted := settings_given(vision_config)):
+            model.set_image_size(wanted["image_size"])
+    model.generation_config = language_model.generation_config
+    return model
+
+
+def new_config(
+    text: Owl2TextConfig,
+    clip: Any | None,
+    vision_config: Owl2VisionConfig | dict[str, Any] | None,
+    abstractor_config: Owl2AbstractorConfig | dict[str, Any] | None,
+) -> Owl2Config:
+    """The configuration of a new model, with a given vision encoder at that one's own resolution.
+
+    Args:
+        clip: configuration of the vision encoder, if one is given.
+
+    Raises:
+        ValueError: the sizes contradict the vision encoder's, which is not a CLIP ViT, or each other.
+    """
+    wanted_vision = settings_given(vision_config)
     if clip is None:
         vision = Owl2VisionConfig(**wanted_vision)
     else:
-        vision = vision_config_from_clip(clip.config)
+        vision = vision_config_from_clip(clip)
         free = {"image_size", "position_grid_size"}
         contradicting = {key: value for key, value in wanted_vision.items() if value != getattr(vision, key, None)}
         if set(contradicting) - free:
             raise ValueError(
                 f"The vision encoder's checkpoint decides its sizes, only image_size may be set: {contradicting}"
             )
-    abstractor = Owl2AbstractorConfig(**{**_as_dict(abstractor_config), "hidden_size": vision.hidden_size})
-    text = text_config_from_language_model(language_model, modality_adaptive, controls)
-    config = Owl2Config(
+    abstractor = Owl2AbstractorConfig(**{**settings_given(abstractor_config), "hidden_size": vision.hidden_size})
+    return Owl2Config(
         vision_config=vision,
         abstractor_config=abstractor,
         text_config=text,
         tie_word_embeddings=text.tie_word_embeddings,
     )
-    model = _new_model(config).to(dtype)
-    _copy_language_model(model, language_model)
-    if clip is not None:
-        _copy_clip(model.model.vision_tower, clip)
-        if "image_size" in wanted_vision:
-            model.set_image_size(wanted_vision["image_size"])
-    model.generation_config = language_model.generation_config
-    return model
 
 
 def _new_model(config: Owl2Config) -> Owl2ForConditionalGeneration:
@@ -110,12 +127,9 @@ def _new_model(config: Owl2Config) -> Owl2ForConditionalGeneration:
     The arms of an ablation are compared seed by seed, so what they share must begin alike, however many parameters
     their decoders have.
     """
-    paper = Owl2TextConfig()
-    if all(getattr(config.text_config, name) == getattr(paper, name) for name in _ARMS):
+    of_paper = config_of_paper(config)
+    if of_paper is None:
         return Owl2ForConditionalGeneration(config)
-    settings = {name: value for name, value in config.text_config.to_dict().items() if name not in _ARMS}
-    of_paper = copy.deepcopy(config)
-    of_paper.text_config = Owl2TextConfig(**settings)
     model = Owl2ForConditionalGeneration(of_paper)
     state = torch.get_rng_state()
     arm = Owl2ForConditionalGeneration(config)
@@ -123,6 +137,17 @@ def _new_model(config: Owl2Config) -> Owl2ForConditionalGeneration:
     arm.model.vision_tower.load_state_dict(model.model.vision_tower.state_dict())
     arm.model.abstractor.load_state_dict(model.model.abstractor.state_dict())
     return arm
+
+
+def config_of_paper(config: Owl2Config) -> Owl2Config | None:
+    """The same model with the paper's module in place of an ablation's; `None` where it has that."""
+    paper = Owl2TextConfig()
+    if all(getattr(config.text_config, name) == getattr(paper, name) for name in _ARMS):
+        return None
+    settings = {name: value for name, value in config.text_config.to_dict().items() if name not in _ARMS}
+    of_paper = copy.deepcopy(config)
+    of_paper.text_config = Owl2TextConfig(**settings)
+    return of_paper
 
 
 def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -243,14 +268,7 @@ def _copy_language_model(model: Owl2ForConditionalGeneration, source: PreTrained
     """The decoder's text half from the language model, and its vision half from the text half."""
     state = source.state_dict()
     core = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
-    for name, tensor in list(core.items()):
-        for own, twin in (
-            (r"\.([qkv]_proj)\.", r".vision_\1."),
-            (r"(layernorm)\.weight", r"\1.vision_weight"),
-            (r"\.mlp\.", ".vision_mlp."),
-        ):
-            if re.search(own, name):
-                core[re.sub(own, twin, name)] = tensor
+    core |= {copied: tensor for name, tensor in core.items() if (copied := vision_copy(name)) is not None}
     decoder = model.model.language_model
     adapters = {name: tensor for name, tensor in decoder.state_dict().items() if "_adapter." in name}  # as they began
     wanted = {name: tensor for name, tensor in core.items() if ".vision_" not in name or name in _names(decoder)}
@@ -259,16 +277,30 @@ def _copy_language_model(model: Owl2ForConditionalGeneration, source: PreTrained
         _load_exactly(model.lm_head, {"weight": state["lm_head.weight"]})
 
 
+def vision_copy(name: str) -> str | None:
+    """Name of the parameter for vision that is copied from one of the language model, where the decoder may have it."""
+    for own, twin in (
+        (r"\.([qkv]_proj)\.", r".vision_\1."),
+        (r"(layernorm)\.weight", r"\1.vision_weight"),
+        (r"\.mlp\.", ".vision_mlp."),
+    ):
+        if re.search(own, name):
+            return re.sub(own, twin, name)
+    return None
+
+
 @torch.no_grad()
 def _copy_clip(vision_tower: nn.Module, source: PreTrainedModel) -> None:
-    state = {}
-    for name, tensor in source.state_dict().items():
-        name = name.removeprefix("vision_model.")
-        for clip, ours in _CLIP_NAMES:
-            name = re.sub(clip, ours, name)
-        if not name.endswith("position_ids"):
-            state[name] = tensor
-    _load_exactly(vision_tower, state)
+    state = {name_from_clip(name): tensor for name, tensor in source.state_dict().items()}
+    _load_exactly(vision_tower, {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")})
+
+
+def name_from_clip(name: str) -> str:
+    """Name in our vision encoder of a tensor of CLIP's."""
+    name = name.removeprefix("vision_model.")
+    for clip, ours in _CLIP_NAMES:
+        name = re.sub(clip, ours, name)
+    return name
 
 
 def _load_exactly(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
@@ -281,7 +313,7 @@ def _names(module: nn.Module) -> set[str]:
     return set(module.state_dict())
 
 
-def _as_dict(config: Any) -> dict[str, Any]:
+def settings_given(config: Any) -> dict[str, Any]:
     """Settings that the caller gave: a dictionary, or the fields of a configuration that are not at their default."""
     if config is None:
         return {}

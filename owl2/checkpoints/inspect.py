@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from owl2.files import model_directory, read_json_object
 from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration
-from owl2.modeling.official_checkpoint import _read_weights, _weight_files, official_to_owl2, owl2_to_official
+from owl2.modeling.official_checkpoint import official_to_owl2, owl2_to_official, read_weights, weight_files
 from owl2.modeling.parts import PARTS, part_of
 
+from .lazy_tensors import shape_of
 from .official_adapter import OTHERS, WEIGHTS, is_official_adapter, read_official_adapter
 
 Layout = Literal["owl2", "official", "official adapter"]
@@ -30,21 +31,6 @@ MODALITY_OF_PART = {
     "decoder_shared": "both",
 }
 """Which tokens a part computes: images, text, or all of them."""
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 @dataclass
@@ -147,9 +133,7 @@ def checkpoint_layout(directory: str | Path) -> Layout:
             "one, with BASE the model that it was trained on."
         )
     if not file.is_file():
-        inner = [child.name for child in sorted(path.iterdir()) if (child / "config.json").is_file()]
-        hint = f" Did you mean {path / inner[0]}?" if inner else ""
-        raise ValueError(f"{path} has no config.json: it is not a model directory.{hint}")
+        raise ValueError(f"{path} has no config.json: it is not a model directory.{_hint(path)}")
     fields = read_json_object(file, "the settings of a model")
     if "visual_config" in fields:
         return "official"
@@ -159,6 +143,23 @@ def checkpoint_layout(directory: str | Path) -> Layout:
             "owl2.checkpoints.initialize makes an mPLUG-Owl2 from a language model."
         )
     return "owl2"
+
+
+def _hint(path: Path) -> str:
+    """Which folder may be meant by one that is no model: of a run with LoRA, its adapter is no model either."""
+    adapter, base = path / "checkpoint", path / "initial"
+    if (adapter / "adapter_config.json").is_file():
+        named = read_json_object(adapter / "adapter_config.json", "the settings of an adapter")
+        known = named.get("base_model_name_or_path") or (base if base.is_dir() else "BASE")
+        return (
+            f" It is a run with LoRA, whose adapter is {adapter}: make a model with owl2 merge-lora {adapter} MODEL "
+            f"--base {known}, and take MODEL."
+        )
+    inner = [child for child in sorted(path.iterdir()) if (child / "config.json").is_file()]
+    finished = [child for child in inner if child.name != base.name]
+    if (path / "checkpoints").is_dir() and not finished:
+        return f" It is a run that is not finished: owl2 export {path} MODEL makes a model of its newest checkpoint."
+    return f" Did you mean {(finished or inner)[0]}?" if inner else ""
 
 
 def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
@@ -181,7 +182,7 @@ def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
         model = Owl2ForConditionalGeneration(config)
     if layout == "official adapter":
         return _inspect_adapter(directory, model)
-    files = _weight_files(path)
+    files = weight_files(path)
     tensors = {name: tensor for file in files for name, tensor in _read_headers(file)}
     types = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()]
     report = CheckpointReport(
@@ -268,17 +269,12 @@ def _read_headers(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as handle:
                 for name in handle.keys():
-                    yield name, handle.get_tensor(name) if _may_be_table(name) else _shape_of(handle.get_slice(name))
+                    yield name, handle.get_tensor(name) if _may_be_table(name) else shape_of(handle.get_slice(name))
         else:
-            for name, tensor in _read_weights(file).items():
+            for name, tensor in read_weights(file).items():
                 yield name, tensor if _may_be_table(name) else tensor.to("meta")
     except SafetensorError as error:
         raise ValueError(f"The weights {file} cannot be read: {error}") from error
-
-
-def _shape_of(header: Any) -> torch.Tensor:
-    dtype = _DTYPES.get(header.get_dtype(), torch.uint8)
-    return torch.empty(header.get_shape(), dtype=dtype, device="meta")
 
 
 def _may_be_table(name: str) -> bool:

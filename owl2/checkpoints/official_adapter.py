@@ -16,7 +16,7 @@ import torch
 
 from owl2.files import read_json_object
 from owl2.modeling import CheckpointError, Owl2ForConditionalGeneration
-from owl2.modeling.official_checkpoint import _read_weights, official_to_owl2, owl2_to_official
+from owl2.modeling.official_checkpoint import official_to_owl2, owl2_to_official, read_weights
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -71,14 +71,26 @@ class OfficialAdapter:
 
     def merged_into(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """An official state dict with the changes, in the precision that it has."""
-        merged = dict(state)
-        for name, tensor in self.replaced.items():
-            merged[name] = tensor.to(merged[name])
-        for name, (first, second) in self.pairs.items():
-            weight = merged[name]
-            delta = second.to(weight.device).float() @ first.to(weight.device).float()
-            merged[name] = (weight.float() + self.scaling_of_rank(len(first)) * delta).to(weight.dtype)
-        return merged
+        return {name: self.changed(name, tensor) for name, tensor in state.items()}
+
+    def changed(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """One official tensor with its changes, if it has any."""
+        weight = self.replaced[name].to(weight) if name in self.replaced else weight
+        if name not in self.pairs:
+            return weight
+        first, second = self.pairs[name]
+        delta = second.to(weight.device).float() @ first.to(weight.device).float()
+        return (weight.float() + self.scaling_of_rank(len(first)) * delta).to(weight.dtype)
+
+    def require_fit(self, shapes: Mapping[str, torch.Size], adapter: str | Path, base: str | Path) -> None:
+        """Refuses weights of other shapes, by official names.
+
+        Raises:
+            CheckpointError: with what does not fit.
+        """
+        if problems := self.problems(shapes):
+            more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+            raise CheckpointError(f"The adapter {adapter} does not fit {base}: {'; '.join(problems[:4])}{more}.")
 
 
 @dataclass(frozen=True)
@@ -130,9 +142,7 @@ def load_official_adapter(directory: str | Path, base: str | Path, **settings: A
     adapter = read_official_adapter(directory)
     model = Owl2ForConditionalGeneration.from_pretrained(base, **settings)
     state = owl2_to_official(model.state_dict(), model.config)
-    if problems := adapter.problems({name: tensor.shape for name, tensor in state.items()}):
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise CheckpointError(f"The adapter {directory} does not fit {base}: {'; '.join(problems[:4])}{more}.")
+    adapter.require_fit({name: tensor.shape for name, tensor in state.items()}, directory, base)
     model.load_state_dict(official_to_owl2(adapter.merged_into(state), model.config), strict=False)
     return model
 
@@ -151,7 +161,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         raise CheckpointError(f"{path} has an {ADAPTER_CONFIG}, but neither {' nor '.join(WEIGHTS)}.")
     files = [adapters[0], *([path / OTHERS] if (path / OTHERS).is_file() else [])]
     for file in files:
-        yield from _read_weights(file).items()
+        yield from read_weights(file).items()
 
 
 def _scaling(file: Path) -> _Scaling:

@@ -33,8 +33,10 @@ def export(
 
     from owl2.training.export import export as export_run
 
+    from .shards import show_shard
+
     logging.disable_progress_bar()
-    taken = export_run(source, target, step, getattr(torch, dtype), layout, hub_code)
+    taken = export_run(source, target, step, getattr(torch, dtype), layout, hub_code, show_shard)
     what = source if taken is None else f"step {taken} of {source}"
     typer.echo(f"{target}: {what} in {dtype}, {layout} layout{', with its code' if hub_code else ''}")
     if push_to_hub is not None:

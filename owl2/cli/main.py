@@ -17,6 +17,7 @@ COMMANDS = (
     "cost",
     "ablate",
     "attention",
+    "initialize",
     "export",
     "merge-lora",
     "chat",

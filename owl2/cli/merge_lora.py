@@ -18,6 +18,8 @@ def merge_lora(
 
     from owl2.training.adapters import merge
 
+    from .shards import show_shard
+
     logging.disable_progress_bar()
-    merge.merge_lora(adapter, base, out)
+    merge.merge_lora(adapter, base, out, show_shard)
     typer.echo(f"Merged into {out}: it loads like any model, and no longer needs PEFT.")

@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from owl2.files import WEIGHTS_MANIFEST
+
 from .configuration import Owl2Config
 from .errors import CheckpointError
 from .positions import sincos_grid_positions, sincos_positions
@@ -124,7 +126,7 @@ def official_to_owl2(tensors: Mapping[str, torch.Tensor], config: Owl2Config) ->
     """
     state: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
-        if _is_table(name):
+        if is_table(name):
             _check_table(name, tensor, config)
         elif _FUSED in name:
             pieces = _split_fused(name, tensor, config.vision_config.num_attention_heads)
@@ -139,8 +141,10 @@ def official_to_owl2(tensors: Mapping[str, torch.Tensor], config: Owl2Config) ->
     return state
 
 
-def owl2_to_official(state: Mapping[str, torch.Tensor], config: Owl2Config) -> dict[str, torch.Tensor]:
-    """Official state dict, tables included, from ours."""
+def owl2_to_official(
+    state: Mapping[str, torch.Tensor], config: Owl2Config, tables: bool = True
+) -> dict[str, torch.Tensor]:
+    """Official state dict from ours, with the fixed tables unless `tables` is False."""
     heads = config.vision_config.num_attention_heads
     separate = config.text_config.modality_adaptive
     tensors: dict[str, torch.Tensor] = {}
@@ -161,7 +165,7 @@ def owl2_to_official(state: Mapping[str, torch.Tensor], config: Owl2Config) -> d
         ):
             tensor = tensor[None]
         tensors[official] = tensor.contiguous()
-    return tensors | _tables(config)
+    return tensors | (fixed_tables(config) if tables else {})
 
 
 def is_official_checkpoint(name_or_path: Any, **hub: Any) -> Path | None:
@@ -196,8 +200,8 @@ def load_official_checkpoint(directory: Path, config: Owl2Config) -> dict[str, t
         CheckpointError: no weights, a shard is missing, damaged or points out of the folder, or a table is wrong.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for file in _weight_files(directory):
-        tensors.update(_read_weights(file))
+    for file in weight_files(directory):
+        tensors.update(read_weights(file))
     if config.tie_word_embeddings and "lm_head.weight" in tensors:
         head, embedding = tensors.pop("lm_head.weight"), tensors.get("model.embed_tokens.weight")
         if embedding is None or not torch.equal(head, embedding):
@@ -208,8 +212,12 @@ def load_official_checkpoint(directory: Path, config: Owl2Config) -> dict[str, t
     return official_to_owl2(tensors, config)
 
 
-def _read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Tensors of one file."""
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """Tensors of one file; no pickle is executed.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds other things.
+    """
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as handle:
@@ -233,6 +241,7 @@ def save_official(model: PreTrainedModel, directory: str | Path) -> None:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    (directory / WEIGHTS_MANIFEST).unlink(missing_ok=True)  # of weights that are replaced
     tensors = owl2_to_official(model.state_dict(), config)
     if config.tie_word_embeddings:  # the official code stores both; of two that share memory only one would be written
         tensors["lm_head.weight"] = tensors["lm_head.weight"].clone()
@@ -306,11 +315,12 @@ def _fuse(pieces: list[torch.Tensor], heads: int) -> torch.Tensor:
     return torch.stack([piece.view(heads, -1, *piece.shape[1:]) for piece in pieces], dim=1).flatten(0, 2)
 
 
-def _is_table(name: str) -> bool:
+def is_table(name: str) -> bool:
+    """Whether an official tensor is one of fixed positions or frequencies."""
     return any(pattern.match(name) for pattern in (_QUERY_TABLE, _PATCH_TABLE, _ROTARY_TABLE))
 
 
-def _tables(config: Owl2Config) -> dict[str, torch.Tensor]:
+def fixed_tables(config: Owl2Config) -> dict[str, torch.Tensor]:
     """The fixed tables that the official code stores beside the parameters."""
     tables = {}
     for layer in range(config.abstractor_config.num_hidden_layers):
@@ -353,7 +363,12 @@ def _check_table(name: str, table: torch.Tensor, config: Owl2Config) -> None:
         )
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
+    """The files of a folder's weights.
+
+    Raises:
+        CheckpointError: there are none, one is missing, or the index points out of the folder.
+    """
     for single in ("model.safetensors", "pytorch_model.bin"):
         index = directory / f"{single}.index.json"
         if index.is_file():

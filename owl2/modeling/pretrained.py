@@ -11,7 +11,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 
-from owl2.files import read_json_object
+from owl2.files import WEIGHTS_MANIFEST, read_json_object
 
 from .configuration import Owl2Config
 from .errors import CheckpointError
@@ -92,6 +92,7 @@ class Owl2PreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Writes safetensors in our layout; `owl2.checkpoints.save_official` writes the official one."""
         kwargs.setdefault("save_original_format", False)
+        (Path(save_directory) / WEIGHTS_MANIFEST).unlink(missing_ok=True)  # of weights that are replaced
         super().save_pretrained(save_directory, **kwargs)
 
 

@@ -5,15 +5,16 @@ checkpoint that the recipe names.
 """
 
 import re
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from owl2.checkpoints import save_official
+from owl2.checkpoints.convert import Layout, StoredModel, identities, open_model, write_model
 from owl2.checkpoints.hub_code import write_hub_code
-from owl2.checkpoints.loading import load_for_chat
-from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.checkpoints.lazy_tensors import LazyState, LazyTensor, in_precision
+from owl2.checkpoints.loading import load_processor
+from owl2.checkpoints.shards import Report
 from owl2.processing import Owl2Processor
 from owl2.training.checkpoint.manager import DamagedCheckpoint, complete_steps, describe_damage, directory_of
 from owl2.training.checkpoint.safetensors_storage import damaged_files, read_index, read_tensors
@@ -22,8 +23,6 @@ from owl2.training.recipe.schema import Recipe
 
 from .model_card import write_model_card
 from .run_directory import RunDirectory
-
-Layout = Literal["owl2", "official"]
 
 _MASTER = ".master"
 """End of the name of a float32 weight in a checkpoint: see `RecipeOptimizer.named_state`."""
@@ -36,10 +35,12 @@ def export(
     dtype: torch.dtype = torch.bfloat16,
     layout: Layout = "owl2",
     hub_code: bool = False,
+    report: Report | None = None,
 ) -> int | None:
     """Writes the model of a run with its processor; needs no process group, however many ranks trained it.
 
-    Of a run with LoRA it writes the adapter folder. A whole model gets a model card.
+    Weights go through memory shard by shard (`owl2.checkpoints.shards`), and an export that was interrupted goes on
+    where it was. Of a run with LoRA it writes the adapter folder. A whole model gets a model card.
 
     Args:
         source: a run directory, one of its checkpoints, or a model directory.
@@ -47,6 +48,7 @@ def export(
         step: which checkpoint of the run; by default the newest.
         layout: "official" is what the official code reads.
         hub_code: add the code, so that the model loads with `trust_remote_code=True` where owl2 is not installed.
+        report: called after each shard.
 
     Returns:
         The step whose checkpoint was taken; None of a model directory.
@@ -61,28 +63,27 @@ def export(
         raise ValueError("The code beside the weights reads our layout: leave out either --hub-code or the layout.")
     if _is_model(source):
         _refuse_step(source, step)
-        model, processor = load_for_chat(source, str(dtype).removeprefix("torch."), "cpu")
-        _save(model, processor, target, layout)
-        _complete(target, layout, hub_code)
+        model, processor = open_model(source, dtype), load_processor(source)
+        _write(model, processor, target, layout, hub_code, report)
         return None
     run, step = _run_and_step(source, step)
     recipe = run.read_recipe()
     assert recipe is not None, "_run_and_step found it"
     if recipe.train.lora is not None and layout == "official":
-        raise ValueError("The official layout has no adapters: export to ours, owl2 merge-lora, then save_official.")
+        raise ValueError("The official layout has no adapters: export to ours, owl2 merge-lora, then export that.")
     if recipe.train.lora is not None and hub_code:
         raise ValueError("An adapter takes no code: export it, owl2 merge-lora, then export the merged model.")
     model, processor = _initial(run, recipe, dtype)
-    apply_trainable(model, recipe.train)
-    load_trained(model, directory_of(run.checkpoints, step))
+    checkpoint = directory_of(run.checkpoints, step)
     if recipe.train.lora is not None:
-        from owl2.training.adapters.lora import save_adapter
-
-        save_adapter(model, target, recipe.model.checkpoint)
-        processor.save_pretrained(target)
+        _write_adapter(model, processor, recipe, checkpoint, target)
     else:
-        _save(model, processor, target, layout)
-        _complete(target, layout, hub_code, run, step)
+        trained = model.meta_model()
+        apply_trainable(trained, recipe.train)
+        tensors = model.tensors | in_precision(lazy_trained(trained, checkpoint), dtype)
+        made_of = [*model.made_of, *identities(sorted(checkpoint.iterdir()))]
+        model = model._replace(tensors=tensors, made_of=made_of)
+        _write(model, processor, target, layout, hub_code, report, run, step)
     return step
 
 
@@ -95,27 +96,51 @@ def _refuse_step(source: Path, step: int | None) -> None:
         raise ValueError(f"{source} is a model, which has no steps: leave --step out.")
 
 
-def _save(model: Owl2ForConditionalGeneration, processor: Owl2Processor, target: Path, layout: Layout) -> None:
-    if layout == "official":
-        save_official(model, target)
-    else:
-        model.save_pretrained(target)
+def _write(
+    model: StoredModel,
+    processor: Owl2Processor,
+    target: Path,
+    layout: Layout,
+    hub_code: bool,
+    report: Report | None,
+    run: RunDirectory | None = None,
+    step: int | None = None,
+) -> None:
+    """The model with its processor, and, where they are wanted, the code and the model card."""
+
+    def finish(folder: Path) -> None:
+        processor.save_pretrained(folder)
+        if hub_code:
+            write_hub_code(folder)
+        if layout == "owl2":
+            write_model_card(folder, target.resolve().name, run, step, hub_code)
+
+    write_model(model, target, layout, finish=finish, report=report)
+
+
+def _write_adapter(
+    initial: StoredModel, processor: Owl2Processor, recipe: Recipe, checkpoint: Path, target: Path
+) -> None:
+    """The adapter folder of a run with LoRA. Of the model only what the folder holds is in memory."""
+    from owl2.training.adapters.lora import parameters_of_folder, save_adapter
+
+    model = initial.meta_model().to(next(iter(initial.tensors.values())).like.dtype)
+    apply_trainable(model, recipe.train)
+    trained = lazy_trained(model, checkpoint)
+    for name, parameter in parameters_of_folder(model).items():
+        values = (trained if name in trained else initial.tensors)[name].read()
+        module, _, own = name.rpartition(".")
+        filled = torch.nn.Parameter(values.to(parameter.dtype), parameter.requires_grad)
+        setattr(model.get_submodule(module), own, filled)
+    save_adapter(model, target, recipe.model.checkpoint)
     processor.save_pretrained(target)
 
 
-def _complete(
-    target: Path, layout: Layout, hub_code: bool, run: RunDirectory | None = None, step: int | None = None
-) -> None:
-    """Adds the code, if it is wanted, and the model card."""
-    if hub_code:
-        write_hub_code(target)
-    if layout == "owl2":
-        write_model_card(target, run, step, hub_code)
+def lazy_trained(model: torch.nn.Module, checkpoint: Path) -> LazyState:
+    """The trained weights of a checkpoint in float32, by the names of the model's parameters.
 
-
-@torch.no_grad()
-def load_trained(model: torch.nn.Module, checkpoint: Path) -> None:
-    """Puts the trained weights of a checkpoint into a model, in the model's precision.
+    Args:
+        model: with what trains chosen; it may be on the device "meta".
 
     Raises:
         ValueError: a file is damaged, or what trains in the model is not what the checkpoint holds.
@@ -123,17 +148,22 @@ def load_trained(model: torch.nn.Module, checkpoint: Path) -> None:
     problems = damaged_files(checkpoint)
     if problems:
         raise DamagedCheckpoint(describe_damage(checkpoint, problems))
-    trained = {name + _MASTER: p for name, p in model.named_parameters() if p.requires_grad}
+    shapes = {name + _MASTER: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     saved = {name: tuple(entry["shape"]) for name, entry in read_index(checkpoint).items() if name.endswith(_MASTER)}
-    shapes = {name: tuple(parameter.shape) for name, parameter in trained.items()}
     different = sorted(name for name in saved.keys() | shapes.keys() if saved.get(name) != shapes.get(name))
     if different:
         raise ValueError(
             f"{checkpoint} does not fit the model of its run in {len(different)} parameters, among them "
             f"{different[0].removesuffix(_MASTER)}."
         )
-    for name, tensor in read_tensors(checkpoint, saved).items():
-        trained[name].copy_(tensor)
+    return {
+        name.removesuffix(_MASTER): LazyTensor(torch.empty(shape, device="meta"), partial(_read, checkpoint, name))
+        for name, shape in saved.items()
+    }
+
+
+def _read(checkpoint: Path, name: str) -> torch.Tensor:
+    return read_tensors(checkpoint, [name])[name]
 
 
 def _run_and_step(source: Path, step: int | None) -> tuple[RunDirectory, int]:
@@ -154,16 +184,14 @@ def _run_and_step(source: Path, step: int | None) -> tuple[RunDirectory, int]:
     return run, wanted
 
 
-def _initial(
-    run: RunDirectory, recipe: Recipe, dtype: torch.dtype
-) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
+def _initial(run: RunDirectory, recipe: Recipe, dtype: torch.dtype) -> tuple[StoredModel, Owl2Processor]:
     """The model that the run began with, at the resolution of the run."""
     directory = run.initial if run.initial.is_dir() else recipe.model.checkpoint
     if directory is None or not Path(directory).is_dir():
         raise ValueError(f"{run.path} began with the model {directory}, which is not there any more.")
     size = recipe.data.image_size
-    model = Owl2ForConditionalGeneration.from_pretrained(directory, dtype=dtype)
+    model = open_model(directory, dtype)
     if model.config.vision_config.image_size != size:
-        model.set_image_size(size)
+        model = model.with_image_size(size)
     own = {} if recipe.data.aspect is None else {"aspect": recipe.data.aspect}
     return model, Owl2Processor.from_pretrained(directory, size={"height": size, "width": size}, **own)

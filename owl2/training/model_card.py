@@ -27,13 +27,14 @@ _CITATION = """```bibtex
 
 
 def write_model_card(
-    directory: Path, run: RunDirectory | None = None, step: int | None = None, with_code: bool = False
+    directory: Path, name: str, run: RunDirectory | None = None, step: int | None = None, with_code: bool = False
 ) -> None:
     """Writes `README.md` into a model directory.
 
     Paths of the recipe are shortened to their last part: the card says what was used, not where it lay.
 
     Args:
+        name: the title.
         run: the run that the model comes from; without it the card says that nothing is known of its training.
         step: the step of the checkpoint.
         with_code: whether the directory loads with `trust_remote_code=True`.
@@ -41,7 +42,7 @@ def write_model_card(
     report = inspect_checkpoint(directory)
     recipe = run.read_recipe() if run is not None else None
     sections = [
-        f"# {directory.resolve().name}",
+        f"# {name}",
         _summary(report),
         _usage(with_code),
         *([] if run is None or recipe is None else [_training(run, recipe, step), _scores(run, step), _recipe(recipe)]),

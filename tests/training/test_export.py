@@ -47,7 +47,7 @@ def test_the_newest_checkpoint_is_the_model_that_the_run_left(run: Path, tmp_pat
 def test_the_model_card_is_written_from_the_run(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "model", step=2, hub_code=True)
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "Stage `pretrain`, 2 of 3 steps" in card and "the checkpoint checkpoint" in card
+    assert "\n# model\n" in card and "Stage `pretrain`, 2 of 3 steps" in card and "the checkpoint checkpoint" in card
     assert "learning_rate:" in card and str(tmp_path.parent) not in card  # the recipe, but no place of this machine
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "README.md").write_text("---\nlicense: llama2\n---\n")

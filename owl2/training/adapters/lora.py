@@ -57,7 +57,7 @@ def apply_lora(
     names = default_targets(config) if targets is None else tuple(dict.fromkeys(targets))
     _check_targets(names, config)
     options = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": _pattern(names)}
-    return _inject(model, peft().LoraConfig(**options))
+    return inject_adapter(model, peft().LoraConfig(**options))
 
 
 def has_adapters(model: nn.Module) -> bool:
@@ -78,18 +78,16 @@ def save_adapter(
         ValueError: there are no adapters in the model.
     """
     _require_adapters(model)
-    whole = modules_trained_in_full(model)
     config = model.peft_config[ADAPTER]
     stored = config.to_dict() | {
         "base_model_name_or_path": None if base is None else str(base),
-        "modules_to_save": whole or None,
+        "modules_to_save": modules_trained_in_full(model) or None,
         "inference_mode": True,
         "task_type": None,
     }
     tensors = {
         PREFIX + name.replace(f".{ADAPTER}.", "."): _as_plain_tensor(parameter)
-        for name, parameter in model.named_parameters()
-        if ".lora_" in name or any(_is_inside(name, module) for module in whole)
+        for name, parameter in parameters_of_folder(model).items()
     }
     if write:
         directory = Path(directory)
@@ -117,7 +115,7 @@ def load_adapter(
     if has_adapters(model):
         raise ValueError("the model has adapters already: merge them first, or load the base model again")
     folder = AdapterFolder(directory)
-    _inject(model, folder.config())
+    inject_adapter(model, folder.config())
     folder.check_fit(model)
     folder.write_into(model)
     for name, parameter in model.named_parameters():
@@ -152,6 +150,16 @@ def merge_adapters(model: Owl2ForConditionalGeneration) -> Owl2ForConditionalGen
     return model
 
 
+def parameters_of_folder(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What an adapter folder of the model holds: adapters, and all parameters of every module that trains in full."""
+    whole = modules_trained_in_full(model)
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name or any(_is_inside(name, module) for module in whole)
+    }
+
+
 def modules_trained_in_full(model: nn.Module) -> list[str]:
     """Names, from their end, of the modules that hold parameters which train and are no adapters."""
     found = dict.fromkeys(
@@ -175,7 +183,12 @@ def _is_inside(name: str, module: str) -> bool:
     return re.search(rf"(^|\.){re.escape(module)}\.", name) is not None
 
 
-def _inject(model: Owl2ForConditionalGeneration, config: Any) -> int:
+def inject_adapter(model: Owl2ForConditionalGeneration, config: Any) -> int:
+    """Puts the adapters of PEFT's configuration into a model, in place; what trained goes on training.
+
+    Returns:
+        Number of parameters of the adapters.
+    """
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     peft().inject_adapter_in_model(config, model, ADAPTER)  # freezes all but the adapters
     count = 0

@@ -1,0 +1,52 @@
+"""`owl2 initialize`: a new mPLUG-Owl2 from a language model and a CLIP, one shard in memory at a time."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+EXAMPLE = "owl2 initialize OUT --language-model LLAMA --vision-encoder CLIP"
+
+
+def initialize(
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="New directory for the model.")],
+    language_model: Annotated[
+        Path, typer.Option(metavar="DIR", help="Directory of a language model of the LLaMA family.")
+    ],
+    vision_encoder: Annotated[Path, typer.Option(metavar="DIR", help="Directory of a CLIP with a ViT.")],
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels of a side; by default those of the vision encoder.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of the weights.")
+    ] = "bfloat16",
+    layout: Annotated[
+        Literal["owl2", "official"], typer.Option(help="Ours, or what the official code reads.")
+    ] = "owl2",
+    seed: Annotated[int, typer.Option(help="Of the visual abstractor, which begins at random.")] = 0,
+) -> None:
+    """Make the model that stage 1 starts from, of any size: about one shard of it is in memory at a time.
+
+    If it is interrupted, or the disk is full, the same command goes on where it was.
+    """
+    from owl2.files import model_directory
+
+    for directory in (language_model, vision_encoder):
+        model_directory(directory)
+    import torch
+
+    from owl2.checkpoints.initialize_stored import initialize_in_shards
+
+    from .shards import show_shard
+
+    initialize_in_shards(
+        language_model,
+        vision_encoder,
+        target,
+        image_size=image_size,
+        dtype=getattr(torch, dtype),
+        layout=layout,
+        seed=seed,
+        report=show_shard,
+    )
+    typer.echo(f"{target}: a new model in {dtype}, {layout} layout, of {language_model} and {vision_encoder}")

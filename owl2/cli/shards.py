@@ -1,0 +1,16 @@
+"""How commands that write a large model say how far they are."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from owl2.checkpoints.shards import Progress
+
+
+def show_shard(progress: "Progress") -> None:
+    """A line on stderr after each shard of several."""
+    if progress.of > 1:
+        done, total = progress.bytes / 1e9, progress.total / 1e9
+        what = "was there and is whole" if progress.was_there else "written"
+        typer.echo(f"{progress.shard} {what}: {done:.2f} of {total:.2f} GB", err=True)
