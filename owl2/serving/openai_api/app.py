@@ -16,6 +16,7 @@ from owl2.serving.engine.engine import Engine
 from owl2.serving.engine.prompts import PromptBuilder
 from owl2.serving.engine.worker import WorkerOptions
 from owl2.serving.fetching import Fetcher
+from owl2.serving.page import routes as page
 from owl2.serving.settings import ServeSettings
 
 from . import attention, chat, completions, information, score, tokens
@@ -42,7 +43,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await engine.start()
-        logger.info("%s answers at http://%s:%d/v1", model_name, settings.host, settings.port)
+        logger.info("%s answers at http://%s:%d (the page) and /v1 (the API)", model_name, settings.host, settings.port)
         yield
         logger.info("shutting down: answers in flight have %g s", settings.shutdown_seconds)
         await engine.stop(settings.shutdown_seconds)
@@ -50,7 +51,7 @@ def create_app(
     # The pages of /docs and /redoc load scripts from elsewhere.
     app = FastAPI(title="owl2", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.server = ServerState(engine, prompts, settings, model_name, metrics, Fetcher(settings.fetch))
-    for routes in (chat, completions, score, tokens, attention, information):
+    for routes in (chat, completions, score, tokens, attention, information, page):
         app.include_router(routes.router)
     add_error_handlers(app)
     if settings.cors_origins:

@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from owl2.serving.page.routes import PREFIX
 from owl2.serving.settings import ServeSettings
 
 from .errors import error_response
@@ -16,8 +17,8 @@ from .metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = ("/health", "/version")
-"""Need no key: a load balancer has none."""
+OPEN_PATHS = ("/health", "/version", "/")
+"""Need no key: a load balancer has none, and a browser shows the page (with its files) before it can ask for one."""
 
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -89,7 +90,7 @@ class Gate:
         host = headers.get(b"host", b"").decode("latin-1")
         if self.hosts is not None and _name_of(host) not in self.hosts:
             return error_response(421, f"this server is not reached by the name {host!r}", code="wrong_host")
-        if self.settings.api_keys and scope["path"] not in OPEN_PATHS and not self._has_key(headers):
+        if self.settings.api_keys and not _is_open(scope["path"]) and not self._has_key(headers):
             return error_response(401, "a valid key is needed: Authorization: Bearer KEY", code="invalid_api_key")
         if scope["method"] == "POST":
             kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
@@ -104,6 +105,10 @@ class Gate:
         given = headers.get(b"authorization", b"")
         # All are compared, each in constant time: the answer's time says nothing about the keys.
         return any([hmac.compare_digest(given, b"Bearer " + key.encode()) for key in self.settings.api_keys])
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(PREFIX)
 
 
 class _TooLarge(Exception):

@@ -1,0 +1,1 @@
+"""The page: a chat in the browser, hand-written, which loads nothing from elsewhere."""
