@@ -11,8 +11,9 @@ from transformers import GenerationConfig
 
 from owl2.files import write_whole
 from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration
-from owl2.modeling.official_checkpoint import official_config, weight_files
+from owl2.modeling.official_checkpoint import official_config
 from owl2.modeling.positions import interpolate_positions
+from owl2.modeling.stored_weights import refuse_far_larger, weight_files
 
 from .inspect import checkpoint_layout
 from .lazy_tensors import LazyState, LazyTensor, in_precision, lazy_official, lazy_owl2, mapped, stored_tensors
@@ -79,6 +80,7 @@ def open_model(directory: str | Path, dtype: torch.dtype | None = None) -> Store
         raise ValueError(f"{directory} is an adapter: owl2 merge-lora makes a model of it and its base.")
     config = Owl2Config.from_pretrained(path)
     files = weight_files(path)
+    refuse_far_larger(path, config, Owl2ForConditionalGeneration)
     tensors = stored_tensors(files)
     if layout == "official":
         tensors = lazy_owl2(tensors, config)

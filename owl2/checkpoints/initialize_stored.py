@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM
 
 from owl2.modeling import CheckpointError, Owl2AbstractorConfig, Owl2Config, Owl2VisionConfig
-from owl2.modeling.official_checkpoint import weight_files
+from owl2.modeling.stored_weights import weight_files
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
 
 from .convert import HEAD, Layout, StoredModel, identities, open_model, require_weights_of, write_model

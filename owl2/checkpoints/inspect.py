@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from owl2.files import model_directory, read_json_object
 from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration
-from owl2.modeling.official_checkpoint import official_to_owl2, owl2_to_official, read_weights, weight_files
+from owl2.modeling.official_checkpoint import official_to_owl2, owl2_to_official
 from owl2.modeling.parts import PARTS, part_of
+from owl2.modeling.stored_weights import read_weights, shape_of, weight_files
 
-from .lazy_tensors import shape_of
 from .official_adapter import OTHERS, WEIGHTS, is_official_adapter, read_official_adapter
 
 Layout = Literal["owl2", "official", "official adapter"]

@@ -5,7 +5,7 @@ all tensors at once, what needs values is computed as each is written (`owl2.che
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,12 @@ from safetensors import SafetensorError, safe_open
 
 from owl2.modeling import CheckpointError, Owl2Config
 from owl2.modeling.official_checkpoint import (
-    first_line,
     fixed_tables,
     is_table,
     official_to_owl2,
     owl2_to_official,
-    read_weights,
 )
+from owl2.modeling.stored_weights import first_line, headers, read_weights
 
 from .manifest import check_file
 
@@ -46,22 +45,6 @@ class LazyTensor(NamedTuple):
 
 LazyState = dict[str, LazyTensor]
 """By name, in the order in which they are best read: that of the files."""
-
-STORED_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""Types of numbers by their names in the headers of safetensors."""
 
 
 class _Files:
@@ -100,30 +83,6 @@ def stored_tensors(files: Iterable[Path]) -> LazyState:
         for name, like in headers(file):
             state[name] = LazyTensor(like, partial(opened.read, file, name))
     return state
-
-
-def headers(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names of the tensors of a file with their shapes and types, on the device "meta".
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
-    if file.suffix != ".safetensors":
-        for name, tensor in read_weights(file).items():
-            yield name, tensor.to("meta")
-        return
-    try:
-        with safe_open(file, framework="pt") as handle:
-            for name in handle.keys():
-                yield name, shape_of(handle.get_slice(name))
-    except SafetensorError as error:
-        raise CheckpointError(f"{file} cannot be read as weights: {first_line(error)}") from error
-
-
-def shape_of(header: Any) -> torch.Tensor:
-    """Shape and type of a tensor in safetensors, on the device "meta"."""
-    dtype = STORED_DTYPES.get(header.get_dtype(), torch.uint8)
-    return torch.empty(header.get_shape(), dtype=dtype, device="meta")
 
 
 def _readers(file: Path) -> dict[str, Callable[[], torch.Tensor]]:

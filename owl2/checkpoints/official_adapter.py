@@ -16,7 +16,8 @@ import torch
 
 from owl2.files import read_json_object
 from owl2.modeling import CheckpointError, Owl2ForConditionalGeneration
-from owl2.modeling.official_checkpoint import official_to_owl2, owl2_to_official, read_weights
+from owl2.modeling.official_checkpoint import official_to_owl2, owl2_to_official
+from owl2.modeling.stored_weights import read_weights
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

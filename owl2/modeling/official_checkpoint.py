@@ -8,7 +8,6 @@ copied.
 
 import json
 import math
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict, snapshot_download
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
@@ -25,6 +23,7 @@ from owl2.files import WEIGHTS_MANIFEST
 from .configuration import Owl2Config
 from .errors import CheckpointError
 from .positions import sincos_grid_positions, sincos_positions
+from .stored_weights import read_weights, weight_files
 
 # (official, ours) in pieces of a name; the first pattern that matches from the left wins within each list.
 _PARTS = [
@@ -212,24 +211,6 @@ def load_official_checkpoint(directory: Path, config: Owl2Config) -> dict[str, t
     return official_to_owl2(tensors, config)
 
 
-def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Tensors of one file; no pickle is executed.
-
-    Raises:
-        CheckpointError: it cannot be read, or holds other things.
-    """
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as handle:
-                return {name: handle.get_tensor(name) for name in handle.keys()}
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{file} cannot be read as weights: {first_line(error)}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{file} holds other things than named tensors.")
-    return tensors
-
-
 def save_official(model: PreTrainedModel, directory: str | Path) -> None:
     """Writes a model in the official layout: flat `config.json`, official names, safetensors.
 
@@ -361,53 +342,3 @@ def _check_table(name: str, table: torch.Tensor, config: Owl2Config) -> None:
             f"{name} differs from the computed table by {difference:.2e}: the configuration does not describe this "
             "checkpoint, or the file is damaged."
         )
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The files of a folder's weights.
-
-    Raises:
-        CheckpointError: there are none, one is missing, or the index points out of the folder.
-    """
-    for single in ("model.safetensors", "pytorch_model.bin"):
-        index = directory / f"{single}.index.json"
-        if index.is_file():
-            return _shards(index)
-        if (directory / single).is_file():
-            return [directory / single]
-    raise CheckpointError(f"{directory} has a config.json, but no model.safetensors or pytorch_model.bin.")
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of weights: it has no weight_map that can be read.") from error
-    climbing = [name for name in names if Path(name).name != name]
-    if climbing:
-        raise CheckpointError(f"{index} names files outside its folder: {', '.join(climbing)}.")
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{index} names {', '.join(missing)}, but there is no such file in {index.parent}.")
-    return [index.parent / name for name in names]
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without what torch and others add; its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def check_indexes(directory: Path) -> None:
-    """Checks the indexes of sharded weights, where a folder has any.
-
-    Raises:
-        CheckpointError: a shard is missing or points out of the folder, or the file is no index.
-    """
-    for index in directory.glob("*.index.json"):
-        _shards(index)
-
-
-def _is_zip(file: Path) -> bool:
-    """Memory mapping needs the zip format of torch >= 1.6."""
-    with file.open("rb") as handle:
-        return handle.read(2) == b"PK"

@@ -17,12 +17,11 @@ from .configuration import Owl2Config
 from .errors import CheckpointError
 from .modality_adaptive import ModalityAdaptiveRMSNorm, ZeroLinear
 from .official_checkpoint import (
-    check_indexes,
-    first_line,
     is_official_checkpoint,
     load_official_checkpoint,
     official_name,
 )
+from .stored_weights import check_indexes, first_line, refuse_far_larger
 
 
 class Owl2PreTrainedModel(PreTrainedModel):
@@ -71,6 +70,8 @@ class Owl2PreTrainedModel(PreTrainedModel):
         if official is None and name is not None:
             check_indexes(Path(name))
             _read_generation_config(Path(name))  # transformers would pass over a damaged one
+        if strict and not accept_sizes:
+            cls._refuse_far_larger(Path(name) if official is None and name is not None else official, kwargs)
         try:
             if official is None:
                 model, info = super().from_pretrained(name, *args, **options)
@@ -88,6 +89,19 @@ class Owl2PreTrainedModel(PreTrainedModel):
         rename = (lambda key: official_name(key, model.config)) if official is not None else str
         _refuse_mismatch(f"The checkpoint {name} does not fit {cls.__name__}", info, refused, rename)
         return (model, info) if want_info else model
+
+    @classmethod
+    def _refuse_far_larger(cls, directory: Path | None, settings: dict[str, Any]) -> None:
+        """Of a local folder whose weights are read as they are stored; see `refuse_far_larger`."""
+        otherwise = ("state_dict", "subfolder", "variant", "gguf_file")
+        if directory is None or any(settings.get(key) is not None for key in otherwise):
+            return
+        config = settings.get("config")
+        if config is None and (directory / "config.json").is_file():
+            config = Owl2Config.from_pretrained(directory)
+        if isinstance(config, Owl2Config) and getattr(config, "quantization_config", None) is None:
+            if directory.is_dir():
+                refuse_far_larger(directory, config, cls)
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Writes safetensors in our layout; `owl2.checkpoints.save_official` writes the official one."""

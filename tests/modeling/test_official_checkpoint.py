@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
 import owl2  # noqa: F401  (registers the Auto classes)
 from owl2.checkpoints import official_to_owl2, owl2_to_official, save_official
+from owl2.checkpoints.convert import open_model
 from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration, Owl2Model
 
 DIRECTORIES = golden_directories()
@@ -325,6 +326,22 @@ def test_a_damaged_checkpoint_of_ours_is_refused_with_the_key(
 ) -> None:
     with pytest.raises(CheckpointError, match=re.escape(key)):
         load(damaged(tmp_path, damage, key))
+
+
+@pytest.mark.parametrize("layout", ["ours", "official"])
+@pytest.mark.parametrize("sizes", [{"hidden_size": 10**6, "intermediate_size": 10**6}, {"num_hidden_layers": 10**7}])
+def test_a_configuration_far_larger_than_its_weights_is_refused_before_anything_is_allocated(
+    layout: str, sizes: dict[str, int], tmp_path: Path
+) -> None:
+    """Each would take terabytes, so it could not be refused later."""
+    model = tiny_model(tiny_config(num_key_value_heads=4))
+    model.save_pretrained(tmp_path) if layout == "ours" else save_official(model, tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (settings["text_config"] if layout == "ours" else settings).update(sizes)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    for load_model in (load, Owl2ForConditionalGeneration.from_pretrained, open_model):
+        with pytest.raises(CheckpointError, match=r"describes [\d,]+ (layers|parameters), but the files hold"):
+            load_model(tmp_path)
 
 
 def test_a_fault_is_let_pass_only_on_request(tmp_path: Path) -> None:
