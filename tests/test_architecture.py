@@ -58,7 +58,7 @@ def imported_packages() -> set[str]:
 
 def declared_packages() -> set[str]:
     extras = PROJECT["optional-dependencies"]
-    lists = [PROJECT["dependencies"], *(extras[name] for name in extras if name != "dev")]
+    lists = [PROJECT["dependencies"], *(extras[name] for name in extras if name not in ("dev", "lint"))]
     return {normalized(Requirement(each).name) for listed in lists for each in listed}
 
 

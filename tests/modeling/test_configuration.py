@@ -124,7 +124,7 @@ def test_the_defaults_are_the_published_model() -> None:
         (Owl2Config, {"visual_config": "clip"}, ["visual_config", "clip"]),
         (Owl2Config, {"visual_config": {"visual_model": [1]}}, ["visual_model", "[1]"]),
         (Owl2TextConfig, {"hidden_size": 4095}, ["4095", "32"]),
-        (Owl2TextConfig, {"modality_adaptive": ("norm", "ffn")}, ["ffn", "norm"]),
+        (Owl2TextConfig, {"modality_adaptive": ("norm", "mlp")}, ["mlp", "norm"]),
         (Owl2TextConfig, {"modality_adaptive": "qkv"}, ["qkv"]),
     ],
 )

@@ -171,8 +171,8 @@ def test_a_language_model_that_lacks_a_weight_is_refused_by_its_name(saved: Any)
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValueError, match="ffn"):
-        build(llama_2(), modality_adaptive=("ffn",))
+    with pytest.raises(ValueError, match="mlp"):
+        build(llama_2(), modality_adaptive=("mlp",))
 
 
 def write_gguf(model: LlamaForCausalLM, file: Path) -> None:
