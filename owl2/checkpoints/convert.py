@@ -95,6 +95,8 @@ def open_model(directory: str | Path, dtype: torch.dtype | None = None) -> Store
     if dtype is None:
         stored = next(tensor.like.dtype for tensor in tensors.values() if tensor.like.is_floating_point())
         dtype = config.dtype if isinstance(config.dtype, torch.dtype) else stored
+    for part in (config, config.vision_config, config.abstractor_config, config.text_config):
+        part.dtype = dtype  # as `from_pretrained` notes it
     file = path / "generation_config.json"
     generation = (
         GenerationConfig.from_pretrained(path) if file.is_file() else GenerationConfig.from_model_config(config)

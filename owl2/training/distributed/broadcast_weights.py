@@ -1,13 +1,13 @@
 """The weights at the first step: one rank has read them, and every rank receives what it keeps of them; and back.
 
 The model is spread over the ranks while it has no weights (on the device "meta"). Then the first rank sends one tensor
-after the other, and each rank keeps its shard, or the whole of what is frozen. So only the first rank of the job ever
-holds the model on the host: 33 GB in float32 for 8.2 B parameters, which every rank of a machine held otherwise. It is
-one rank of the job and not one of each machine: files are read once, only one machine needs them, and what is random
-(a new abstractor, adapters) is the same for all without any check.
+after the other, and each rank keeps its shard, or the whole of what is frozen. So only the first rank of the job reads
+the model, one tensor at a time; where adapters are put into it, it holds it on the host (33 GB in float32 for 8.2 B
+parameters). It is one rank of the job and not one of each machine: files are read once, only one machine needs them,
+and what is random (a new abstractor, adapters) is the same for all without any check.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import distributed as dist
@@ -20,11 +20,15 @@ from owl2.training.adapters.quantize import in_4_bits, waits_for_4_bits
 
 from .mesh import Mesh
 
-Weights = dict[str, torch.Tensor]
-"""Whole parameters by name, on the host."""
+
+class Weights(Protocol):
+    """Whole parameters by name, on the host."""
+
+    def pop(self, name: str, /) -> torch.Tensor:
+        """One of them, which is then needed no more and belongs to the caller."""
 
 
-def weights_of(model: nn.Module) -> Weights:
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """The parameters of a model themselves, not copies."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 

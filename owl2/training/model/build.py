@@ -8,7 +8,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
 from owl2.checkpoints import initialize, load_language_model, load_tokenizer
+from owl2.checkpoints.convert import StoredModel, open_model
 from owl2.checkpoints.initialize import text_config_from_language_model, vision_config_from_clip
+from owl2.checkpoints.initialize_stored import open_new_model
 from owl2.checkpoints.small_language_model import random_language_model, train_tokenizer
 from owl2.checkpoints.text_half import llama_config
 from owl2.checkpoints.visual_parts import copy_visual_parts, owl2_config_in
@@ -100,6 +102,51 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
     if size != model.config.vision_config.image_size:
         model.set_image_size(size)
     model.set_attn_implementation(settings.attention)
+    return model, processor
+
+
+def can_stay_stored(recipe: Recipe) -> bool:
+    """Whether `open_stored_model` can read the recipe's model: adapters and small random models are made in memory."""
+    settings = recipe.model
+    if recipe.train.lora is not None or recipe.train.quantization is not None or settings.adapter is not None:
+        return False
+    if settings.initialize is None:
+        return True
+    source, encoder = settings.initialize.language_model, settings.initialize.vision_encoder
+    if isinstance(source, SmallLanguageModel) or not Path(source).is_dir():
+        return False
+    return encoder is None or (Path(encoder).is_dir() and owl2_config_in(encoder) is None)
+
+
+def open_stored_model(recipe: Recipe) -> tuple[StoredModel, Owl2Processor]:
+    """As `build_model`, of a recipe for which `can_stay_stored`, but each weight is read when it is wanted.
+
+    Raises:
+        ValueError: a checkpoint is missing or does not fit.
+    """
+    torch.manual_seed(recipe.seed)
+    initial, size = recipe.model.initialize, recipe.data.image_size
+    if initial is not None:
+        assert isinstance(initial.language_model, str), "it can stay stored"
+        vision = {} if initial.vision is None else initial.vision.model_dump()
+        model = open_new_model(
+            initial.language_model,
+            initial.vision_encoder,
+            vision_config={**vision, "image_size": size},
+            abstractor_config=initial.abstractor.model_dump(),
+            **_decoder_settings(recipe),
+        )
+        images = Owl2ImageProcessor(size={"height": size, "width": size}, aspect=recipe.data.aspect or "resize")
+        tokenizer = load_tokenizer(initial.language_model)
+        processor = Owl2Processor(images, tokenizer, num_image_tokens=model.config.tokens_per_image)
+    else:
+        assert recipe.model.checkpoint is not None, "a recipe has a checkpoint or initialize"
+        _require_directory(recipe.model.checkpoint, "model.checkpoint")
+        model, processor = open_model(recipe.model.checkpoint, torch.float32), _processor_of(recipe)
+        _check_modality_adaptive(recipe, model.config)
+    _check_image_size(size, model.config.vision_config.patch_size)
+    if size != model.config.vision_config.image_size:
+        model = model.with_image_size(size)
     return model, processor
 
 

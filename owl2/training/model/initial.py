@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from transformers import GenerationConfig
 
+from owl2.checkpoints.convert import write_model
+from owl2.checkpoints.lazy_tensors import LazyState, in_precision
 from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
 from owl2.modeling.parts import PARTS
 from owl2.processing import Owl2Processor
@@ -18,11 +20,20 @@ from owl2.training.recipe.optimization import TrainSettings
 from owl2.training.recipe.schema import Recipe
 from owl2.training.run_directory import RunDirectory
 
-from .build import apply_trainable, build_meta_model, build_model
+from .build import apply_trainable, build_meta_model, build_model, can_stay_stored, open_stored_model
 from .save import save_initial
 
 _TOKENIZER_TEXTS = 4000
 """Samples of each source that the tokenizer of a small random language model is made from."""
+
+
+class StoredWeights(NamedTuple):
+    """Weights that the first rank reads one by one, as they are sent."""
+
+    tensors: LazyState
+
+    def pop(self, name: str, /) -> torch.Tensor:
+        return self.tensors[name].read().clone()  # not the pages of a file, which two parameters may share
 
 
 class InitialState(NamedTuple):
@@ -69,6 +80,15 @@ def load_initial_state(
         began = _as_it_began(recipe, directory) if goes_on else recipe
         if goes_on and _trains_everything(recipe.train) and began.model.checkpoint is not None:
             model, processor = build_meta_model(began)
+        elif can_stay_stored(began):
+            stored, processor = open_stored_model(began)
+            _check_room_for_text(recipe, stored.config.tokens_per_image)
+            if began.model.initialize is not None and not (goes_on and directory.initial.is_dir()):
+                shutil.rmtree(directory.initial, ignore_errors=True)  # of a start that came to nothing
+                in_dtype = stored._replace(tensors=in_precision(stored.tensors, dtype))
+                write_model(in_dtype, directory.initial, finish=processor.save_pretrained)
+            model, weights = stored.meta_model(), StoredWeights(stored.tensors)
+            model.generation_config = stored.generation_config
         else:
             model, processor = build_model(began, samples.texts(_TOKENIZER_TEXTS) if _is_small(began) else ())
             _check_room_for_text(recipe, model.config.tokens_per_image)
