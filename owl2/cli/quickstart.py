@@ -7,6 +7,8 @@ import typer
 
 from owl2.environment import restart_with_fast_allocation
 
+from .errors import EXIT_CODE, show_error
+
 EXAMPLE = "owl2 quickstart --preset nano"
 
 
@@ -26,6 +28,7 @@ def quickstart(
     from transformers.utils import logging
 
     from owl2.quickstart.pipeline import Interrupted, Quickstart
+    from owl2.training.monitoring.loss_spikes import TrainingDiverged
 
     logging.disable_progress_bar()  # of loading and saving weights: ours say more
     console = Console()
@@ -42,6 +45,9 @@ def quickstart(
         run.keep_time()
         console.print(f"\n{stop or 'Stopped.'} Run the same command to continue.")
         raise typer.Exit(130) from stop
+    except TrainingDiverged as error:
+        show_error(error)
+        raise typer.Exit(EXIT_CODE) from error
     _show(metrics, directory, console)
 
 
