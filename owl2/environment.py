@@ -45,7 +45,7 @@ MALLOC_SETTINGS = {
 }
 """For glibc, set before the process starts: it then keeps large buffers and asks for no new, zeroed pages each time."""
 
-_RESERVED_EXTRAS = ("dev",)
+_RESERVED_EXTRAS = ("dev", "lint")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
 
 
