@@ -104,6 +104,32 @@ class TestChat:
         assert shown(page) == answered(client, user("which?", picture(1), picture(2), picture(3)))
         assert "3 images" in page.locator(".stats").inner_text()
 
+    def test_a_video_is_sent_as_one(self, page):
+        sent = []
+
+        def answer(route: Any) -> None:
+            sent.append(json.loads(route.request.post_data))
+            route.fulfill(body=_stream("seen"))
+
+        page.route("**/v1/chat/completions", answer)
+        page.set_input_files("#files", [{"name": "clip.mp4", "mimeType": "video/mp4", "buffer": b"video"}, png(1)])
+        ask(page, "what happens?")
+        first, second, text = sent[0]["messages"][0]["content"]
+        assert first == {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,dmlkZW8="}}
+        assert second["type"] == "image_url" and text == {"type": "text", "text": "what happens?"}
+
+    def test_typing_never_waits_for_an_image(self, page):
+        page.evaluate("() => { window.createImageBitmap = () => new Promise((done) => { window.finish = done; }); }")
+        page.set_input_files("#files", [png(1)])
+        expect(page.locator("#attached li.loading")).to_have_count(1)
+        page.fill("#text", "what is")
+        page.press("#text", "Enter")
+        expect(page.locator("#status")).to_have_text("Reading the files …")
+        page.fill("#text", "what is it?")
+        page.evaluate("() => { window.finish({ width: 1, height: 1, close() {} }); }")
+        expect(page.locator(".user .body")).to_have_text("what is it?")
+        page.click("#stop")
+
     def test_sampling_is_that_of_the_controls(self, page, client):
         limit(page, 6, temperature=1.5, top_p=0.9, seed=7)
         ask(page, "hello")

@@ -12,6 +12,7 @@ const THEMES = { system: "as the system", light: "light", dark: "dark" };
 let conversations = [];
 let current = null;
 let attached = []; // what goes with the next message
+let isSending = false; // its files are being read
 let active = null; // the answer that is being written: { conversation, controller, message }
 const panel = new AttentionPanel(() => active !== null);
 
@@ -182,16 +183,18 @@ async function copy(text, pressed) {
 // Answers
 
 async function send() {
-  const text = byId("text").value.trim();
-  const waiting = attached;
-  if (active || (!text && !waiting.length)) return;
+  if (active || isSending || (!byId("text").value.trim() && !attached.length)) return;
   const conversation = current;
+  const waiting = attached;
+  isSending = true;
   byId("status").textContent = waiting.some(({ done }) => !done) ? "Reading the files …" : "";
   const media = await Promise.all(waiting.map(({ ready }) => ready)).catch(() => null);
   byId("status").textContent = "";
-  if (media === null || active) return; // the file that cannot be read says so itself
+  isSending = false;
+  if (media === null || conversation !== current) return; // the file that cannot be read says so itself
+  const text = byId("text").value.trim(); // typing went on meanwhile
   byId("text").value = "";
-  attached = [];
+  attached = attached.filter((entry) => !waiting.includes(entry));
   const last = conversation.messages.at(-1);
   if (last?.role === "user") { // it was never answered: this goes on with it
     last.text = [last.text, text].filter(Boolean).join("\n\n");
@@ -233,10 +236,11 @@ async function answer(conversation, earlier = null) {
   }
   message.text = message.text.trimEnd();
   active = null;
-  if (stats.prompt === null && conversation.messages.includes(message)) countPrompt(message, body.messages);
-  await save(conversation);
   if (conversation === current) renderLog();
+  if (document.activeElement === document.body && matchMedia("(pointer: fine)").matches) byId("text").focus();
   say(message.text || "There is no answer.");
+  if (stats.prompt === null && conversation.messages.includes(message)) await countPrompt(message, body.messages);
+  await save(conversation);
 }
 
 function request(asked) {
@@ -278,10 +282,12 @@ function fail(conversation, message, error, asked, earlier) {
   if (error.status === 401) byId("ask-key").showModal();
 }
 
+/** The prompt's tokens of an answer that ended before the server told them. */
 async function countPrompt(message, messages) {
   try {
     message.stats.prompt = (await api.countTokens(messages)).count;
-    if (current.messages.includes(message)) renderLog();
+    const article = byId("log").children[current.messages.indexOf(message)];
+    if (article) article.querySelector(".stats").textContent = statistics(message);
   } catch {
     // The line stays without this number.
   }

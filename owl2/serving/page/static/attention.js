@@ -169,7 +169,7 @@ export class AttentionPanel {
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `Effect of hiding parts of ${label}, strongest ${place(known.map)}`);
     const said = `Log-probability that “${known.token.trim()}” loses where a part is hidden. Red speaks for it, blue `
-      + `against it; strongest: ${most > 0 ? "+" : ""}${number(most, 2)}.`;
+      + `against it; strongest: ${most > 0 ? "+" : ""}${Number(most.toPrecision(2))}.`;
     return element("div", { className: "hidden-map" }, canvas, element("p", { className: "small", textContent: said }));
   }
 
