@@ -7,8 +7,9 @@ Three decoders share one set of text weights and read the same tokens through th
 * `llama`: `LlamaModel` of transformers.
 
 They take turns in every round, so that what else the machine does meets all three alike. A training step here is
-forward and backward, without an optimizer. Beside prefill stands its floor: the matrix products of the layers alone,
-keys and values in two groups of rows with a matrix each against one, with nothing sorted and no norm.
+forward and backward, without an optimizer. Beside prefill and training stands the floor: the matrix products of the
+layers alone (in training with those of the gradients), keys and values in two groups of rows with a matrix each against
+one, with nothing sorted and no norm; and the ratio to the plain decoder divided by it.
 Run `python benchmarks/mam_overhead.py --help`.
 
 Shapes: B batch, S sequence, D hidden.
@@ -35,6 +36,7 @@ SIZES = {
     "small": dict(hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8),
     "1024": dict(hidden_size=1024, intermediate_size=2752, num_hidden_layers=4, num_attention_heads=16),
     "2048": dict(hidden_size=2048, intermediate_size=5504, num_hidden_layers=2, num_attention_heads=16),
+    "4096": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=1, num_attention_heads=32),
     "llama-7b": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
 }
 """LLaMA's proportions; the wide ones have few layers, which a ratio of times does not depend on."""
@@ -42,6 +44,13 @@ SIZES = {
 PREFIX, IMAGE_ROWS = 8, 65  # text in front of the image, and the rows of one image
 DECODED_TOKENS = 16  # a decoding measurement
 PAIRS = (("adaptive", "plain"), ("adaptive", "llama"), ("plain", "llama"))
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.02, "float16": 0.004}
+"""Largest relative difference of outputs of the same weights, in the norm of all of them.
+
+Rounding is relative: each number carries an error of its precision (2^-9 in bfloat16, 2^-12 in float16), and sums over
+another order of rows round otherwise. The largest single difference grows with the width and with the largest output,
+so a bound on it that is right at 512 refuses the same arithmetic at 4,096.
+"""
 TARGETS = {"prefill": {113: 1.03, 512: 1.02}, "train": {0: 1.03}, "decode": {0: 1.01}}
 """Largest wanted ratio of `adaptive` from a length on."""
 
@@ -84,19 +93,26 @@ class Inputs:
 
 @torch.no_grad()
 def check_equal_outputs(models: dict[str, PreTrainedModel], inputs: Inputs, tolerance: float) -> float:
-    """Largest difference between the three outputs; then other vision weights must change the visual rows."""
+    """Largest relative difference between the outputs; then other vision weights must change the visual rows alone."""
     outputs = {name: model.eval()(**inputs.of(name)).last_hidden_state.float() for name, model in models.items()}
-    difference = max((output - outputs["llama"]).abs().max().item() for output in outputs.values())
+    difference = max(relative_difference(output, outputs["llama"]) for output in outputs.values())
     if difference > tolerance:
         raise SystemExit(f"The decoders disagree by {difference:.2g}, more than {tolerance:.2g}: nothing was timed.")
     adaptive = models["adaptive"]
     for name, weight in adaptive.named_parameters():
         if "vision_" in name:
             weight.mul_(1.5)
-    changed = (adaptive(**inputs.of("adaptive")).last_hidden_state.float() - outputs["llama"]).abs().amax(-1)  # [B, S]
-    if not (changed[:, :PREFIX].max() <= tolerance < changed[inputs.is_vision].min()):
+    changed = adaptive(**inputs.of("adaptive")).last_hidden_state.float()  # [B, S, D]
+    before = relative_difference(changed[:, :PREFIX], outputs["llama"][:, :PREFIX])
+    visual = relative_difference(changed[inputs.is_vision], outputs["llama"][inputs.is_vision])
+    if not before <= tolerance < visual:
         raise SystemExit("Other vision weights must change the visual rows and no row before them: nothing was timed.")
     return difference
+
+
+def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Norm of the difference by the norm of the other."""
+    return ((one - other).norm() / other.norm()).item()
 
 
 def prefill(model: PreTrainedModel, inputs: dict[str, Any]) -> Callable[[], None]:
@@ -136,28 +152,42 @@ def train(model: PreTrainedModel, inputs: dict[str, Any], gradient: torch.Tensor
     return run
 
 
-@torch.no_grad()
-def products(model: PreTrainedModel, length: int, num_vision: int) -> dict[str, Callable[[], None]]:
-    """The matrix products of all layers of the adaptive decoder and of the plain one, on rows [S, D] that lie ready."""
+def products(model: PreTrainedModel, length: int, num_vision: int, backward: bool) -> dict[str, Callable[[], None]]:
+    """The matrix products of all layers of the adaptive decoder and of the plain one, on rows [S, D] that lie ready.
+
+    Args:
+        backward: with those of the gradients of rows and weights.
+    """
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
-    rows, wide = (torch.randn(length, size, device=model.device, dtype=model.dtype) for size in (hidden, inner))
+    rows, wide = (
+        torch.randn(length, size, device=model.device, dtype=model.dtype, requires_grad=backward)
+        for size in (hidden, inner)
+    )
     vision, text = rows[:num_vision], rows[num_vision:]
 
-    @torch.no_grad()
+    def multiply(projection: torch.nn.Module, given: torch.Tensor) -> None:
+        product = projection(given)
+        if backward:
+            torch.autograd.grad(product, (given, projection.weight), torch.ones_like(product))
+
     def run(grouped: bool) -> None:
         for layer in model.layers:
             attention, mlp = layer.self_attn, layer.mlp
             for projection in (attention.q_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj):
-                projection(rows)
-            mlp.down_proj(wide)
+                multiply(projection, rows)
+            multiply(mlp.down_proj, wide)
             for name in ("k_proj", "v_proj"):
                 if grouped:
-                    getattr(attention, f"vision_{name}")(vision)
-                    getattr(attention, name)(text)
+                    multiply(getattr(attention, f"vision_{name}"), vision)
+                    multiply(getattr(attention, name), text)
                 else:
-                    getattr(attention, name)(rows)
+                    multiply(getattr(attention, name), rows)
 
-    return {"adaptive": partial(run, True), "plain": partial(run, False)}
+    def timed(grouped: bool) -> None:
+        with torch.set_grad_enabled(backward):
+            run(grouped)
+
+    return {"adaptive": partial(timed, True), "plain": partial(timed, False)}
 
 
 def elapsed(run: Callable[[], None], device: str, clock: Callable[[], float]) -> float:
@@ -235,11 +265,12 @@ def measure(models: dict[str, PreTrainedModel], arguments: argparse.Namespace, l
             else:
                 runs[name] = train(model, inputs.of(name), inputs.gradient)
         results.append(summarize(phase, arguments.batch, length, round_robin(runs, arguments)))
-        if phase == "prefill":
-            runs = products(models["adaptive"], arguments.batch * length, arguments.batch * IMAGE_ROWS)
-            seconds = round_robin(runs, arguments)
+        if phase != "decode":
+            rows, visual = arguments.batch * length, arguments.batch * IMAGE_ROWS
+            seconds = round_robin(products(models["adaptive"], rows, visual, phase == "train"), arguments)
             ratios = [a / b for a, b in zip(seconds["adaptive"], seconds["plain"], strict=True)]
-            results[-1]["floor"] = statistics.median(ratios)
+            floor = statistics.median(ratios)
+            results[-1] |= {"floor": floor, "by_floor": results[-1]["ratios"]["adaptive/plain"]["median"] / floor}
     return results
 
 
@@ -265,7 +296,7 @@ def table(report: dict[str, Any]) -> str:
         f"{where['transformers']}; size {settings['size']}, {settings['dtype']}, {settings['attention']}"
         f"{', compiled' if settings['compile'] else ''}; {settings['rounds']} rounds, clock: {where['clock']}",
         f"{'':8} {'B':>3} {'S':>5} {'adaptive':>10}   {'/plain':>6} {'quartiles':^13} {'/llama':>6} "
-        f"{'plain/llama':>11} {'target':>6} {'floor':>6}",
+        f"{'plain/llama':>11} {'target':>6} {'floor':>6} {'/floor':>6}",
     ]
     for row in report["results"]:
         ratio = {name: row["ratios"][name]["median"] for name in row["ratios"]}
@@ -275,7 +306,8 @@ def table(report: dict[str, Any]) -> str:
         lines.append(
             f"{row['phase']:8} {row['batch']:3} {row['length']:5} {milliseconds:7.1f} ms   "
             f"{ratio['adaptive/plain']:6.3f} {low:6.3f}-{high:5.3f}  {ratio['adaptive/llama']:6.3f} "
-            f"{ratio['plain/llama']:11.3f} {target:>6}" + (f" {row['floor']:6.3f}" if "floor" in row else "")
+            f"{ratio['plain/llama']:11.3f} {target:>6}"
+            + (f" {row['floor']:6.3f} {row['by_floor']:6.3f}" if "floor" in row else "")
         )
     return "\n".join(lines)
 
@@ -310,7 +342,7 @@ def main() -> None:
     settings = settings_of(arguments)
     arguments.dtype = getattr(torch, arguments.dtype)
     models = build_models(arguments)
-    tolerance = 1e-4 if arguments.dtype == torch.float32 else 0.1  # outputs are of size 1
+    tolerance = TOLERANCES[settings["dtype"]]
     difference = check_equal_outputs(models, Inputs(models["plain"], 2, 113), tolerance)
     if arguments.compile:
         torch._dynamo.config.recompile_limit = 64  # three models, each in training and evaluation, share their wrappers
@@ -322,7 +354,7 @@ def main() -> None:
     report = {
         "environment": environment(arguments),
         "settings": {**settings, **SIZES[arguments.size]},
-        "largest_difference": difference,
+        "relative_difference": difference,
         "results": results,
     }
     show(report, arguments, table(report))
