@@ -63,6 +63,7 @@ def declared_packages() -> set[str]:
 
 
 def test_packages_are_imported_if_and_only_if_they_are_declared() -> None:
+    pytest.importorskip("multistorageclient", reason="the names of packages are read from what is installed")
     distributions = packages_distributions()
     imported = {name: [normalized(each) for each in distributions.get(name, [name])] for name in imported_packages()}
     declared = declared_packages()

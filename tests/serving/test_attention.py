@@ -1,6 +1,6 @@
 """`/attention` against the functions of `owl2 attention`, and what it refuses."""
 
-import httpx2
+import httpx
 import pytest
 import torch
 from model_server import picture, user
@@ -14,7 +14,7 @@ IMAGE = picture(1)
 
 
 def post(server, path="/attention", **body):
-    return httpx2.post(server.url + path, json=body, timeout=60)
+    return httpx.post(server.url + path, json=body, timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx2
+import httpx
 import pytest
 from model_server import NAME, data_url, picture, user
 from openai import APIError, BadRequestError, NotFoundError, OpenAI
@@ -90,7 +90,7 @@ class TestStreaming:
 
     def test_it_ends_with_the_mark_that_openai_sends(self, server):
         body = {"messages": [user("hello")], "stream": True, "max_tokens": 3, "temperature": 0}
-        with httpx2.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response:
+        with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response:
             events = [line for line in response.iter_lines() if line]
         assert response.headers["content-type"].startswith("text/event-stream")
         assert events[-1] == "data: [DONE]" and all(json.loads(event[6:]) for event in events[:-1])
@@ -231,7 +231,7 @@ class TestRefusals:
     )
     def test_a_wrong_value_is_a_bad_request_that_says_so(self, server, field, value):
         body = {"messages": [user("hello")], "max_tokens": 2, field: value}
-        response = httpx2.post(f"{server.url}/v1/chat/completions", json=body)
+        response = httpx.post(f"{server.url}/v1/chat/completions", json=body)
         assert response.status_code == 400
         error = response.json()["error"]
         assert (
@@ -249,5 +249,5 @@ class TestRefusals:
     def test_what_is_not_json_is_a_bad_request(self, server):
         headers = {"content-type": "application/json"}
         for body in (b"{", b"", b"[1]", b"\xff"):
-            response = httpx2.post(f"{server.url}/v1/chat/completions", content=body, headers=headers)
+            response = httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=headers)
             assert response.status_code == 400, body

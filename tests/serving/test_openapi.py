@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-import httpx2
+import httpx
 import pytest
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
@@ -17,5 +17,5 @@ def test_the_server_behaves_as_its_document_says(start):
     command += ["--suppress-health-check", "all"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
-    assert httpx2.get(f"{server.url}/health").status_code == 200
+    assert httpx.get(f"{server.url}/health").status_code == 200
     server.wait(lambda: server.engine.in_flight == 0 and server.engine.admission.running == 0)

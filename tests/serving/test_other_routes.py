@@ -2,7 +2,7 @@
 
 import math
 
-import httpx2
+import httpx
 import pytest
 import torch
 from model_server import NAME, picture, user
@@ -12,7 +12,7 @@ from owl2 import __version__
 
 
 def post(server, path, **body):
-    return httpx2.post(server.url + path, json=body)
+    return httpx.post(server.url + path, json=body)
 
 
 def completion(client, prompt, **settings):
@@ -125,12 +125,12 @@ class TestTheServer:
             client.models.retrieve("other/model")
 
     def test_it_tells_its_version_and_health(self, server):
-        assert httpx2.get(f"{server.url}/version").json() == {"version": __version__}
-        assert httpx2.get(f"{server.url}/health").status_code == 200
+        assert httpx.get(f"{server.url}/version").json() == {"version": __version__}
+        assert httpx.get(f"{server.url}/health").status_code == 200
 
     def test_its_metrics_count_tokens_and_images(self, server, client):
         def metrics() -> dict[str, float]:
-            lines = httpx2.get(f"{server.url}/metrics").text.splitlines()
+            lines = httpx.get(f"{server.url}/metrics").text.splitlines()
             pairs = [line.rsplit(" ", 1) for line in lines if line and not line.startswith("#")]
             return {name: float(value) for name, value in pairs}
 
@@ -150,9 +150,9 @@ class TestTheServer:
         assert after[count] - before[count] == 1
 
     def test_it_has_no_page_that_loads_scripts_from_elsewhere(self, server):
-        assert [httpx2.get(server.url + path).status_code for path in ("/docs", "/redoc")] == [404, 404]
+        assert [httpx.get(server.url + path).status_code for path in ("/docs", "/redoc")] == [404, 404]
 
     def test_its_document_describes_refusals_as_they_are(self, server):
-        document = httpx2.get(f"{server.url}/openapi.json").json()
+        document = httpx.get(f"{server.url}/openapi.json").json()
         responses = document["paths"]["/v1/chat/completions"]["post"]["responses"]
         assert {"200", "400", "429", "503"} <= set(responses) and "422" not in responses

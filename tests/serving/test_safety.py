@@ -8,7 +8,7 @@ import struct
 import time
 import zlib
 
-import httpx2
+import httpx
 import pytest
 from model_server import NAME, data_url, picture, user
 from openai import AuthenticationError, OpenAI, RateLimitError
@@ -21,7 +21,7 @@ from owl2.serving.settings import load_settings
 def chat(server, *messages, **fields):
     body = {"messages": list(messages), "max_tokens": 2, "temperature": 0, **fields}
     headers = fields.pop("headers", None)
-    return httpx2.post(f"{server.url}/v1/chat/completions", json=body, headers=headers)
+    return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers)
 
 
 def image_part(url: str) -> dict:
@@ -73,7 +73,7 @@ class TestLimits:
         for size, status in ((1000, 200), (1001, 413)):
             whole = body % (b"x" * (size - len(body) + 2))
             for content in (whole, iter([whole[:500], whole[500:]])):
-                response = httpx2.post(f"{server.url}/v1/chat/completions", content=content, headers=headers)
+                response = httpx.post(f"{server.url}/v1/chat/completions", content=content, headers=headers)
                 assert (len(whole), response.status_code) == (size, status)
 
     def test_messages_prompt_and_answer(self, start):
@@ -86,7 +86,7 @@ class TestLimits:
         assert "over the limit of 4" in refusal(chat(server, user("hello"), max_tokens=5))
         assert "over the limit of 2" in refusal(chat(server, user("hello"), n=3))
         unlimited = {"messages": [user("hello")], "temperature": 0}
-        answer = httpx2.post(f"{server.url}/v1/chat/completions", json=unlimited).json()
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=unlimited).json()
         assert answer["usage"]["completion_tokens"] == 4
 
     def test_requests_of_a_minute(self, start):
@@ -141,7 +141,7 @@ class TestWhatIsOpened:
     def test_nothing_that_a_request_names(self, server, url, monkeypatch):
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: pytest.fail("a name was looked up"))
         assert_refused = image_part(url)
-        with httpx2.Client(transport=httpx2.HTTPTransport()) as client:
+        with httpx.Client(transport=httpx.HTTPTransport()) as client:
             monkeypatch.undo()
             response = client.post(f"{server.url}/v1/chat/completions", json={"messages": [assert_refused]})
         assert response.status_code == 400 and response.json()["error"]["param"] == "messages[0].content[0]"
@@ -182,13 +182,13 @@ class TestWhoMayAsk:
         for key in ("third", "firs", "firstt"):
             with pytest.raises(AuthenticationError):
                 server.client(api_key=key).models.list()
-        assert httpx2.get(f"{server.url}/v1/models").status_code == 401
-        assert httpx2.get(f"{server.url}/metrics").status_code == 401
-        assert httpx2.get(f"{server.url}/health").status_code == 200
+        assert httpx.get(f"{server.url}/v1/models").status_code == 401
+        assert httpx.get(f"{server.url}/metrics").status_code == 401
+        assert httpx.get(f"{server.url}/health").status_code == 200
 
     @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
     def test_on_loopback_only_by_its_names(self, server, host):
-        response = httpx2.get(f"{server.url}/v1/models", headers={"host": host})
+        response = httpx.get(f"{server.url}/v1/models", headers={"host": host})
         assert response.status_code == 421
 
     def test_elsewhere_by_any_name_unless_some_are_listed(self):
@@ -199,20 +199,20 @@ class TestWhoMayAsk:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
             content = b'{"messages": [{"role": "user", "content": "a"}]}'
             headers = {"content-type": kind}
-            response = httpx2.post(f"{server.url}/v1/chat/completions", content=content, headers=headers)
+            response = httpx.post(f"{server.url}/v1/chat/completions", content=content, headers=headers)
             assert response.status_code == 415
 
     def test_other_pages_only_if_they_are_listed(self, server, start):
         headers = {"origin": "https://page.example", "access-control-request-method": "POST"}
-        closed = httpx2.options(f"{server.url}/v1/chat/completions", headers=headers)
+        closed = httpx.options(f"{server.url}/v1/chat/completions", headers=headers)
         assert "access-control-allow-origin" not in closed.headers
         listed = start("cors_origins=[https://page.example]")
-        opened = httpx2.options(f"{listed.url}/v1/chat/completions", headers=headers)
+        opened = httpx.options(f"{listed.url}/v1/chat/completions", headers=headers)
         assert opened.headers["access-control-allow-origin"] == "https://page.example"
         assert "access-control-allow-credentials" not in opened.headers
 
     def test_browsers_are_told_to_be_careful(self, server):
-        headers = httpx2.get(f"{server.url}/health").headers
+        headers = httpx.get(f"{server.url}/health").headers
         assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
         assert "default-src 'self'" in headers["content-security-policy"] and "server" not in headers
 
@@ -232,9 +232,9 @@ class TestCrash:
         assert "division by zero" in failed.json()["error"]["message"]
         with pytest.raises(Exception, match="worker failed"):
             list(chunks)
-        assert httpx2.get(f"{server.url}/health").status_code == 503
+        assert httpx.get(f"{server.url}/health").status_code == 503
         server.wait(lambda: server.engine.is_healthy)
-        assert httpx2.get(f"{server.url}/health").status_code == 200
+        assert httpx.get(f"{server.url}/health").status_code == 200
         assert chat(server, user("a", picture(1))).is_success
 
 
