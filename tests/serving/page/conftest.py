@@ -20,8 +20,8 @@ ARGUMENTS = [
 PATIENCE = 20_000  # ms
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:  # not longer: while Playwright runs, no other test can run an event loop
     if CHROMIUM is None:
         pytest.skip("tests of the page need a Chromium: apt-get install chromium")
     sync_api = pytest.importorskip("playwright.sync_api")
