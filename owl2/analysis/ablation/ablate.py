@@ -9,6 +9,7 @@ from rich.console import Console
 
 from owl2.evaluation.task import Prediction
 from owl2.evaluation.tasks import task_named
+from owl2.files import write_whole
 
 from .cells import flat
 from .grid import Grid, Measurement, expand, load_grid, select
@@ -78,7 +79,7 @@ def _check_folder(folder: Path, grid: Grid, smoke: bool) -> None:
 def _keep(folder: Path, grid: Grid, smoke: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(_snapshot(grid, smoke), sort_keys=False, allow_unicode=True, width=120)
-    (folder / SNAPSHOT).write_text(text, encoding="utf-8")
+    write_whole(folder / SNAPSHOT, text)
 
 
 def _snapshot(grid: Grid, smoke: bool) -> dict[str, Any]:

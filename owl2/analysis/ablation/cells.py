@@ -17,6 +17,7 @@ from owl2.evaluation.prediction_files import PREDICTIONS
 from owl2.evaluation.results.scoring import score_directory
 from owl2.evaluation.runner import Settings, plan_task, predict
 from owl2.evaluation.tasks import task_named
+from owl2.files import read_json_object, write_whole
 from owl2.training.cost.estimate import recipe_cost
 from owl2.training.run import train
 from owl2.training.run_directory import RunDirectory
@@ -46,7 +47,7 @@ def read_metrics(folder: Path, cell: Cell) -> dict[str, Any] | None:
     path = metrics_file(folder, cell)
     if not path.is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json_object(path, "the metrics of a cell")
     if found["key"] != cell.key:
         raise ValueError(
             f"{path} was measured with other recipes or measurements than those of this grid ({cell.condition}, seed "
@@ -86,9 +87,7 @@ def run_cell(cell: Cell, measure: Mapping[str, Measurement], work: Path, folder:
         }
         path = metrics_file(folder, cell)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(found, indent=1) + "\n")
 
 
 @contextmanager

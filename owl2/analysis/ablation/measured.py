@@ -1,10 +1,11 @@
 """The metrics of the cells of a grid, as they were saved."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from owl2.files import read_json_object
 
 from .grid import Grid, conditions, terms_of
 
@@ -46,7 +47,7 @@ def load_measured(grid: Grid, folder: Path) -> Measured:
         raise ValueError(f"{folder} has no metrics of cells: run the grid first")
     cells: dict[Levels, dict[int, dict[str, Any]]] = defaultdict(dict)
     for file in files:
-        cell = json.loads(file.read_text(encoding="utf-8"))
+        cell = read_json_object(file, "the metrics of a cell")
         levels = {factor: cell["levels"].get(factor) for factor in grid.factors}
         if levels != cell["levels"]:
             raise ValueError(f"{file} is of another grid: its factors are {', '.join(cell['levels'])}")
