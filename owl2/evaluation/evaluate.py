@@ -64,8 +64,7 @@ def evaluate(
             of_split = f"{planned.task.title} ({planned.header['split']})"
             on_warning(f"{of_split}: {warning}, these files have {planned.header['samples_of_split']}")
     with ranks:
-        place = f"cuda:{ranks.local_rank}" if device == "auto" and ranks.size > 1 and _has_gpu() else device
-        loaded, processor = load_for_chat(model, dtype, place)
+        loaded, processor = load_for_chat(model, dtype, ranks.device(device))
         for task, planned, done in zip(known, plans, known_before, strict=True):
             if predict(planned, loaded, processor, ranks, settings.batch_size, known=done) is None:
                 continue
@@ -94,12 +93,6 @@ def _judges(
             judges[task.name].judge_for(task.judged)
             judges[task.name].prompts_for(task.judged)
     return judges
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _description(model: str, dtype: str) -> dict[str, Any]:

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from owl2.evaluation.inference.predictor import Predictor, Prepared
 from owl2.evaluation.inference.ranks import Ranks
 from owl2.modeling import Owl2ForConditionalGeneration
@@ -24,6 +22,7 @@ from .prediction_files import (
     read_predictions,
     write_predictions,
 )
+from .progress import sample_progress
 from .task import Prediction, Sample, Task
 
 PROMPT_FORMATS = ("chat", "raw")
@@ -188,7 +187,7 @@ def predict(
     decoding = plan.task.decoding_of(plan.header["prompt"])
     predictor = Predictor(model, processor, plan.task, decoding, plan.header["suffix"])
     own = ranks.share(pending)
-    with _progress(ranks.is_first and on_batch is None) as progress:
+    with sample_progress(ranks.is_first and on_batch is None) as progress:
         bar = progress.add_task(plan.task.title, total=len(own))
         path, done = plan.directory / f"partial-{ranks.rank}.jsonl", 0
         for records in _predicted(predictor, own, batch_size):
@@ -276,15 +275,3 @@ def _append(path: Path, header: dict[str, Any], records: Sequence[Prediction]) -
     is_new = not path.is_file() or path.stat().st_size == 0
     with path.open("a", encoding="utf-8") as file:
         file.write((header_line(header) if is_new else "") + "".join(map(line_of, records)))
-
-
-def _progress(is_shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        disable=not is_shown,
-    )

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from owl2.evaluation.inference.ranks import Ranks
 
 from .run import Outcome, run_settings, score_files, score_rows
@@ -24,9 +22,7 @@ def write_scores(
 ) -> Outcome | None:
     """Scores files on all ranks that `torchrun` started; see `score_files`. None on ranks but the first."""
     with Ranks() as ranks:
-        place = (
-            f"cuda:{ranks.local_rank}" if device == "auto" and ranks.size > 1 and torch.cuda.is_available() else device
-        )
+        place = ranks.device(device)
         scorer = QualityScorer.from_pretrained(
             model, dtype, place, base, protocol=protocol, aspect=aspects[0], batch_size=batch_size
         )

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from owl2.evaluation.inference.ranks import Ranks
+from owl2.evaluation.progress import sample_progress
 
 from .media_files import is_video
 from .protocols import LEVELS
@@ -68,7 +68,7 @@ def score_files(
     outcome = Outcome(known=len(files) - len(pending))
     own = ranks.share(pending)
     target = out if ranks.size == 1 else out.part(ranks.rank)
-    with _progress(ranks.is_first) as progress:
+    with sample_progress(ranks.is_first, Console(stderr=True)) as progress:
         bar = progress.add_task("quality", total=len(own))
         for rows in score_rows(scorer, own, aspects):
             target.add(row for row in rows if (row["file"], row.get("aspect", "")) not in known)
@@ -158,19 +158,6 @@ def _read(scorer: QualityScorer, file: str) -> torch.Tensor | str | None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _progress(is_shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not is_shown,
-    )
 
 
 def run_settings(model: str, base: str | None, scorer: QualityScorer, aspects: Sequence[str]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from owl2.files import read_json_object, write_whole
+
 from .protocols import LEVELS
 
 COLUMNS = ("file", "aspect", "score", "mean", "deviation", *LEVELS, "frames", "problem")
@@ -39,7 +41,7 @@ class ScoreFile:
             if self.path.is_file():
                 raise ValueError(f"{self.path} exists, but not by owl2 quality: choose another --out")
             return
-        there = json.loads(self.settings_path.read_text(encoding="utf-8"))
+        there = read_json_object(self.settings_path, "the settings of scores")
         for name, value in settings.items():
             if there.get(name) != value:
                 raise ValueError(
@@ -50,7 +52,7 @@ class ScoreFile:
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Of a new file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.settings_path.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
+        write_whole(self.settings_path, json.dumps(dict(settings), indent=2) + "\n")
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """What the file holds; nothing if there is none. A row that was cut off is taken out of the file."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
@@ -31,6 +32,12 @@ class Ranks:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    def device(self, name: str) -> str:
+        """The device of this process, where "auto" was asked for on several GPUs: one each."""
+        if name != "auto" or self.size == 1 or not torch.cuda.is_available():
+            return name
+        return f"cuda:{self.local_rank}"
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -1,0 +1,23 @@
+"""The bar of long work over samples."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def sample_progress(is_shown: bool, console: Console | None = None) -> Progress:
+    """What was done of how many, the time, and the time left.
+
+    Args:
+        is_shown: Nothing is shown without it.
+        console: The standard output by default.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not is_shown,
+    )
