@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -16,7 +16,7 @@ from owl2.serving.engine.detokenizer import token_text
 from owl2.serving.engine.engine import AnswerRequest, Delta
 from owl2.serving.engine.errors import InvalidRequest, PromptTooLong, RequestError
 from owl2.serving.engine.prompts import Prompt
-from owl2.serving.engine.sampler import Sampling
+from owl2.serving.engine.sampler import Sampling, TokenLogprobs
 
 from .errors import error_object
 from .schemas import _SamplingFields
@@ -25,6 +25,28 @@ from .state import ServerState
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
+
+
+class Collected(NamedTuple):
+    """A whole choice, put together from its deltas."""
+
+    text: str
+    logprobs: list[TokenLogprobs]
+    finish_reason: str
+    num_tokens: int
+
+
+async def collect(deltas: Any, choices: int) -> list[Collected]:
+    """Reads deltas to their end, and puts each choice together."""
+    texts, reasons, tokens = [""] * choices, [""] * choices, [0] * choices
+    logprobs: list[list[TokenLogprobs]] = [[] for _ in texts]
+    async with aclosing(deltas):
+        async for delta in deltas:
+            texts[delta.index] += delta.text
+            logprobs[delta.index] += delta.logprobs
+            reasons[delta.index] = delta.finish_reason or ""
+            tokens[delta.index] = delta.num_tokens
+    return [Collected(*each) for each in zip(texts, logprobs, reasons, tokens, strict=True)]
 
 
 def answer_request(

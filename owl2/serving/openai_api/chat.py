@@ -2,13 +2,11 @@
 
 import time
 import uuid
-from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from owl2.serving.engine.engine import AnswerRequest, Delta
-from owl2.serving.engine.sampler import TokenLogprobs
 
 from . import answering, conversation
 from .answering import answer_request, described_token, usage
@@ -52,23 +50,16 @@ class _Reply:
         }
 
     async def complete(self, deltas: Any) -> dict[str, Any]:
-        texts = [""] * self.asked.choices
-        reasons = [""] * self.asked.choices
-        logprobs: list[list[TokenLogprobs]] = [[] for _ in texts]
-        async with aclosing(deltas):
-            async for delta in deltas:
-                texts[delta.index] += delta.text
-                logprobs[delta.index] += delta.logprobs
-                reasons[delta.index] = delta.finish_reason or ""
-                self.tokens[delta.index] = delta.num_tokens
+        collected = await answering.collect(deltas, self.asked.choices)
+        self.tokens = [each.num_tokens for each in collected]
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": self._logprobs(logprobs[index]),
-                "finish_reason": reasons[index],
+                "message": {"role": "assistant", "content": each.text, "refusal": None},
+                "logprobs": self._logprobs(each.logprobs),
+                "finish_reason": each.finish_reason,
             }
-            for index, text in enumerate(texts)
+            for index, each in enumerate(collected)
         ]
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage()}
 

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Request, Response
 from owl2.serving.engine.engine import AnswerRequest, Delta
 from owl2.serving.engine.errors import InvalidRequest
 from owl2.serving.engine.prompts import Prompt
-from owl2.serving.engine.sampler import TokenLogprobs
 
 from . import answering
 from .answering import answer_request, token_name, usage
@@ -90,23 +89,16 @@ class _Completion:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def complete(self) -> dict[str, Any]:
-        texts = [""] * len(self.tokens)
-        reasons = [""] * len(self.tokens)
-        logprobs: list[list[TokenLogprobs]] = [[] for _ in texts]
-        async with aclosing(self.deltas()) as deltas:  # type: ignore[type-var]
-            async for delta in deltas:
-                texts[delta.index] += delta.text
-                logprobs[delta.index] += delta.logprobs
-                reasons[delta.index] = delta.finish_reason or ""
-                self.tokens[delta.index] = delta.num_tokens
+        collected = await answering.collect(self.deltas(), len(self.tokens))
+        self.tokens = [each.num_tokens for each in collected]
         choices = [
             {
                 "index": index,
-                "text": text,
-                "logprobs": self._logprobs(index, logprobs[index]),
-                "finish_reason": reasons[index],
+                "text": each.text,
+                "logprobs": self._logprobs(index, each.logprobs),
+                "finish_reason": each.finish_reason,
             }
-            for index, text in enumerate(texts)
+            for index, each in enumerate(collected)
         ]
         return {**self._head, "choices": choices, "usage": self._usage()}
 
