@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from owl2.environment import processor_name
+
 
 def add_clock(parser: argparse.ArgumentParser, default: str = "wall") -> None:
     parser.add_argument(
@@ -33,6 +35,19 @@ def add_output(parser: argparse.ArgumentParser, has_table: bool = False) -> None
     if has_table:
         parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--out", type=Path, help="also write the result to this JSON file")
+
+
+def machine_facts(on_gpu: bool) -> dict[str, Any]:
+    """Where and with what a result was measured."""
+    import torch
+    import transformers
+
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else processor_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -14,13 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-import transformers
-from common import add_clock, add_output, clock_of, show
+from common import add_clock, add_output, clock_of, machine_facts, show
 from PIL import Image
 
 from owl2.checkpoints.loading import load_for_chat
 from owl2.checkpoints.small_language_model import train_tokenizer
-from owl2.environment import processor_name
 from owl2.evaluation.inference.predictor import Predictor
 from owl2.evaluation.task import Decoding, Sample, Task
 from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
@@ -159,10 +157,7 @@ def main() -> None:
         "samples": arguments.samples,
         "rounds": arguments.rounds,
         "clock": arguments.clock,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **machine_facts(torch.cuda.is_available()),
     }
     show(result, arguments, "\n".join(lines))
 

@@ -14,15 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-import transformers
-from common import add_clock, add_output, clock_of, show
+from common import add_clock, add_output, clock_of, machine_facts, show
 from evaluation import Clock, random_model
 from PIL import Image
 
 from owl2.checkpoints.loading import load_for_chat
 from owl2.checkpoints.small_language_model import train_tokenizer
 from owl2.data.opinions import LEVELS
-from owl2.environment import processor_name
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor, load_image
 from owl2.quality import QualityScorer
@@ -128,10 +126,7 @@ def main() -> None:
         "memory_growth_mib": growth[-1] if growth else None,
         "memory_images": arguments.memory,
         "clock": arguments.clock,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **machine_facts(torch.cuda.is_available()),
     }
     show(result, arguments, "\n".join(lines))
 

@@ -30,11 +30,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-import transformers
+from common import machine_facts
 from PIL import Image
 
 from owl2.checkpoints.loading import load_for_chat
-from owl2.environment import processor_name
 
 WORDS = "what is the colour of this shape and how many are there in a picture with blue red or green things".split()
 START_SECONDS = 300
@@ -289,10 +288,7 @@ def describe(results: dict[str, Any], arguments: argparse.Namespace) -> dict[str
     return {
         "by_clients": results,
         **{name: getattr(arguments, name) for name in ("requests", "tokens", "images", "words", "dtype", "settings")},
-        "device": torch.cuda.get_device_name() if arguments.device.startswith("cuda") else processor_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **machine_facts(arguments.device.startswith("cuda")),
     }
 
 
