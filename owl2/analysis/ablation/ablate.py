@@ -12,7 +12,9 @@ from owl2.evaluation.tasks import task_named
 from owl2.files import write_whole
 
 from .cells import flat
-from .grid import Grid, Measurement, expand, load_grid, select
+from .grid import Grid, expand, load_grid, select
+from .held_out_loss import KEYS
+from .measurement import Measurement
 from .report import write_report
 from .runner import run_cells
 
@@ -90,8 +92,12 @@ def check_metrics(grid: Grid) -> None:
     """Refuses columns and contrasts that name a metric which no cell will have, as far as that is known beforehand.
 
     Raises:
-        ValueError: there is one.
+        ValueError: there is one, or the source of a loss is missing.
     """
+    for name, entry in grid.measure.items():
+        path = None if entry.loss is None else entry.loss.source.path
+        if path is not None and "://" not in path and not Path(path).exists():
+            raise ValueError(f"{name} measures the loss of {path}, which was not found")
     known = {name: keys for name, entry in grid.measure.items() if (keys := _keys(entry))}
     for metric in grid.metrics():
         name, _, key = metric.partition(".")
@@ -100,7 +106,10 @@ def check_metrics(grid: Grid) -> None:
 
 
 def _keys(entry: Measurement) -> set[str]:
-    """The numbers that a benchmark gives: of empty answers. Empty where its choices are ranked."""
+    """The numbers that a loss or a benchmark gives: of empty answers. Empty where its choices are ranked."""
+    if entry.loss is not None:
+        return set(KEYS)
+    assert entry.task is not None, "a measurement without a loss has a task"
     task = task_named(entry.task)
     split = task.chosen("split", entry.split)
     prompt = task.prompt_for(split, entry.prompt)

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,16 @@ from owl2.evaluation.results.scoring import score_directory
 from owl2.evaluation.runner import Settings, plan_task, predict
 from owl2.evaluation.tasks import task_named
 from owl2.files import read_json_object, write_whole
+from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.processing import Owl2Processor
 from owl2.training.cost.estimate import recipe_cost
+from owl2.training.recipe.schema import Recipe
 from owl2.training.run import train
 from owl2.training.run_directory import RunDirectory
 
-from .grid import Cell, Measurement, StageRun
+from .grid import Cell, StageRun
+from .held_out_loss import held_out_loss
+from .measurement import Measurement
 
 
 class Busy(Exception):
@@ -69,11 +74,12 @@ def run_cell(cell: Cell, measure: Mapping[str, Measurement], work: Path, folder:
         ValueError: a stage cannot be trained.
     """
     with _only_process(work / f".{cell.name}.lock"):
-        models: dict[str, Path] = {}
+        if read_metrics(folder, cell) is not None:  # another process has just finished it
+            return
         model = None
         for stage in cell.stages:
-            models[stage.name] = model = _train(stage, model, work, console)
-        metrics, correct = _measure(models, measure, work / "predictions" / f"{cell.name}-{cell.key[:12]}")
+            model = _train(stage, model, work, console)
+        metrics, correct = _measure(cell.stages, measure, work, work / "predictions" / f"{cell.name}-{cell.key[:12]}")
         stages = {stage.name: _facts(stage, work / stage.directory) for stage in cell.stages}
         for name, facts in stages.items():
             metrics |= {f"{name}.{key}": value for key, value in facts.pop("evaluation").items()}
@@ -149,26 +155,47 @@ def _facts(stage: StageRun, directory: Path) -> dict[str, Any]:
 
 
 def _measure(
-    models: Mapping[str, Path], measure: Mapping[str, Measurement], out: Path
+    stages: Sequence[StageRun], measure: Mapping[str, Measurement], work: Path, out: Path
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """The numbers of all summaries by dotted name, and of each measurement which samples were right, as bits."""
+    """The numbers of all summaries by dotted name, and of each benchmark which samples were right, as bits."""
     metrics: dict[str, float] = {}
     correct: dict[str, str] = {}
-    last = list(models)[-1]
-    for stage, directory in models.items():
-        entries = {name: entry for name, entry in measure.items() if (entry.after or last) == stage}
+    runs = {stage.name: RunDirectory(work / stage.directory) for stage in stages}
+    for stage, run in runs.items():
+        entries = {name: entry for name, entry in measure.items() if (entry.after or stages[-1].name) == stage}
         if not entries:
             continue
-        loaded, processor = load_for_chat(directory)
+        loaded, processor = load_for_chat(run.model)
         for name, entry in entries.items():
-            settings = Settings(Path("data"), out / name, entry.split, entry.prompt, limit=entry.limit)
-            planned = plan_task(task_named(entry.task), settings, {})
-            predict(planned, loaded, processor, Ranks(), entry.batch_size, on_batch=lambda done, samples: None)
-            result = score_directory(planned.directory)
-            summary = result["protocols"][result["default_protocol"]]["summary"]
+            if entry.loss is not None:
+                recipe = _for_all_lengths(run, runs.values())
+                summary = held_out_loss(loaded, processor, entry.loss, recipe, entry.batch_size, out / name)
+            else:
+                summary, correct[name] = _benchmark(loaded, processor, entry, out / name)
             metrics |= {f"{name}.{key}": value for key, value in flat(summary).items()}
-            correct[name] = packed(_scores_of(planned.directory / PREDICTIONS))
     return metrics, correct
+
+
+def _benchmark(
+    model: Owl2ForConditionalGeneration, processor: Owl2Processor, entry: Measurement, out: Path
+) -> tuple[dict[str, Any], str]:
+    """The summary of a benchmark, and which samples were right, as bits."""
+    assert entry.task is not None, "a measurement without a loss has a task"
+    settings = Settings(Path("data"), out, entry.split, entry.prompt, limit=entry.limit)
+    planned = plan_task(task_named(entry.task), settings, {})
+    predict(planned, model, processor, Ranks(), entry.batch_size, on_batch=lambda done, samples: None)
+    result = score_directory(planned.directory)
+    summary: dict[str, Any] = result["protocols"][result["default_protocol"]]["summary"]
+    return summary, packed(_scores_of(planned.directory / PREDICTIONS))
+
+
+def _for_all_lengths(run: RunDirectory, runs: Iterable[RunDirectory]) -> Recipe:
+    """The recipe of a stage, with room for the longest samples of any: stage 1 may cut texts where stage 2 does not."""
+    recipes = [recipe for each in runs if (recipe := each.read_recipe()) is not None]
+    recipe = run.read_recipe()
+    assert recipe is not None, "the run is finished"
+    longest = max(each.data.max_length for each in recipes)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": longest})})
 
 
 def _scores_of(predictions: Path) -> list[float]:

@@ -17,6 +17,8 @@ from owl2.training.recipe.base import Section
 from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import load_recipe, read_yaml
 
+from .measurement import Measurement
+
 EVERY = "every"
 """As the name of a stage: its overrides are those of all stages."""
 
@@ -42,27 +44,12 @@ class Stage(Section):
     start: str = "model.checkpoint"
 
 
-class Measurement(Section):
-    """A benchmark of `owl2 evaluate`.
-
-    Attributes:
-        after: The stage whose model is asked; the last by default.
-    """
-
-    task: str
-    after: str | None = None
-    split: str | None = None
-    prompt: str | None = None
-    limit: int | None = None
-    batch_size: int = 64
-
-
 class Column(Section):
     """A column of the table.
 
     Attributes:
-        metric: `MEASUREMENT.KEY` of its summary, `STAGE.KEY` of the last line of its evaluations, or the difference of
-            two, `ONE - OTHER`.
+        metric: `MEASUREMENT.KEY` of its summary (of a loss: `loss`, `perplexity`), `STAGE.KEY` of the last line of its
+            evaluations, or the difference of two, `ONE - OTHER`.
         better: Whether more or less of it is better.
     """
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .cells import Busy, Stopped, metrics_file, read_metrics, run_cell
-from .grid import Cell, Measurement
+from .grid import Cell
+from .measurement import Measurement
 
 _WAIT_SECONDS = 5.0
 

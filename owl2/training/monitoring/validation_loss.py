@@ -13,6 +13,7 @@ from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
 from owl2.training.data.loader import Batch, BatchingConfig, StageDataLoader
 from owl2.training.data.stage_data import open_stage_data
 from owl2.training.distributed.mesh import Mesh
+from owl2.training.recipe.data import Source
 from owl2.training.recipe.schema import Recipe
 from owl2.training.step import BatchPreparation, reduce_counts, summed_loss
 
@@ -39,7 +40,7 @@ class HeldOutLoss(NamedTuple):
 
 
 def open_validation_set(recipe: Recipe, directory: Path, processor: Owl2Processor, mesh: Mesh) -> ValidationSet | None:
-    """The held-out samples of a recipe as they are, without augmentation; `None` if it names none.
+    """The held-out samples of a recipe; `None` if it names none.
 
     Args:
         directory: Run directory, as for `open_stage_data`.
@@ -47,11 +48,23 @@ def open_validation_set(recipe: Recipe, directory: Path, processor: Owl2Processo
     settings = recipe.evaluate
     if not settings.every or not settings.sources:
         return None
+    return read_validation_set(recipe, settings.sources, settings.samples, directory, processor, mesh)
+
+
+def read_validation_set(
+    recipe: Recipe, sources: dict[str, Source], most: int, directory: Path, processor: Owl2Processor, mesh: Mesh
+) -> ValidationSet:
+    """Samples of sources as a recipe prepares them, but without augmentation.
+
+    Args:
+        most: Samples, or as many as there are.
+        directory: As for `open_stage_data`.
+    """
     unaugmented = recipe.data.model_copy(update={"augment": False})
     plain = recipe.model_copy(update={"data": unaugmented, "quality": None})
     before = rng_state()
-    data = open_stage_data(plain, settings.sources, directory)
-    count = min(settings.samples, sum(size for _, size, _ in data.describe()))
+    data = open_stage_data(plain, sources, directory)
+    count = min(most, sum(size for _, size, _ in data.describe()))
     counter = SkipCounter(SkipLimit(recipe.data.bad_share))
     batching = BatchingConfig.of(recipe)
     loader = StageDataLoader(data, processor, batching, count, counter, mesh.data_rank, mesh.data_size)
