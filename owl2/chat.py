@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import BatchFeature, TextStreamer
 
 from .modeling import Owl2ForConditionalGeneration
+from .modeling.prompt_cache import PromptCache
 from .processing import Owl2Processor, load_image, load_video
 from .processing.control_tokens import protect, written_out
 from .reply import Reply
@@ -22,6 +23,9 @@ ANSWER_SHARE = 4
 
 class ChatSession:
     """Messages, images and videos of a conversation, and the model that answers.
+
+    Keys and values of the conversation are kept from turn to turn, so that each turn and image is read once. Whatever
+    of `messages`, `images` and `videos` is changed in between is read anew, with all that follows it.
 
     Args:
         system: text in front of the conversation; published models were trained without.
@@ -47,6 +51,7 @@ class ChatSession:
         self.processor = processor
         self.system = system
         self.truncate = truncate
+        self._cache = PromptCache(model.config.tokens_per_image)
         self.reset()
 
     @property
@@ -68,6 +73,7 @@ class ChatSession:
         self.videos: list[list[Image.Image]] = []
         self.waiting_images: list[Image.Image] = []
         self.waiting_videos: list[list[Image.Image]] = []
+        self._cache.clear()
 
     def add_image(self, source: Any) -> Image.Image:
         """Reads an image for the next turn; see `load_image` for sources and errors."""
@@ -141,14 +147,24 @@ class ChatSession:
         sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature}
         if temperature < LOWEST_TEMPERATURE:
             sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        (output,) = self.model.generate(
-            **inputs.to(self.model.device, dtype=self.model.dtype),
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
-            eos_token_id=self._end_tokens(),
-            streamer=_Streamer(self.processor.tokenizer, on_text) if on_text else None,
-            **sampling,
-        )
+        if self.model.config.text_config.routing != "modality":
+            self._cache.clear()  # a hash of the whole prompt routes each of its tokens
+        (ids,), (types,) = inputs["input_ids"], inputs["mm_token_type_ids"]
+        cache = self._cache.shared_with(ids, types != 0, inputs.get("pixel_values"))
+        try:
+            (output,) = self.model.generate(
+                **inputs.to(self.model.device, dtype=self.model.dtype),
+                past_key_values=cache,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=self.processor.tokenizer.pad_token_id,
+                eos_token_id=self._end_tokens(),
+                streamer=_Streamer(self.processor.tokenizer, on_text) if on_text else None,
+                **sampling,
+            )
+        except BaseException:
+            self._cache.take_back()
+            raise
+        self._cache.keep(output)
         return output  # [S]
 
     def _end_tokens(self) -> list[int]:
