@@ -42,7 +42,7 @@ def quickstart(
     try:
         metrics = run.run()
     except (Interrupted, KeyboardInterrupt) as stop:
-        run.keep_time()
+        run.keep_costs()
         console.print(f"\n{stop or 'Stopped.'} Run the same command to continue.")
         raise typer.Exit(130) from stop
     except TrainingDiverged as error:

@@ -66,7 +66,7 @@ class Quickstart:
             raise ValueError(f"There is no preset {preset!r}; choose among {', '.join(PRESETS)}.")
         self.preset: Preset = PRESETS[preset]
         self.directory, self.console, self.seed = directory, console, seed
-        self.started = time.perf_counter()
+        self.started, self.started_processor = time.perf_counter(), time.process_time()
         directory.mkdir(parents=True, exist_ok=True)
         self.state = self._read_state()
         self.dtype = getattr(torch, self.state["dtype"])
@@ -95,9 +95,9 @@ class Quickstart:
         files = self.directory / METRICS, self.directory / "report.md"
         return _read_state_file(files[0]) if all(file.is_file() for file in files) else None
 
-    def keep_time(self) -> None:
-        """Counts the time of a step that was interrupted."""
-        self._add_seconds("interrupted")
+    def keep_costs(self) -> None:
+        """Counts the time and memory of a step that was interrupted."""
+        self._add_costs("interrupted")
 
     def _read_state(self) -> dict[str, Any]:
         if (self.directory / STATE).is_file():
@@ -122,6 +122,8 @@ class Quickstart:
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "pillow")},
             "python": platform.python_version(),
             "seconds": {},
+            "processor_seconds": 0.0,
+            "peak_memory_bytes": 0,
         }
         self._write(STATE, state)
         return state
@@ -138,7 +140,7 @@ class Quickstart:
         make(partial)
         partial.rename(target)
         release_free_memory()
-        self._add_seconds(name)
+        self._add_costs(name)
         return target
 
     def _trained(self, name: str, recipe: str, *changes: str) -> Path:
@@ -157,15 +159,18 @@ class Quickstart:
             raise Interrupted(f"Stopped in {name}; everything is saved.")
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # a finished run needs them no more
         release_free_memory()
-        self._add_seconds(name)
+        self._add_costs(name)
         return run.model
 
-    def _add_seconds(self, name: str) -> None:
-        now = time.perf_counter()
-        seconds = self.state["seconds"]
+    def _add_costs(self, name: str) -> None:
+        """Adds the seconds since the last call to those of a step, in the state that all processes of the run share."""
+        now, processor = time.perf_counter(), time.process_time()
+        state, seconds = self.state, self.state["seconds"]
         seconds[name] = round(seconds.get(name, 0.0) + now - self.started, 2)
-        self.started = now
-        self._write(STATE, self.state)
+        state["processor_seconds"] = round(state["processor_seconds"] + processor - self.started_processor, 1)
+        state["peak_memory_bytes"] = max(state["peak_memory_bytes"], peak_memory_bytes())
+        self.started, self.started_processor = now, processor
+        self._write(STATE, state)
 
     def _language_model(self) -> Path:
         if self.preset.text is None:
@@ -192,7 +197,7 @@ class Quickstart:
         before = language(self._at_the_start(language_model, model), processor)
         self._keep_answers(questions, replies)
         self._keep_attention(model, processor, questions, replies)
-        self._add_seconds("measuring")
+        self._add_costs("measuring")
         metrics = {
             "preset": self.preset.name,
             "seed": self.seed,
@@ -209,8 +214,8 @@ class Quickstart:
             "fact_answers": {"before": before["answers"], "after": after["answers"]},
             "seconds": round(sum(self.state["seconds"].values()), 1),
             "seconds_by_step": self.state["seconds"],
-            "processor_seconds": round(time.process_time(), 1),
-            "peak_memory_bytes": peak_memory_bytes(),
+            "processor_seconds": self.state["processor_seconds"],
+            "peak_memory_bytes": self.state["peak_memory_bytes"],
             "dtype": self.state["dtype"],
             "threads": torch.get_num_threads(),
         }

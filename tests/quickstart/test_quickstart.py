@@ -60,7 +60,7 @@ def test_a_run_leaves_checkpoint_metrics_and_a_report_with_pictures(small: None,
     assert other.exit_code == 2 and "a run of the preset nano" in other.stderr
 
 
-def test_a_second_run_keeps_what_is_finished_and_resumes_what_was_stopped(
+def test_a_second_run_keeps_what_is_finished_resumes_what_was_stopped_and_counts_the_costs_of_both(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = pipeline.train
@@ -74,7 +74,12 @@ def test_a_second_run_keeps_what_is_finished_and_resumes_what_was_stopped(
         first = quickstart("--out", tmp_path)
     assert first.exit_code == 130 and "Run the same command to continue" in first.output
     made = (tmp_path / "stage1" / "checkpoint" / "model.safetensors").stat().st_mtime_ns
+    state = json.loads((tmp_path / "run.json").read_text())
+    before = {"processor_seconds": state["processor_seconds"] + 1000, "peak_memory_bytes": 2**50}
+    (tmp_path / "run.json").write_text(json.dumps({**state, **before}))
     second = quickstart("--out", tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["processor_seconds"] > before["processor_seconds"] and metrics["peak_memory_bytes"] == 2**50
     assert second.exit_code == 0 and "resumes after step 2 of 3" in second.output
     assert (tmp_path / "stage1" / "checkpoint" / "model.safetensors").stat().st_mtime_ns == made
     for stage in ("text", "stage1", "stage2"):
