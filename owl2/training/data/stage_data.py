@@ -27,6 +27,7 @@ from owl2.training.recipe.schema import Recipe
 
 from .encoding import OPINION, encode_caption, encode_conversation
 from .generated import GeneratedConversations, open_generated_conversations, open_generated_pairs
+from .length_groups import LengthGroups
 from .wrapped_samples import wrapped_samples
 
 logger = logging.getLogger(__name__)
@@ -134,16 +135,19 @@ class Conversations:
             opened |= {each.name: mixture for each in mixture.sources}
             for each in mixture.sources:
                 _warn_of_rejected(each.name, mixture.records(each.name).rejected)
-        self._sampler = WeightedSampler(weighted, recipe.seed)
         self.records = _RecordsByDraw(opened, {each.name: RecordOrder(each, recipe.seed) for each in weighted})
+        self._sources = WeightedSampler(weighted, recipe.seed)
+        grouped = recipe.batch.group_by_modality_length
+        self._sampler = LengthGroups(self._sources, self._work) if grouped else self._sources
 
     def take(self, count: int) -> list[Draw]:
-        def work(draw: Draw) -> tuple[bool, float]:
-            records, number = self.records.find(draw)
-            size = records.size(number)
-            return not (size.images or size.videos), -size.tokens
+        return sorted(self._sampler.draw(count), key=self._work)
 
-        return sorted(self._sampler.draw(count), key=work)  # with images first, the longest first
+    def _work(self, draw: Draw) -> tuple[bool, float]:
+        """A sort key: with images first, the longest first."""
+        records, number = self.records.find(draw)
+        size = records.size(number)
+        return not (size.images or size.videos), -size.tokens
 
     def dataset(self, processor: Owl2Processor) -> Dataset[DrawnSample]:
         samples = ConversationSamples(self.records, processor, self.data, self.with_opinions)
@@ -161,7 +165,7 @@ class Conversations:
             yield name, opened.records(name).total_size()
 
     def describe(self) -> list[tuple[str, int, float]]:
-        return _described(self._sampler)
+        return _described(self._sources)
 
     def state_dict(self) -> dict[str, Any]:
         return self._sampler.state_dict()

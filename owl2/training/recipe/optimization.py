@@ -101,7 +101,10 @@ class BatchSettings(Section):
     Attributes:
         global_batch_size: samples of an optimizer step over all ranks.
         micro_batch_size: samples (with packing: rows) of one forward pass on one rank.
+        group_by_modality_length: exchange conversations within eight batches, so that a batch has images or text alone,
+            and like lengths: less padding, and short answers are not outweighed by the tokens of long texts.
     """
 
     global_batch_size: Positive
     micro_batch_size: Positive
+    group_by_modality_length: bool = False

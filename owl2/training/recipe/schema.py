@@ -61,6 +61,8 @@ class Recipe(Section):
             )
         if self.quality is not None and (self.stage == "pretrain" or self.data.packing.enabled):
             raise ValueError("quality compares the samples of a batch: it needs stage instruct and no data.packing")
+        if self.batch.group_by_modality_length and self.stage == "pretrain":
+            raise ValueError("batch.group_by_modality_length is for stage instruct: pairs are all of one kind")
         if self.data.augment is True and self.stage == "instruct":
             raise ValueError("data.augment is for stage pretrain: a crop may cut off what a question is about")
         if self.model.adapter is not None and self.train.lora is None:

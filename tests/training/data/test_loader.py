@@ -12,6 +12,7 @@ from training.tiny_recipes import recipe_of, write_data, write_recipes
 
 from owl2.data.skipped import SkipCounter, SkipLimit
 from owl2.processing import Owl2Processor
+from owl2.training.data.length_groups import WINDOW
 from owl2.training.data.loader import (
     BatchingConfig,
     RankBatch,
@@ -29,10 +30,18 @@ def processor(data: Path) -> Owl2Processor:
     return build_model(recipe_of(data, "pretrain", data), ["a red square that is blue"])[1]
 
 
+GROUPED = "batch.group_by_modality_length=true"
+
+
 def stream(
-    data: Path, processor: Owl2Processor, stage: str, *, batching: BatchingConfig | None = None, **place: Any
+    data: Path,
+    processor: Owl2Processor,
+    stage: str,
+    *changes: str,
+    batching: BatchingConfig | None = None,
+    **place: Any,
 ) -> StageDataLoader:
-    recipe = recipe_of(data, stage, data / "run")
+    recipe = recipe_of(data, stage, data / "run", *changes)
     samples = open_stage_data(recipe, recipe.data.sources, data / "run")
     return StageDataLoader(samples, processor, batching or BatchingConfig(4), 12, SkipCounter(SkipLimit()), **place)
 
@@ -97,22 +106,40 @@ def test_compiled_layers_see_rows_of_few_lengths(data: Path, processor: Owl2Proc
     assert empty_micro_batch(0, few_shapes=True)["input_ids"].shape == (1, 32)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "instruct"])
+def test_grouped_batches_hold_the_same_samples_by_modality_and_length(data: Path, processor: Owl2Processor) -> None:
+    drawn = list(stream(data, processor, "instruct").batches(2 * WINDOW))
+    grouped = list(stream(data, processor, "instruct", GROUPED).batches(2 * WINDOW))
+    for start in (0, WINDOW):
+        windows = [sum(map(rows_of, each[start : start + WINDOW]), Counter()) for each in (drawn, grouped)]
+        assert windows[0] == windows[1]
+        both = [0 < batch.counts.images < batch.counts.samples for batch in grouped[start : start + WINDOW]]
+        assert sum(both) <= 1 and sum(0 < b.counts.images < b.counts.samples for b in drawn[start:][:WINDOW]) > 1
+    padding = [sum(batch.counts.positions - batch.counts.tokens for batch in batches) for batches in (drawn, grouped)]
+    assert padding[1] < padding[0]
+    order = lambda window: [batch.counts.tokens for batch in window]  # noqa: E731
+    assert order(grouped[:WINDOW]) != sorted(order(grouped[:WINDOW]), reverse=True)  # in random order
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"), [("pretrain", ()), ("instruct", ()), ("instruct", (GROUPED,))], ids=["1", "2", "2-grouped"]
+)
+@pytest.mark.parametrize("before", [2, WINDOW])
 def test_the_state_is_that_of_the_batches_given_out_on_any_number_of_ranks(
-    data: Path, processor: Owl2Processor, stage: str
+    data: Path, processor: Owl2Processor, stage: str, changes: tuple[str, ...], before: int
 ) -> None:
-    wanted = [rows_of(batch) for batch in stream(data, processor, stage).batches(6)]
-    first = stream(data, processor, stage, num_workers=1)  # prepares batches ahead
-    batches = first.batches(6)
-    next(batches), next(batches)
+    wanted = [rows_of(batch) for batch in stream(data, processor, stage, *changes).batches(before + 4)]
+    first = stream(data, processor, stage, *changes, num_workers=1)  # prepares batches ahead
+    batches = first.batches(before + 4)
+    for _ in range(before):
+        next(batches)
     states = [first.state_dict()]
     batches.close()
     parts = []
     for rank in range(2):
-        later = stream(data, processor, stage, rank=rank, ranks=2)
+        later = stream(data, processor, stage, *changes, rank=rank, ranks=2)
         later.load_state_dict(states[0])
         parts.append([rows_of(batch) for batch in later.batches(4)])
-    assert [one + other for one, other in zip(*parts, strict=True)] == wanted[2:]
+    assert [one + other for one, other in zip(*parts, strict=True)] == wanted[before:]
 
 
 def test_a_broken_conversation_is_left_out_and_counted(data: Path, processor: Owl2Processor, tmp_path: Path) -> None:

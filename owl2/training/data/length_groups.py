@@ -1,0 +1,53 @@
+"""Batches of like modality and length, as `group_by_modality_length` of LLaVA's and the official code's training."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from owl2.data.sampler import Draw, WeightedSampler
+
+WINDOW = 8
+"""Batches that are drawn together, and among which draws are exchanged."""
+
+
+class LengthGroups:
+    """The draws of a sampler, exchanged within windows of `WINDOW` batches, so that a batch has draws of one kind.
+
+    A window holds what the sampler gives, so that no share of a source changes; its batches come in random order.
+
+    Args:
+        sampler: Gives the draws.
+        work: What like draws have alike; draws are sorted by it.
+    """
+
+    def __init__(self, sampler: WeightedSampler, work: Callable[[Draw], tuple[bool, float]]) -> None:
+        self.sampler, self.work = sampler, work
+        self._window_start = sampler.state_dict()
+        self._batches: list[list[Draw]] = []
+
+    def draw(self, count: int) -> list[Draw]:
+        """The next batch of `count` draws; the count must not change within a window."""
+        if not self._batches:
+            self._window_start = self.sampler.state_dict()
+            draws = sorted(self.sampler.draw(WINDOW * count), key=self.work)
+            self._batches = [draws[start : start + count] for start in range(0, len(draws), count)]
+            first = draws[0]
+            random.Random(f"{self.sampler.seed} {first.source} {first.epoch} {first.position}").shuffle(self._batches)
+        return self._batches.pop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the window began, with the state of the sampler there, and how many of its batches were given out."""
+        if not self._batches:
+            return {**self.sampler.state_dict(), "batches": 0}
+        return {**self._window_start, "batches": WINDOW - len(self._batches), "batch_size": len(self._batches[0])}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resumes where `state_dict` was called.
+
+        Raises:
+            ValueError: The state belongs to other sources or another seed.
+        """
+        self.sampler.load_state_dict(state)
+        self._batches = []
+        for _ in range(state["batches"]):
+            self.draw(state["batch_size"])
