@@ -58,10 +58,14 @@ class Owl2GenerationMixin(GenerationMixin):
         """As in transformers; an assistant model, which is never said to be in its first step, gets the images too."""
         if kwargs.get("mm_token_type_ids") is not None:
             kwargs["mm_token_type_ids"] = complete_types(kwargs["mm_token_type_ids"], input_ids)
+        encoded = kwargs.pop("image_hidden_states", None)
         # By the name `inputs_embeds` transformers sees that they may be given.
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        if kwargs.get("pixel_values") is not None and self._reads_an_image(inputs):
+        reads_an_image = self._reads_an_image(inputs)
+        if kwargs.get("pixel_values") is not None and reads_an_image:
             inputs["pixel_values"] = kwargs["pixel_values"]
+        if encoded is not None and (reads_an_image or inputs.get("inputs_embeds") is not None):
+            inputs["image_hidden_states"] = encoded
         return inputs
 
     def _reads_an_image(self, inputs: dict[str, Any]) -> bool:
@@ -90,9 +94,11 @@ class Owl2GenerationMixin(GenerationMixin):
     ) -> tuple[torch.LongTensor, dict[str, Any]]:
         """Repeats the samples for beams and returned sequences; the images of a sample stay together.
 
-        Of a prompt whose beginning is in the cache already, the images of that beginning may be given or not.
+        What is repeated are their visual tokens: an image is encoded once. Of a prompt whose beginning is in the cache
+        already, the images of that beginning may be given or not.
         """
-        types, pixel_values = model_kwargs.get("mm_token_type_ids"), model_kwargs.pop("pixel_values", None)
+        types = model_kwargs.get("mm_token_type_ids")
+        pixel_values, encoded = (model_kwargs.pop(name, None) for name in ("pixel_values", "image_hidden_states"))
         if types is not None:
             types = model_kwargs["mm_token_type_ids"] = complete_types(types, input_ids)
         embeddings, cache = model_kwargs.get("inputs_embeds"), model_kwargs.get(CACHE)
@@ -102,19 +108,21 @@ class Owl2GenerationMixin(GenerationMixin):
             if is_vision is not None:
                 crop_to_whole_images(cache, is_vision, self.config.tokens_per_image)
                 pixel_values = self._uncached_images(pixel_values, is_vision, cached_length(cache))
+                encoded = self._uncached_images(encoded, is_vision, cached_length(cache))
             ids = None if ids is None else ids[:, cached_length(cache) :]
             embeddings = None if embeddings is None else embeddings[:, cached_length(cache) :]
-        is_vision = self.model.modality_indicator(ids, embeddings, types, pixel_values)
-        if pixel_values is not None and is_vision is not None and expand_size > 1:
-            images = (is_vision.sum(1) // self.config.tokens_per_image).tolist()
-            repeated = [group.repeat(expand_size, 1, 1, 1) for group in pixel_values.split(images)]
-            pixel_values = torch.cat(repeated)
+        is_vision = self.model.modality_indicator(ids, embeddings, types, pixel_values, encoded)
+        if is_vision is not None and expand_size > 1:
+            if pixel_values is not None:
+                pixel_values, encoded = None, self.model.encode_images(pixel_values).image_hidden_states
+            if encoded is not None:
+                images = (is_vision.sum(1) // self.config.tokens_per_image).tolist()
+                encoded = torch.cat([group.repeat(expand_size, 1, 1) for group in encoded.split(images)])
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, input_ids=input_ids, **model_kwargs
         )
-        if pixel_values is not None:
-            model_kwargs["pixel_values"] = pixel_values
-        return input_ids, model_kwargs
+        given = {"pixel_values": pixel_values, "image_hidden_states": encoded}
+        return input_ids, model_kwargs | {name: values for name, values in given.items() if values is not None}
 
     def _vision_rows(self, ids: torch.Tensor | None, types: torch.Tensor | None) -> torch.Tensor | None:
         """Where the visual rows of a whole prompt are, [B, S] bool; `None` if nothing says so."""
@@ -123,15 +131,15 @@ class Owl2GenerationMixin(GenerationMixin):
         return None if ids is None else ids == self.config.image_token_id
 
     def _uncached_images(
-        self, pixel_values: torch.Tensor | None, is_vision: torch.Tensor, cached: int
+        self, values: torch.Tensor | None, is_vision: torch.Tensor, cached: int
     ) -> torch.Tensor | None:
-        """Of the images of whole prompts, those behind the first `cached` tokens; any other number as it is."""
+        """Of the images [N, ...] of whole prompts, those behind the first `cached` tokens; another number as it is."""
         rows = self.config.tokens_per_image
         images = (is_vision.sum(1) // rows).tolist()
-        if pixel_values is None or sum(images) != pixel_values.shape[0]:
-            return pixel_values
+        if values is None or sum(images) != values.shape[0]:
+            return values
         known = (is_vision[:, :cached].sum(1) // rows).tolist()
-        left = [group[count:] for group, count in zip(pixel_values.split(images), known, strict=True)]
+        left = [group[count:] for group, count in zip(values.split(images), known, strict=True)]
         return torch.cat(left) if sum(images) > sum(known) else None
 
 

@@ -99,6 +99,7 @@ class Owl2Model(Owl2PreTrainedModel):
         use_cache: bool | None = None,
         cache: Cache | None = None,
         routing_key: torch.LongTensor | None = None,
+        image_hidden_states: torch.FloatTensor | None = None,
         **kwargs: Any,
     ) -> Owl2ModelOutput:
         """Reads text and pictures together.
@@ -122,16 +123,19 @@ class Owl2Model(Owl2PreTrainedModel):
         self._check_attention_output(kwargs)
         if pixel_values is not None and pixel_values.shape[0] == 0:
             pixel_values = None
-        is_vision = self.modality_indicator(input_ids, inputs_embeds, mm_token_type_ids, pixel_values)
+        is_vision = self.modality_indicator(
+            input_ids, inputs_embeds, mm_token_type_ids, pixel_values, image_hidden_states
+        )
         if input_ids is not None:
             text_ids = input_ids if is_vision is None else input_ids.masked_fill(is_vision, 0)
             inputs_embeds = self.get_input_embeddings()(text_ids)
         assert inputs_embeds is not None
-        visual, num_vision = Owl2ModelOutput(), None
+        visual, num_vision = Owl2ModelOutput(image_hidden_states=image_hidden_states), None
         if pixel_values is not None:
             recorded = {key: kwargs[key] for key in ("output_attentions",) if key in kwargs}
             visual = self.encode_images(pixel_values, **recorded)
-            assert is_vision is not None and visual.image_hidden_states is not None
+        if visual.image_hidden_states is not None:
+            assert is_vision is not None
             features = visual.image_hidden_states.to(inputs_embeds.dtype)
             num_vision = features.shape[0] * features.shape[1]
             inputs_embeds = inputs_embeds.masked_scatter(is_vision.unsqueeze(-1), features)
@@ -175,29 +179,33 @@ class Owl2Model(Owl2PreTrainedModel):
         inputs_embeds: torch.Tensor | None,
         mm_token_type_ids: torch.Tensor | None,
         pixel_values: torch.Tensor | None,
+        image_hidden_states: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """Where the visual tokens are, [B, S] bool; `None` if every token is text.
 
         Raises:
-            ValueError: the images do not fill the placeholders, or have another shape.
+            ValueError: the images do not fill the placeholders, have another shape, or are given twice.
         """
         given = inputs_embeds if input_ids is None else input_ids
         assert given is not None
         length = given.shape[1]
         if pixel_values is not None:
             self._check_pixels(pixel_values)
-        if pixel_values is None and length == 1:
+        if image_hidden_states is not None:
+            self._check_encoded(image_hidden_states, pixel_values)
+        images = pixel_values if image_hidden_states is None else image_hidden_states
+        if images is None and length == 1:
             return None  # a decoding step
         if mm_token_type_ids is not None:
             is_vision = mm_token_type_ids[:, -length:] != 0  # transformers 5.17 passes the types of the whole sequence
         elif input_ids is not None:
             is_vision = input_ids == self.config.image_token_id
-        elif pixel_values is None:
+        elif images is None:
             return None
         else:
-            raise ValueError("inputs_embeds with pixel_values need mm_token_type_ids to say where the images go.")
+            raise ValueError("inputs_embeds with images need mm_token_type_ids to say where the images go.")
         if not torch.compiler.is_compiling():
-            num_images = 0 if pixel_values is None else pixel_values.shape[0]
+            num_images = 0 if images is None else images.shape[0]
             placed = is_vision if input_ids is None else is_vision | (input_ids == self.config.image_token_id)
             num_rows, marked = torch.stack([placed.sum(), is_vision.sum()]).tolist()  # one wait for the device
             # Embeddings that already hold the visual tokens come without pixels.
@@ -210,7 +218,7 @@ class Owl2Model(Owl2PreTrainedModel):
                 )
             if num_rows == 0:
                 return None
-        elif pixel_values is None and input_ids is not None:
+        elif images is None and input_ids is not None:
             return None
         return is_vision
 
@@ -220,6 +228,16 @@ class Owl2Model(Owl2PreTrainedModel):
             raise ValueError(
                 f"pixel_values have the shape {list(pixel_values.shape)}, but must be [N, {channels}, H, W]: all "
                 "images of the batch, one after the other."
+            )
+
+    def _check_encoded(self, image_hidden_states: torch.Tensor, pixel_values: torch.Tensor | None) -> None:
+        if pixel_values is not None:
+            raise ValueError("give images as pixel_values or, encoded already, as image_hidden_states; not as both")
+        shape = (self.config.tokens_per_image, self.config.text_config.hidden_size)
+        if image_hidden_states.ndim != 3 or image_hidden_states.shape[1:] != shape:
+            raise ValueError(
+                f"image_hidden_states have the shape {list(image_hidden_states.shape)}, but must be "
+                f"[N, {shape[0]}, {shape[1]}]: the visual tokens of each image."
             )
 
     def _unused_vision(self) -> torch.Tensor:
@@ -288,6 +306,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
         loss_only: bool = False,
         cache: Cache | None = None,
         routing_key: torch.LongTensor | None = None,
+        image_hidden_states: torch.FloatTensor | None = None,
         **kwargs: Any,
     ) -> Owl2CausalLMOutput:
         """Language modelling over text and pictures; see `Owl2Model.forward` for the inputs.
@@ -309,6 +328,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             routing_key=routing_key,
+            image_hidden_states=image_hidden_states,
             **named_cache(past_key_values, cache),
             **kwargs,
         )

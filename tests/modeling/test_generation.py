@@ -170,6 +170,68 @@ def test_continuous_batching_generates_the_same_tokens(attention: str) -> None:
     assert tokens == [row[0].tolist() for row in expected]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 3},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"num_beams": 2, "use_cache": False},
+        {"do_sample": True, "num_return_sequences": 3},
+    ],
+    ids=["beams", "several of the beams", "without a cache", "several drawn"],
+)
+def test_an_image_is_encoded_once_whatever_the_number_of_its_sequences(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model()
+    parts: list[list[int | str]] = [[4, IMAGE, 5], [IMAGE, 2, IMAGE, 3], [9]]
+    inputs = batch([sample(model.config, each, seed) for seed, each in enumerate(parts)], "left")
+    del inputs["labels"]
+    is_vision = inputs["input_ids"] == model.config.image_token_id
+    embeddings = model.get_input_embeddings()(inputs["input_ids"].masked_fill(is_vision, 0))
+    features = model.get_image_features(inputs["pixel_values"]).last_hidden_state
+    # The same prompt as embeddings that hold the visual tokens already: no image is left to repeat.
+    filled = {
+        "inputs_embeds": embeddings.masked_scatter(is_vision.unsqueeze(-1), features),
+        "attention_mask": inputs["attention_mask"],
+        "mm_token_type_ids": is_vision.long(),
+    }
+    settings = {"max_new_tokens": 6, "eos_token_id": -1, "pad_token_id": 0, "do_sample": False, **settings}
+    torch.manual_seed(0)
+    expected = None if "use_cache" in settings else model.generate(**filled, **settings)
+    encoded: list[int] = []
+    encode = model.model.vision_tower.forward
+
+    def counted(pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        encoded.append(len(pixel_values))
+        return encode(pixel_values, **kwargs)
+
+    monkeypatch.setattr(model.model.vision_tower, "forward", counted)
+    torch.manual_seed(0)
+    found = generate(model, inputs, **settings)
+    assert sum(encoded) == 3
+    if expected is None:
+        expected = generate(model, inputs, **{**settings, "use_cache": True})
+    assert torch.equal(found, expected)
+
+
+def test_visual_tokens_may_be_given_in_place_of_pixels() -> None:
+    model = tiny_model()
+    inputs = prompt(model, PROMPT)
+    features = model.get_image_features(inputs["pixel_values"]).last_hidden_state
+    given = {**inputs, "image_hidden_states": features, "pixel_values": None}
+    with torch.no_grad():
+        assert torch.equal(model(**given).logits, model(**inputs).logits)
+    for settings in ({}, {"num_beams": 2}, {"use_cache": False}):
+        assert torch.equal(generate(model, given, **settings), generate(model, inputs, **settings))
+    with pytest.raises(ValueError, match=r"\[2, 3, 64\], but must be \[N, 4, 64\]"):
+        model(**{**given, "image_hidden_states": features[:, 1:]})
+    with pytest.raises(ValueError, match="not as both"):
+        model(**{**inputs, "image_hidden_states": features})
+    with pytest.raises(ValueError, match="1 images take 4 rows"):
+        generate(model, {**given, "image_hidden_states": features[1:]})
+
+
 @pytest.mark.parametrize("filled", [False, True], ids=["with pixels", "already holding the visual tokens"])
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_embeddings_may_be_given_instead_of_ids(filled: bool, num_beams: int) -> None:
