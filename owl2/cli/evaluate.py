@@ -61,12 +61,17 @@ def evaluate(
         task_named(name)  # before torch: what is mistyped is reported at once
     from owl2.evaluation.evaluate import evaluate as run
     from owl2.evaluation.runner import Settings
+    from owl2.stop_signal import StopRequested
 
     settings = Settings(data, out, split, prompt, suffix, limit, batch_size, prompt_format)
     judging = judge_settings(
         judge, judge_model, judge_runs, judge_cache, judge_replay, judge_prompts, out / "judge_cache"
     )
-    run(model, names, settings, judging, no_judge, dtype, device, show_result, show_warning)
+    try:
+        run(model, names, settings, judging, no_judge, dtype, device, show_result, show_warning)
+    except StopRequested as stop:
+        show_warning(f"{stop}; the same command goes on")
+        raise typer.Exit(130) from stop
 
 
 def show_warning(warning: str | None) -> None:

@@ -10,6 +10,7 @@ from owl2 import __version__
 from owl2.checkpoints.loading import load_for_chat
 from owl2.evaluation.inference.ranks import Ranks
 from owl2.evaluation.results.scoring import JudgeSettings, not_comparable, score_directory
+from owl2.stop_signal import stop_signal
 
 from .prediction_files import file_hashes
 from .runner import Settings, known_predictions, plan_task, predict
@@ -44,6 +45,7 @@ def evaluate(
         The results; none on ranks but the first.
 
     Raises:
+        StopRequested: Ctrl-C or SIGTERM, after the batch in progress was saved; the same call goes on.
         ValueError: a task or a setting is unknown, a file or image is missing, a judge lacks its key, the directory
             holds predictions of another setting, a prompt does not fit the context.
     """
@@ -66,7 +68,9 @@ def evaluate(
     with ranks:
         loaded, processor = load_for_chat(model, dtype, ranks.device(device))
         for task, planned, done in zip(known, plans, known_before, strict=True):
-            if predict(planned, loaded, processor, ranks, settings.batch_size, known=done) is None:
+            with stop_signal() as stopped:
+                found = predict(planned, loaded, processor, ranks, settings.batch_size, known=done, stopped=stopped)
+            if found is None:
                 continue
             usable = task.protocols_for(planned.header["prompt"])
             if task.judged is not None and set(usable) <= {*task.judged.protocols} and task.name not in judges:

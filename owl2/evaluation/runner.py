@@ -11,6 +11,7 @@ from owl2.evaluation.inference.predictor import Predictor, Prepared
 from owl2.evaluation.inference.ranks import Ranks
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
+from owl2.stop_signal import StopRequested
 
 from .prediction_files import (
     PREDICTIONS,
@@ -165,6 +166,7 @@ def predict(
     batch_size: int = 8,
     on_batch: Callable[[int, int], None] | None = None,
     known: Mapping[str, Prediction] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, Any], list[Prediction]] | None:
     """Predicts what is not predicted yet, and writes the whole file when all is.
 
@@ -173,11 +175,13 @@ def predict(
     Args:
         on_batch: Told how many samples of how many this rank has predicted, in place of a progress bar.
         known: What `known_predictions` found, if it was asked already.
+        stopped: Whether to stop; asked before each batch.
 
     Returns:
         Header and predictions, in the order of the samples; None on all ranks but the first.
 
     Raises:
+        StopRequested: A rank was asked to stop; the others raise it after their share, if they were not asked.
         ValueError: The directory holds predictions of another setting (it is named).
     """
     plan.directory.mkdir(parents=True, exist_ok=True)
@@ -190,13 +194,18 @@ def predict(
     with sample_progress(ranks.is_first and on_batch is None) as progress:
         bar = progress.add_task(plan.task.title, total=len(own))
         path, done = plan.directory / f"partial-{ranks.rank}.jsonl", 0
-        for records in _predicted(predictor, own, batch_size):
+        for records in _predicted(predictor, own, batch_size, stopped):
             _append(path, plan.header, records)
             done += len(records)
             progress.update(bar, completed=done)
             if on_batch is not None:
                 on_batch(done, len(own))
-    ranks.wait()
+    if ranks.any_of(done < len(own)):
+        predicted = len(plan.samples) - len(pending) + done
+        of_rank = "" if ranks.size == 1 else f" (rank {ranks.rank})"
+        raise StopRequested(
+            f"stopped after {predicted} of {len(plan.samples)} samples of {plan.task.title}{of_rank}, which are saved"
+        )
     if not ranks.is_first:
         return None
     if pending:
@@ -209,7 +218,9 @@ def predict(
     return plan.header, ordered
 
 
-def _predicted(predictor: Predictor, samples: Sequence[Sample], batch_size: int) -> Iterator[list[Prediction]]:
+def _predicted(
+    predictor: Predictor, samples: Sequence[Sample], batch_size: int, stopped: Callable[[], bool]
+) -> Iterator[list[Prediction]]:
     """Records of one batch after the other. Images of the next samples are read while the model works."""
     pictures = max((each.clip.num_frames if each.clip else len(each.images) for each in samples), default=1)
     window = batch_size * max(1, _GROUPED // max(1, pictures))  # twice as many samples wait in memory
@@ -220,6 +231,9 @@ def _predicted(predictor: Predictor, samples: Sequence[Sample], batch_size: int)
             block = [future.result() for future in ahead]
             ahead = [future for _, future in zip(range(window), prepared, strict=False)]
             for batch in _batches(block, batch_size):
+                if stopped():
+                    pool.shutdown(cancel_futures=True)
+                    return
                 yield predictor.predict(batch)
 
 

@@ -1,7 +1,7 @@
 """The training loop of a recipe: steps, reports, checkpoints, evaluations, a clean stop, and resuming from there."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
+from owl2.stop_signal import StopRequested, stop_signal
 from owl2.training.checkpoint.manager import Checkpoints
 from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
 from owl2.training.data.loader import Counts, RankBatch, StageDataLoader
@@ -26,7 +27,6 @@ from .optimizer import RecipeOptimizer, scheduled_learning_rate
 from .quality_loss import QualityLoss
 from .run_directory import RunDirectory
 from .step import BatchPreparation, GlobalCounts, accumulate_gradients, reduce_counts
-from .stop_signal import stop_signal
 
 _MOST_SAMPLES = 10**9
 """More than a benchmark has: sets the parts of one benchmark apart from those of the next."""
@@ -78,6 +78,7 @@ class Trainer:
         self.seen = Counts()
         self._data_state = loader.state_dict()
         self._saved_step: int | None = None
+        self._unmeasured: StepReport | None = None  # the step after which an evaluation was stopped
         self._checkpoint_seconds = 0.0  # between the last step and the next
 
     def resume(self) -> bool:
@@ -95,6 +96,8 @@ class Trainer:
         self.samples, self.tokens = saved.shared["samples"], saved.shared["tokens"]
         self.seen = Counts(*saved.shared.get("seen", ()))  # checkpoints of earlier versions have none
         self.guard.load_state_dict(saved.shared["guard"])
+        if saved.shared.get("unmeasured") is not None:
+            self._unmeasured = StepReport.of_state(saved.shared["unmeasured"])
         self._data_state = saved.shared["data"]
         self.loader.load_state_dict(self._data_state)
         if self.mesh.rank == 0:
@@ -120,6 +123,8 @@ class Trainer:
         self.model.train()
         batches = self.loader.batches(steps - self.step)
         with stop_signal() as stopped, Watchdog(self.recipe.parallel.stall_timeout_s) as watch:
+            if self._unmeasured is not None and not self._measure_and_report(self._unmeasured, watch, stopped):
+                return False  # saved before
             while self.step < steps:
                 began = time.perf_counter()
                 watch.progress(self.step + 1, "data")
@@ -131,9 +136,9 @@ class Trainer:
                     return False
                 watch.progress(self.step + 1, "compute")
                 report = self._take_step(batch, counts, began, waited)
-                self.logger.step(report._replace(scores=self._evaluate_if_due(watch)))
-                if self.on_step is not None:
-                    self.on_step(self.step)
+                if not self._measure_and_report(report, watch, stopped):
+                    self._save_and_wait(watch)
+                    return False
                 keep_memory()
                 self._save_if_due(watch)
             self._save_and_wait(watch)
@@ -175,17 +180,31 @@ class Trainer:
             checkpoint_seconds=checkpoint_seconds,
         )
 
-    def _evaluate_if_due(self, watch: Watchdog) -> dict[str, float]:
-        """Scores, if they are due after this step. Training continues as if nothing had been measured."""
-        if not self.evaluator.is_due(self.step):
-            return {}
-        watch.progress(self.step, "evaluation")
-        before = rng_state()
-        measured = self.evaluator.measure(self.model, self.step, self.preparation, partial(self._measuring, watch))
-        set_rng_state(before)
-        _memory(self.mesh.device)  # the next step reports its own peak
-        self.logger.evaluation(self.step, measured)
-        return measured.scores()
+    def _measure_and_report(self, report: StepReport, watch: Watchdog, stopped: Callable[[], bool]) -> bool:
+        """Reports a step, with scores if they are due after it. Training continues as if nothing had been measured.
+
+        Returns:
+            `False` if a rank was asked to stop on the way: the step is reported when the run goes on.
+        """
+        scores: Mapping[str, float] = {}
+        if self.evaluator.is_due(self.step):
+            watch.progress(self.step, "evaluation")
+            before, tell = rng_state(), partial(self._measuring, watch)
+            goes_on, self._unmeasured = self._unmeasured is not None, report
+            try:
+                found = self.evaluator.measure(self.model, self.step, self.preparation, tell, stopped, goes_on)
+            except StopRequested:
+                return False
+            finally:
+                set_rng_state(before)
+                _memory(self.mesh.device)  # the next step reports its own peak
+            self.logger.evaluation(self.step, found)
+            scores = found.scores()
+        self._unmeasured = None
+        self.logger.step(report._replace(scores=scores))
+        if self.on_step is not None:
+            self.on_step(self.step)
+        return True
 
     def _measuring(self, watch: Watchdog, number: int, task: str, done: int, share: int) -> None:
         watch.progress(self.step, "evaluation", (number + 1) * _MOST_SAMPLES + done - share)
@@ -205,6 +224,7 @@ class Trainer:
             "tokens": self.tokens,
             "seen": list(self.seen),
             "metrics": self.directory.metric_sizes(),
+            "unmeasured": None if self._unmeasured is None else self._unmeasured.to_state(),
         }
         own: dict[str, Any] = {"random": rng_state(), "skipped": self.loader.counter.state_dict()}
         self.checkpoints.save(self.step, self.optimizer.named_state(), shared, own)

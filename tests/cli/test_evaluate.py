@@ -1,6 +1,8 @@
 """`owl2 evaluate` and `owl2 score` of a benchmark that needs a judge, as a person runs them."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save
 from typer.testing import Result
 
+from owl2.evaluation.inference.predictor import Predictor
 from owl2.evaluation.task import Decoding
 from owl2.evaluation.tasks import mmvet
 
@@ -68,6 +71,26 @@ def test_a_judged_benchmark_goes_from_files_to_a_score_that_a_replay_repeats(
     assert len(server.requests) == QUESTIONS * 5
     scores = json.loads((tmp_path / "run" / "mmvet" / "scores.json").read_text())
     assert scores["protocols"]["mmvet_official"]["judged_by"]["served_by"] == [{"the-model-2024": 5}] * 5
+
+
+def test_sigterm_ends_it_after_the_batch_in_progress_and_the_same_command_goes_on(
+    owl2: Callable[..., Result], arguments, server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    batches, original = [], Predictor.predict
+
+    def stopped_in_the_second(self, batch):
+        batches.append(len(batch))
+        if len(batches) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch)
+
+    monkeypatch.setattr(Predictor, "predict", stopped_in_the_second)
+    result = owl2(*arguments, "--batch-size", 2)
+    assert result.exit_code == 130 and batches == [2, 2]
+    assert "owl2: stopped after 4 of 5 samples of MM-Vet, which are saved; the same command goes on" in result.stderr
+    assert "mmvet_official total 0.7000" in lines(owl2(*arguments, "--batch-size", 2))
+    assert batches == [2, 2, 1]
 
 
 def test_without_a_key_nothing_is_generated(refused: Callable[..., str], arguments, server, tmp_path):

@@ -15,6 +15,7 @@ from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory, task_directories
 from owl2.evaluation.runner import Settings, plan_task, predict
 from owl2.evaluation.tasks import TASKS, task_named
+from owl2.stop_signal import StopRequested
 
 MODEL = {"model": {"name": "tiny"}, "versions": {}}
 
@@ -74,6 +75,23 @@ def test_a_killed_run_goes_on_where_it_stopped(model, processor, pope, tmp_path,
     assert len(asked) == 12 - done
     assert [record.id for record in records] == [sample.id for sample in planned.samples]
     assert not list(planned.directory.glob("partial-*"))
+
+
+def test_a_stopped_run_ends_after_the_batch_in_progress_and_goes_on_behind_it(
+    model, processor, pope, tmp_path, monkeypatch
+):
+    planned = plan_task(task_named("pope"), Settings(pope, tmp_path / "run"), MODEL)
+    original, prepare = runner.Predictor.predict, runner.Predictor.prepare
+    asked, prepared = [], []
+    monkeypatch.setattr(runner.Predictor, "predict", lambda self, batch: asked.extend(batch) or original(self, batch))
+    monkeypatch.setattr(
+        runner.Predictor, "prepare", lambda self, sample: prepared.append(sample) or prepare(self, sample)
+    )
+    with pytest.raises(StopRequested, match="stopped after 6 of 12 samples of POPE, which are saved"):
+        predict(planned, model, processor, Ranks(), 3, stopped=lambda: len(asked) >= 6)
+    assert len(asked) == 6
+    _, records = predict(planned, model, processor, Ranks(), 3)
+    assert len(asked) == 12 and [record.id for record in records] == [sample.id for sample in planned.samples]
 
 
 def test_texts_may_hold_any_kind_of_line_end(predicted, pope):

@@ -16,6 +16,9 @@ _LONGEST_WAIT = timedelta(days=7)  # for the slowest rank: a share may take days
 class Ranks:
     """This process among `size`; as a context manager it opens and closes the group of processes."""
 
+    group: dist.ProcessGroup | None = None
+    """The default one if `None`."""
+
     def __init__(self) -> None:
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -42,7 +45,15 @@ class Ranks:
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
+
+    def any_of(self, is_so: bool) -> bool:
+        """Whether it is so on any process; they wait for each other."""
+        if self.size == 1:
+            return is_so
+        found = torch.tensor(int(is_so))
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
+        return bool(found)
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """A contiguous part of the items for each process: none is lost or repeated."""

@@ -55,6 +55,12 @@ class Mesh(NamedTuple):
         dist.all_reduce(values, group=self.data_group)
         return values
 
+    def any_of(self, is_so: bool) -> bool:
+        """Whether it is so on any rank; they wait for each other."""
+        found = torch.tensor(int(is_so))
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.host_group)
+        return bool(found)
+
     def broadcast_from_rank0(self, find: Callable[[], Found]) -> Found:
         """What the first rank finds, on every rank; the others wait and do not look.
 

@@ -19,7 +19,7 @@ from torch import distributed as dist
 from owl2 import __version__
 from owl2.evaluation.inference.ranks import Ranks
 from owl2.evaluation.results.scoring import score_directory, value_at
-from owl2.evaluation.runner import Settings, TaskPlan, plan_task, predict
+from owl2.evaluation.runner import Settings, TaskPlan, known_predictions, plan_task, predict
 from owl2.evaluation.tasks import task_named
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
@@ -103,27 +103,33 @@ class BenchmarkScores:
         model: Owl2ForConditionalGeneration,
         step: int,
         on_batch: Callable[[int, str, int, int], None],
+        stopped: Callable[[], bool],
+        goes_on: bool,
     ) -> dict[str, TaskScore]:
         """Answers and scores all benchmarks; every rank calls it.
 
         Args:
             model: the one in training.
             on_batch: told number and title of the benchmark, and how many samples of how many this rank has answered.
+            stopped: whether to stop; asked before each batch.
+            goes_on: with what the model answered after this step before it was stopped.
 
         Returns:
             Scores by the name of the benchmark; none on ranks but the first.
 
         Raises:
+            StopRequested: a rank was asked to stop.
             ValueError: an image cannot be read, or a prompt does not fit the context of the model.
         """
         found = {}
         with self._whole.of(model, self.dtype) as whole:
             for number, (prediction, batch_size) in enumerate(self.tasks):
                 own = self._at_step(prediction, step)
-                self._begin(own.directory)
+                if not (goes_on and _fits(own)):
+                    self._begin(own.directory)
                 tell = partial(on_batch, number, own.task.title)
                 tell(0, len(self._ranks.share(own.samples)))
-                predict(own, whole, self.processor, self._ranks, batch_size, tell)
+                predict(own, whole, self.processor, self._ranks, batch_size, tell, stopped=stopped)
                 if self._ranks.is_first:
                     found[own.task.name] = _task_score(own, score_directory(own.directory))
         return found
@@ -144,16 +150,22 @@ class BenchmarkScores:
         self._ranks.wait()
 
 
+def _fits(prediction: TaskPlan) -> bool:
+    """Whether what there is was predicted in the same setting, which a recipe may change when a run goes on."""
+    try:
+        known_predictions(prediction)
+    except ValueError:
+        return False
+    return True
+
+
 class _RunRanks(Ranks):
     """The ranks of a run, whose process group is there already."""
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__()
         self.rank, self.size = mesh.rank, mesh.size
-        self._group = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
-
-    def wait(self) -> None:
-        dist.barrier(group=self._group)
+        self.group = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
 
 
 def _task_score(prediction: TaskPlan, result: Mapping[str, Any]) -> TaskScore:

@@ -36,14 +36,20 @@ class Evaluator:
         step: int,
         preparation: BatchPreparation,
         on_batch: Callable[[int, str, int, int], None],
+        stopped: Callable[[], bool],
+        goes_on: bool = False,
     ) -> Evaluation:
         """Measures the model as it is after a step.
 
         Args:
-            on_batch: Called as `BenchmarkScores.measure` says.
+            on_batch, stopped, goes_on: As `BenchmarkScores.measure` says.
+
+        Raises:
+            StopRequested: A rank was asked to stop.
         """
-        held_out = None
+        held_out, scores = None, {}
         if self.validation is not None:
-            held_out = validation_loss(model, self.validation, preparation, self.mesh)
-        scores = {} if self.benchmarks is None else self.benchmarks.measure(model, step, on_batch)
+            held_out = validation_loss(model, self.validation, preparation, self.mesh, stopped)
+        if self.benchmarks is not None:
+            scores = self.benchmarks.measure(model, step, on_batch, stopped, goes_on)
         return Evaluation(held_out, scores)

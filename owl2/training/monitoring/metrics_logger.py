@@ -80,6 +80,15 @@ class StepReport(NamedTuple):
     checkpoint_seconds: float = 0.0
     scores: Mapping[str, float] = {}
 
+    def to_state(self) -> dict[str, Any]:
+        """All of it in JSON, before anything was measured after the step; see `of_state`."""
+        return self._asdict() | {"counts": list(self.counts), "scores": {}}
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> "StepReport":
+        """The report of which `to_state` gave the state."""
+        return cls(**{**state, "counts": Counts(*state["counts"])})
+
     def to_dict(self) -> dict[str, Any]:
         """The line in `metrics.jsonl`."""
         line: dict[str, Any] = {

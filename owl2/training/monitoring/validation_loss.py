@@ -1,5 +1,6 @@
 """Loss of held-out samples while a run trains: every rank its share, the same samples each time."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from torch import distributed as dist
 from owl2.data.skipped import SkipCounter, SkipLimit
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
+from owl2.stop_signal import StopRequested
 from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
 from owl2.training.data.loader import Batch, BatchingConfig, StageDataLoader
 from owl2.training.data.stage_data import open_stage_data
@@ -76,9 +78,20 @@ def read_validation_set(
 
 @torch.no_grad()
 def validation_loss(
-    model: Owl2ForConditionalGeneration, held_out: ValidationSet, preparation: BatchPreparation, mesh: Mesh
+    model: Owl2ForConditionalGeneration,
+    held_out: ValidationSet,
+    preparation: BatchPreparation,
+    mesh: Mesh,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> HeldOutLoss:
-    """The loss of held-out samples; every rank calls it."""
+    """The loss of held-out samples; every rank calls it.
+
+    Args:
+        stopped: Whether to stop; asked before each micro-batch.
+
+    Raises:
+        StopRequested: A rank was asked to stop.
+    """
     most = torch.tensor([len(held_out.micro_batches)])
     dist.all_reduce(most, dist.ReduceOp.MAX, group=mesh.host_group)
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
@@ -87,8 +100,12 @@ def validation_loss(
     # In training mode a batch without images runs every layer too, as other ranks do; these two decide it.
     for module in (model.base_model, model.base_model.language_model):
         module.training = True
-    for _ in range(int(most)):
-        total += summed_loss(model, preparation.inputs(next(given, None)))
-    model.train()
+    try:
+        for _ in range(int(most)):
+            if mesh.any_of(stopped()):
+                raise StopRequested
+            total += summed_loss(model, preparation.inputs(next(given, None)))
+    finally:
+        model.train()
     loss = mesh.sum_over_data(total).item() / max(1, held_out.supervised)
     return HeldOutLoss(loss, held_out.supervised, held_out.samples)

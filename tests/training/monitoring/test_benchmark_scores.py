@@ -1,7 +1,9 @@
 """Benchmarks while a model trains: the scores of `owl2 evaluate`, on any ranks, and a training that notices nothing."""
 
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from training.ranks import run_ranks
 from training.tiny_recipes import COLORS, curve, metrics, run_recipe, run_recipes, write_data, write_recipes
 
 from owl2.evaluation.evaluate import evaluate
+from owl2.evaluation.inference.predictor import Predictor
 from owl2.evaluation.prediction_files import read_predictions
 from owl2.evaluation.runner import Settings
-from owl2.training.monitoring import benchmark_scores
+from owl2.training.monitoring import benchmark_scores, validation_loss
 
 TALKATIVE = (
     "model.initialize.language_model.initializer_range=0.5",
@@ -187,6 +190,53 @@ def test_training_goes_on_bit_for_bit_as_if_nothing_had_been_measured(
     assert one == other
     steps = [line["step"] for line in metrics(tmp_path / "measured") if "validation_loss" in line and "pope_f1" in line]
     assert steps == [1, 2, 3]
+
+
+def test_a_run_that_is_stopped_while_it_is_measured_goes_on_with_the_rest_and_ends_as_if_it_had_not_been(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, asked = Predictor.predict, []
+
+    def stopped_in_the_second_batch(self: Predictor, batch: Any) -> Any:
+        asked.append([entry.sample.id for entry in batch])
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch)
+
+    monkeypatch.setattr(Predictor, "predict", stopped_in_the_second_batch)
+    out, settings = tmp_path / "run", measured(data, "logging.tensorboard=true", easy_vqa=True)
+    finished, printed = run_recipe(data, "instruct", out, *settings)
+    assert not finished and "stopped after step 2" in printed
+    assert [len(batch) for batch in asked] == [3, 3] and len(metrics(out)) == 1
+    assert run_recipe(data, "instruct", out, *settings)[0]
+    ids = [sample for batch in asked for sample in batch]
+    assert len(ids) == len(set(ids)) == 12 + 7
+    evaluations = [json.loads((each / "evaluations.jsonl").read_text()) for each in (out, run)]
+    assert evaluations[0] == evaluations[1] and curve(out) == curve(run)
+    assert metrics(out)[1]["pope_f1"] == metrics(run)[1]["pope_f1"]
+    weights = [(each / "checkpoint" / "model.safetensors").read_bytes() for each in (out, run)]
+    assert weights[0] == weights[1]
+
+
+def test_a_stop_while_the_held_out_loss_is_measured_does_not_wait_for_its_end(data: Path, tmp_path: Path) -> None:
+    held = f"evaluate.sources={{held: {{format: records, path: {data / 'records.jsonl'}}}}}"
+    settings = (held, "evaluate.every=1", "batch.micro_batch_size=4")
+    run_recipe(data, "instruct", tmp_path / "whole", *settings)
+    calls, original = [], validation_loss.summed_loss
+
+    def stopped_in_the_third_call(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation_loss, "summed_loss", stopped_in_the_third_call)
+        assert not run_recipe(data, "instruct", tmp_path / "run", *settings)[0]
+    assert len(calls) == 3
+    assert run_recipe(data, "instruct", tmp_path / "run", *settings)[0]
+    losses = [[line["validation_loss"] for line in metrics(tmp_path / name)] for name in ("run", "whole")]
+    assert losses[0] == losses[1] and curve(tmp_path / "run") == curve(tmp_path / "whole")
 
 
 def test_adapters_answer_as_they_do_when_they_are_loaded(data: Path, tmp_path: Path) -> None:

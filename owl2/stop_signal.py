@@ -1,14 +1,25 @@
-"""A signal to stop, turned into a request that the training loop honours after a step."""
+"""A signal to stop, turned into a request that long work honours where it can be taken up again."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 
+class StopRequested(Exception):
+    """Work that was asked to stop ends here. What was done is saved, and is not done again when the work goes on."""
+
+
 @contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turns Ctrl-C and SIGTERM into a request to stop after the step; a second one stops at once."""
+    """Turns Ctrl-C and SIGTERM into a request to stop after the step or batch; a second one stops at once.
+
+    Only the main thread receives signals: in another one nothing is asked to stop.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     received: list[int] = []
 
     def request(number: int, frame: Any) -> None:
