@@ -32,6 +32,9 @@ from .wrapped_samples import wrapped_samples
 
 logger = logging.getLogger(__name__)
 
+_FRAME = {"user": "USER: ", "assistant": " ASSISTANT: "}
+"""What the prompt of the published model puts before a message (`owl2/processing/chat_template.jinja`)."""
+
 
 class StageData(Protocol):
     """The samples of a stage, drawn one after the other."""
@@ -45,7 +48,7 @@ class StageData(Protocol):
         ...
 
     def texts(self, count: int) -> Iterator[str]:
-        """Texts of the first samples of each source."""
+        """Texts of the first samples of each source, those of conversations with the words of the prompt."""
         ...
 
     def describe(self) -> list[tuple[str, int, float]]:
@@ -158,7 +161,8 @@ class Conversations:
             records = opened.records(name)
             for number in range(min(count, len(records))):
                 for message in records[number].messages:
-                    yield from (part["text"] for part in message["content"] if part["type"] == "text")
+                    texts = [part["text"] for part in message["content"] if part["type"] == "text"]
+                    yield _FRAME.get(message["role"], "") + "".join(texts)
 
     def contents(self) -> Iterator[tuple[str, RecordSize]]:
         for name, opened in self.records.opened.items():

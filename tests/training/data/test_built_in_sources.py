@@ -33,7 +33,8 @@ def opened(data: Path, sources: str, *overrides: str) -> StageData:
 
 
 def spoken(samples: StageData) -> list[str]:
-    return list(samples.texts(10**6))
+    """The texts without the words of the prompt."""
+    return [text.removeprefix("USER: ").removeprefix(" ASSISTANT: ") for text in samples.texts(10**6)]
 
 
 def test_questions_are_about_images_or_about_captions_in_their_place(
@@ -81,3 +82,10 @@ def test_a_kept_and_flipped_sample_is_the_plain_one_or_its_mirror_image(
     mirrored = [torch.equal(one["pixel_values"], other["pixel_values"].flip(-1)) for one, other in pairs]
     assert all(one or other for one, other in zip(same, mirrored, strict=True)) and any(same) and any(mirrored)
     assert all(one["labels"] == other["labels"] for one, other in pairs)
+
+
+def test_the_tokenizer_of_a_small_model_knows_the_words_of_the_prompt(data: Path) -> None:
+    samples = opened(data, "a: {format: english}")
+    recipe = recipe_of(data, "pretrain", data, "model.initialize.language_model.vocab_size=2048")
+    tokenizer = build_model(recipe, samples.texts(4000))[1].tokenizer
+    assert tokenizer.tokenize("USER: what ASSISTANT: no") == ["USER", ":", "Ġwhat", "ĠASSISTANT", ":", "Ġno"]
