@@ -1,9 +1,11 @@
 """`owl2 attention`: where a model looks when it answers."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from .model_names import model_names
 
 EXAMPLE = 'owl2 attention -m DIR --image cat.png -p "What is this?" --out attention'
 
@@ -36,9 +38,9 @@ def attention(
 
     picture = None if image is None else load_image(image)
     other = None if unrelated is None else load_image(unrelated)
-    models: dict[str, Any] = {}
-    for directory in [model, *(compare or [])]:
-        models[_name(directory, models)] = load_for_chat(directory, dtype, device)
+    directories = [model, *(compare or [])]
+    loaded = [load_for_chat(directory, dtype, device) for directory in directories]
+    models = dict(zip(model_names(directories), loaded, strict=True))
     for file in write_attention(models, prompt, picture, out, other, chosen, of_heads, max_new_tokens, groups):
         typer.echo(str(file))
 
@@ -50,13 +52,3 @@ def _numbers(option: str, text: str | None) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise ValueError(f"{option} takes whole numbers with commas between them, not {text!r}") from error
-
-
-def _name(directory: str, taken: dict[str, Any]) -> str:
-    """What tells the models apart in the figures: the end of the path that no other has."""
-    parts = Path(directory).resolve().parts
-    for count in range(1, len(parts)):
-        name = "/".join(parts[-count:])
-        if name != "checkpoint" and name not in taken:
-            return name
-    return f"{directory} ({len(taken)})"

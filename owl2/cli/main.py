@@ -17,6 +17,7 @@ COMMANDS = (
     "cost",
     "ablate",
     "attention",
+    "inspect",
     "initialize",
     "export",
     "merge-lora",

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from owl2.analysis.attention.on_image import attention_on_image
+from owl2.analysis.language import answer, language
 from owl2.checkpoints import initialize
 from owl2.data.records import turns
 from owl2.data.sources import easy_vqa, english
@@ -31,7 +32,7 @@ from owl2.training.recipe.yaml_file import load_recipe
 from owl2.training.run import train
 from owl2.training.run_directory import RunDirectory
 
-from .measurement import accuracy_by_kind, answer, blind_answers, language, share
+from .measurement import accuracy_by_kind, blind_answers, share
 from .presets import PRESETS, Preset
 from .report import write_report
 from .smollm2 import convert_smollm2

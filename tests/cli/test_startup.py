@@ -51,7 +51,8 @@ def test_mistyped_commands_options_and_keys_import_nothing_heavy(tmp_path):
     commands = [["tain"], ["train", "small/pretrian"], ["train", str(recipe)], ["cost", str(recipe)]]
     commands += [["train", "small/pretrain", "optimizer.lerning_rate=1"], ["chat", "--modle", "x"], ["evaluate"]]
     commands += [["train", "small/pretrain", "evaluate.tasks={popo: {}}"], ["evaluate", "-m", "x", "--tasks", "popo"]]
-    commands += [["cost", "pretrain", "--gpu", "h999"]]
+    commands += [["cost", "pretrain", "--gpu", "h999"], ["inspect", "-m", "absent", "--out", "x"]]
+    commands += [["inspect", "-m", str(tmp_path), "--out", "x", "--data", "coco"]]
     commands += [["info", "absent"], ["chat", "-m", "absent", "hello"], ["serve", "-m", "absent"]]
     for command, code, heavy in imported_by(*commands):
         assert (code, heavy) == (2, []), command

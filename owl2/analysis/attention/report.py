@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from owl2.analysis.tables import parquet_modules
 from owl2.processing import Owl2Processor
 
 from .figures import default_layers, draw_figure_4, draw_image_maps, draw_shares, save
@@ -118,11 +119,7 @@ def _write_parquet(path: Path, studies: Mapping[str, Study], labels: Mapping[str
     Raises:
         ImportError: pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ImportError("numbers as Parquet need the extra 'eval': pip install 'owl2[eval]'") from error
+    pa, pq = parquet_modules()
     schema = pa.schema(
         [
             ("model", pa.string()),

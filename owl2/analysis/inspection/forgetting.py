@@ -1,0 +1,87 @@
+"""What stages of training do to text: perplexity of a fixed corpus, and questions that need no picture.
+
+A style of text that a stage learns moves the perplexity of another one: read both numbers.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from owl2.analysis.language import answer, contains_answer
+from owl2.analysis.statistics import LEVEL, RESAMPLES, Interval
+from owl2.data.sources.english import Fact
+from owl2.evaluation.task import Sample
+from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.modeling.owl2 import IGNORE_INDEX
+from owl2.processing import Owl2Processor
+
+_ANSWER_TOKENS = 24
+
+
+class TextAbility(NamedTuple):
+    """What a model knows of text.
+
+    Attributes:
+        perplexity: per token of the corpus, with a percentile interval over texts.
+        accuracy: share of the questions whose answer holds an accepted one, with an interval over questions.
+    """
+
+    perplexity: float
+    perplexity_interval: Interval
+    accuracy: float
+    accuracy_interval: Interval
+
+
+def text_ability(
+    model: Owl2ForConditionalGeneration,
+    processor: Owl2Processor,
+    corpus: Sequence[str],
+    questions: Sequence[Fact],
+    batch_size: int = 64,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> TextAbility:
+    """Measures what a model knows of text.
+
+    Args:
+        on_done: Called with the number of texts or questions that are done.
+    """
+    losses = np.empty((len(corpus), 2))
+    for number, text in enumerate(corpus):
+        losses[number] = text_loss(model, processor, text)
+        on_done(1)
+    samples = [Sample(each.question, each.question, None) for each in questions]
+    replies = answer(model, processor, samples, _ANSWER_TOKENS, batch_size, on_done)
+    right = np.array(
+        [contains_answer(reply, each.answers) for reply, each in zip(replies, questions, strict=True)], dtype=float
+    )
+    return TextAbility(
+        _perplexity(losses),
+        _percentile(losses, _perplexity),
+        float(right.mean()),
+        _percentile(right, lambda values: float(values.mean())),
+    )
+
+
+@torch.inference_mode()
+def text_loss(model: Owl2ForConditionalGeneration, processor: Owl2Processor, text: str) -> tuple[float, int]:
+    """Summed loss of a plain text, its end included, and the number of its tokens."""
+    batch = processor.pad([processor.encode_text(text)])
+    given = {name: values.to(model.device) for name, values in batch.items()}
+    loss = model.eval()(**given, num_items_in_batch=1, loss_only=True).loss
+    return float(loss), int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+
+
+def _perplexity(losses: np.ndarray) -> float:
+    """Of [texts, 2]: summed losses and numbers of tokens."""
+    return math.exp(losses[:, 0].sum() / losses[:, 1].sum())
+
+
+def _percentile(values: np.ndarray, measure: Callable[[np.ndarray], float], seed: int = 0) -> Interval:
+    """Percentile bootstrap interval over the rows."""
+    generator = np.random.default_rng(seed)
+    found = [measure(values[generator.integers(len(values), size=len(values))]) for _ in range(RESAMPLES)]
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
