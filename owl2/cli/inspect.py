@@ -37,7 +37,8 @@ def inspect(
     from owl2.files import model_directory
 
     directories = [model_directory(each) for each in (*(before or []), model)]
-    from owl2.analysis.inspection.material import MEASURES, material
+    from owl2.analysis.inspection.measures import MEASURES
+    from owl2.analysis.material import material
 
     unknown = [name for name in only or [] if name not in MEASURES]
     if unknown:

@@ -1,5 +1,6 @@
 """The figures of a study: what was averaged over stands under each."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from .over_data import MeanShares
 from .study import Study
 
 _VISION, _TEXT, _BEGIN, _SINK = "#c0504d", "#3b6ea5", "#8c8c8c", "#e0a44c"
@@ -96,6 +98,47 @@ def draw_shares(studies: Mapping[str, Study]) -> Figure:
         "mean over heads and over the tokens of the answer; below, first token and sinks are left out", fontsize=7
     )
     return figure
+
+
+_LINES = {"vision": ("picture", _VISION), "sinks": ("visual sinks", _SINK), "text": ("text", _TEXT)} | {
+    "begin": ("first token", _BEGIN)
+}
+_STYLES = ("-", "--", ":", "-.")
+
+
+def draw_mean_shares(found: Mapping[str, Mapping[str, MeanShares]], caption: str) -> Figure:
+    """Means over a data set by layer, a column a condition; bands are intervals, models differ in the line's style.
+
+    Args:
+        found: by model and condition.
+    """
+    conditions = list(next(iter(found.values())))
+    figure = Figure(figsize=(3.4 * len(conditions), 5.6), layout="constrained")
+    grid = figure.subplots(2, len(conditions), squeeze=False, sharey="row", sharex=True)
+    for column, condition in enumerate(conditions):
+        upper, lower = grid[0][column], grid[1][column]
+        upper.set_title(condition, fontsize=9)
+        for style, (model, by_condition) in zip(itertools.cycle(_STYLES), found.items()):
+            shares = by_condition[condition]
+            for name, (label, color) in _LINES.items():
+                _band(upper, shares, name, color, style, f"{label}, {model}")
+            for name, color in (("vision_enrichment", _VISION), ("text_enrichment", _TEXT)):
+                _band(lower, shares, name, color, style, None)
+        upper.set_ylim(0, 1)
+        lower.axhline(1, color="black", linewidth=0.6, linestyle=":")
+        lower.set_xlabel("decoder layer", fontsize=8)
+        lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[0][0].set_ylabel("share of attention", fontsize=8)
+    grid[1][0].set_ylabel("share / share of tokens", fontsize=8)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), fontsize=6, loc="outside right upper")
+    figure.supxlabel(f"{caption} {NOT_IMPORTANCE}", fontsize=7, wrap=True)
+    return figure
+
+
+def _band(axes: Any, shares: MeanShares, name: str, color: str, style: str, label: str | None) -> None:
+    mean, low, high = (getattr(each, name).numpy() for each in shares[:3])
+    axes.fill_between(range(len(mean)), low, high, color=color, alpha=0.2, linewidth=0)
+    axes.plot(mean, color=color, linestyle=style, marker="o", markersize=2, label=label)
 
 
 def draw_image_maps(image: Image.Image, maps: Mapping[str, torch.Tensor], caption: str) -> Figure:

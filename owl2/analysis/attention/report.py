@@ -1,19 +1,25 @@
 """Everything that `owl2 attention` writes: figures as PNG and SVG, numbers as JSON and Parquet."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from rich.progress import Progress
 from torch import nn
 
-from owl2.analysis.tables import parquet_modules
+from owl2.analysis.tables import parquet_modules, write_table
+from owl2.evaluation.task import Sample
 from owl2.processing import Owl2Processor
 
-from .figures import default_layers, draw_figure_4, draw_image_maps, draw_shares, save
+from .figures import default_layers, draw_figure_4, draw_image_maps, draw_mean_shares, draw_shares, save
 from .occlusion import occlusion_map
+from .over_data import MeanShares, shares_over_data
+from .shares import Shares
 from .study import Study, image_map, study_answer, study_conditions
 
 Models = Mapping[str, tuple[nn.Module, Owl2Processor]]
@@ -70,6 +76,49 @@ def write_attention(
     files[-1].write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     files.append(_write_parquet(out / "attention.parquet", studies, labels))
     return files
+
+
+def write_attention_over_data(
+    models: Models, samples: Sequence[Sample], title: str, out: Path, max_new_tokens: int, progress: Progress
+) -> list[Path]:
+    """Averages where answers to many questions look, in the conditions of Figure 5, and writes it.
+
+    Args:
+        title: of the data set.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: as `shares_over_data`.
+    """
+    bar = progress.add_task("attention", total=len(models) * len(samples))
+    found = {
+        name: shares_over_data(model, processor, samples, max_new_tokens, partial(progress.advance, bar))
+        for name, (model, processor) in models.items()
+    }
+    caption = (
+        f"Mean over {len(samples)} questions of {title}, heads and the tokens of each answer; bands: 95% bootstrap "
+        "over questions. Below, first token and sinks are left out."
+    )
+    rows = [
+        {"model": name, "condition": condition, "layer": layer, **_mean_row(shares, layer)}
+        for name, by_condition in found.items()
+        for condition, shares in by_condition.items()
+        for layer in range(len(shares.mean.vision))
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    files = save(draw_mean_shares(found, caption), out / "shares_over_data")
+    return files + write_table(rows, out / "shares_over_data", caption=caption, samples=len(samples))
+
+
+def _mean_row(shares: MeanShares, layer: int) -> dict[str, float | None]:
+    """Every share of a layer with the ends of its interval."""
+    ends = {"": shares.mean, "_low": shares.low, "_high": shares.high}
+    values = {
+        f"{name}{end}": float(getattr(each, name)[layer]) for name in Shares._fields for end, each in ends.items()
+    }
+    return {key: None if math.isnan(value) else value for key, value in values.items()}
 
 
 def _checked(layers: Sequence[int], count: int) -> list[int]:

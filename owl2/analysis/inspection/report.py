@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from rich.progress import Progress
 
 from owl2.analysis.attention.figures import save
+from owl2.analysis.material import Material
 from owl2.analysis.tables import write_table
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
@@ -20,7 +21,6 @@ from .figures import draw_alignment, draw_conflict, draw_drift, draw_forgetting,
 from .forgetting import text_ability
 from .gradients import gradient_conflict
 from .inputs import encode_fact, encode_question, in_batches
-from .material import Material
 from .swap import causal_swap, swaps
 
 Loaded = tuple[Owl2ForConditionalGeneration, Owl2Processor]
@@ -59,7 +59,7 @@ def write_inspection(
     """Measures what the module does inside a model, and writes what was found.
 
     Args:
-        only: of `material.MEASURES`; by default all that the model has copies for.
+        only: of `measures.MEASURES`; by default all that the model has copies for.
         say: told why a measure is left out.
 
     Returns:

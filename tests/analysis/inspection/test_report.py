@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from owl2.analysis.inspection.copies import drift_of_copies, text_copies_for_vision
 from owl2.analysis.inspection.forgetting import text_ability, text_loss
 from owl2.analysis.inspection.inputs import encode_fact, encode_question, in_batches
-from owl2.analysis.inspection.material import MEASURES, material, spread
+from owl2.analysis.inspection.measures import MEASURES
 from owl2.analysis.inspection.swap import causal_swap
 from owl2.analysis.language import perplexity, predictions
+from owl2.analysis.material import material, spread
 from owl2.checkpoints.loading import load_for_chat
 from owl2.cli.main import app
 

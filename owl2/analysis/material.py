@@ -1,4 +1,4 @@
-"""What a model is inspected on: questions about pictures, questions that need none, and a fixed corpus of text."""
+"""What `owl2 inspect` and `owl2 attention` ask: about pictures, and without any; and a fixed corpus of text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +16,6 @@ DATA: dict[str, DifficultyName | None] = {"easy_vqa": None} | {
     "scenes" if level == "medium" else f"scenes_{level}": level for level in DIFFICULTIES
 }
 """Benchmarks that a model can be inspected on; of generated scenes, their level."""
-
-MEASURES = ("swap", "drift", "conflict", "alignment", "forgetting")
-"""A file of a figure, and one of a table, each."""
 
 Item = TypeVar("Item")
 
