@@ -18,6 +18,7 @@ from owl2.modeling.official_checkpoint import official_to_owl2, owl2_to_official
 from owl2.modeling.parts import PARTS, part_of
 from owl2.modeling.stored_weights import read_weights, shape_of, weight_files
 
+from .adapter_folder import is_adapter_folder
 from .official_adapter import OTHERS, WEIGHTS, is_official_adapter, read_official_adapter
 
 Layout = Literal["owl2", "official", "official adapter"]
@@ -127,7 +128,7 @@ def checkpoint_layout(directory: str | Path) -> Layout:
     if is_official_adapter(path):
         return "official adapter"
     file = path / "config.json"
-    if not file.is_file() and (path / "adapter_config.json").is_file():
+    if is_adapter_folder(path):
         raise ValueError(
             f"{directory} is the adapter of a model, not a model: owl2 merge-lora {directory} OUT --base BASE makes "
             "one, with BASE the model that it was trained on."

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from owl2.files import read_json_object
+from owl2.files import model_directory, read_json_object
 from owl2.modeling import CheckpointError, Owl2ForConditionalGeneration
 from owl2.processing.processor import Owl2Processor
 
+from .adapter_folder import AdapterFolder, is_adapter_folder
+from .adapters import load_adapter, merge_adapters
 from .inspect import checkpoint_layout
-from .official_adapter import load_official_adapter
+from .official_adapter import is_official_adapter, load_official_adapter
+from .quantized import quantized_settings
 
 
 def load_processor(directory: str | Path) -> Owl2Processor:
@@ -41,47 +44,84 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load_for_chat(
-    directory: str | Path, dtype: str = "auto", device: str = "auto", base: str | Path | None = None
+    directory: str | Path,
+    dtype: str = "auto",
+    device: str = "auto",
+    base: str | Path | None = None,
+    bits: int | None = None,
 ) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
-    """Model and processor of a directory in our or the official layout, or of an adapter of the official code.
+    """Model and processor of a directory in our or the official layout, or of an adapter of ours or the official code.
+
+    Adapters are merged into the model; those of ours stay on top of one in 8 or 4 bits, as QLoRA trains them.
 
     Args:
         base: of an adapter, the model that it was trained on; the processor is the base's where the adapter has none.
         dtype: one of `DTYPES`; "auto" is the checkpoint's own.
         device: as torch names it; "auto" is the first GPU if there is one, else the CPU.
+        bits: keep the language decoder in 8 or 4 bits.
 
     Raises:
+        ImportError: PEFT for an adapter of ours, or a package for the bits, is not installed.
         ValueError: not a model directory; weights that do not fit or cannot be read; no tokenizer; no such device; an
-            adapter without a base, or a base for a whole model.
+            adapter without a base, or a base for a whole model; bits that cannot be had.
     """
     if dtype not in DTYPES:
         raise ValueError(f"There is no dtype {dtype!r}: choose among {', '.join(DTYPES)}.")
-    is_adapter = checkpoint_layout(directory) == "official adapter"
-    if is_adapter != (base is not None):
-        raise ValueError(
-            f"{directory} is an adapter: name the model that it was trained on (--base DIR)."
-            if is_adapter
-            else f"{directory} is a whole model, which needs no base."
-        )
+    path = model_directory(directory)
+    is_official = is_official_adapter(path)
+    _check_base(directory, base, is_adapter=is_official or is_adapter_folder(path))
+    whole = path if base is None else model_directory(base)
+    checkpoint_layout(whole)
     place = _device(device)
     settings: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    if bits is not None:
+        if is_official:
+            raise ValueError(
+                f"{directory} is an adapter of the official code, which is merged in full precision: owl2 merge-lora "
+                f"{directory} OUT --base {base} makes a model that loads in {bits} bits."
+            )
+        in_full = [] if base is None else AdapterFolder(path).modules_in_full()
+        own = None if dtype == "auto" else getattr(torch, dtype)
+        settings |= quantized_settings(bits, whole, own, place, in_full)
     try:
-        if base is not None:
-            checkpoint_layout(base)
-            processor = processor_of_adapter(directory, base)
-            model = load_official_adapter(directory, Path(base).expanduser(), **settings)
+        processor = load_processor(path) if base is None else processor_of_adapter(path, base)
+        if is_official:
+            model = load_official_adapter(path, whole, **settings)
         else:
-            processor = load_processor(directory)
-            model = Owl2ForConditionalGeneration.from_pretrained(Path(directory).expanduser(), **settings)
+            model = Owl2ForConditionalGeneration.from_pretrained(whole, **settings)
+            if base is not None:
+                model = _with_adapter(model, path, processor, merged=bits is None)
     except CheckpointError:
         raise
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"The weights in {directory} cannot be read: {error}") from error
-    return model.to(place).eval(), processor
+    return (model.to(place) if bits is None else model).eval(), processor
+
+
+def _check_base(directory: str | Path, base: str | Path | None, is_adapter: bool) -> None:
+    if is_adapter and base is None:
+        raise ValueError(
+            f"{directory} is an adapter: name the model that it was trained on (--base DIR), or make one of both with "
+            f"owl2 merge-lora {directory} OUT --base DIR."
+        )
+    if base is not None and not is_adapter:
+        checkpoint_layout(directory)
+        raise ValueError(f"{directory} is a whole model, which needs no base.")
+
+
+def _with_adapter(
+    model: Owl2ForConditionalGeneration, directory: Path, processor: Owl2Processor, merged: bool
+) -> Owl2ForConditionalGeneration:
+    """The model with an adapter of ours, at the resolution of the processor, as `owl2 merge-lora` makes it."""
+    model = load_adapter(model, directory)
+    size = processor.image_processor.size["height"]
+    if size != model.config.vision_config.image_size:
+        model.set_image_size(size)
+    return merge_adapters(model) if merged else model
 
 
 def processor_of_adapter(directory: str | Path, base: str | Path) -> Owl2Processor:
-    """The processor in the folder of an official adapter; where it has no tokenizer, its base's with its own padding.
+    """The processor in the folder of an adapter; where it has no tokenizer, its base's with its own padding.
 
     Raises:
         ValueError: as `load_processor`.

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import show_error, user_errors
+from .model_options import Base, Bits
 
 if TYPE_CHECKING:
     from owl2.chat import ChatSession
     from owl2.reply import Reply
     from owl2.serving.remote_chat import RemoteChatSession
+
+Loading = tuple[str, str, str, str | None, int | None]
+"""What `load_for_chat` takes."""
 
 HELP = """/image PATH   show an image with the next message
 /video PATH   show a video with the next message
@@ -49,6 +53,8 @@ def chat(
     truncate: Annotated[
         bool, typer.Option("--truncate", help="Cut a text that does not fit the context; an image is never cut.")
     ] = False,
+    base: Base = None,
+    bits: Bits = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; needs PROMPT.")] = False,
@@ -62,13 +68,14 @@ def chat(
         raise ValueError("The PROMPT is empty.")
     if (model is None) == (url is None):
         raise ValueError("Give --model DIR or --url URL: the model on this machine, or a server that has one.")
-    if url is not None and (truncate or dtype != "auto" or device != "auto"):
-        raise ValueError("--truncate, --dtype and --device are matters of the server at --url.")
+    if url is not None and (truncate or base or bits or dtype != "auto" or device != "auto"):
+        raise ValueError("--truncate, --base, --bits, --dtype and --device are matters of the server at --url.")
     session: ChatSession | RemoteChatSession
     if url is not None:
         session = _connect(url, system, image or ())
     else:
-        session = _open_with_images(str(model), dtype, device, system, truncate, image or (), video or ())
+        loading = (str(model), dtype, device, base, bits)
+        session = _open_with_images(loading, system, truncate, image or (), video or ())
     for path in video or ():
         session.add_video(path)
     if prompt is None:
@@ -99,9 +106,7 @@ def _connect(url: str, system: str | None, images: Sequence[str]) -> "RemoteChat
 
 
 def _open_with_images(
-    directory: str,
-    dtype: str,
-    device: str,
+    loading: Loading,
     system: str | None,
     truncate: bool,
     images: Sequence[str],
@@ -115,18 +120,18 @@ def _open_with_images(
     pictures = [load_image(path) for path in images]
     for path in videos:
         check_local_path(path, "video")
-    model_directory(directory)
-    session = _open(directory, dtype, device, system, truncate)
+    model_directory(loading[0])
+    session = _open(loading, system, truncate)
     for picture in pictures:
         session.add_image(picture)
     return session
 
 
-def _open(directory: str, dtype: str, device: str, system: str | None, truncate: bool) -> "ChatSession":
+def _open(loading: Loading, system: str | None, truncate: bool) -> "ChatSession":
     from owl2.chat import ChatSession
     from owl2.checkpoints.loading import load_for_chat
 
-    model, processor = load_for_chat(directory, dtype, device)
+    model, processor = load_for_chat(*loading)
     return ChatSession(model, processor, system, truncate)
 
 

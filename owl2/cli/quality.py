@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .model_options import Base, Bits
+
 if TYPE_CHECKING:
     from owl2.quality.run import Outcome
 
@@ -19,9 +21,8 @@ def quality(
         list[str], typer.Argument(metavar="IMAGES|FOLDER|LIST", help="Images, videos, folders, or .txt lists of them.")
     ],
     model: Annotated[str, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")],
-    base: Annotated[
-        str | None, typer.Option(metavar="DIR", help="If DIR is a LoRA adapter: the model that it was trained on.")
-    ] = None,
+    base: Base = None,
+    bits: Bits = None,
     aspect: Annotated[
         list[str] | None, typer.Option(help="quality (the default), aesthetics, or another word; may be repeated.")
     ] = None,
@@ -55,7 +56,7 @@ def quality(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    loading = (model, protocol, aspects, batch_size, dtype, device, base)
+    loading = (model, protocol, aspects, batch_size, dtype, device, base, bits)
     if target is None:
         _conclude(print_scores(*loading, files, typer.echo), len(files), out)
     else:

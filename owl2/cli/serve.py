@@ -7,6 +7,8 @@ import typer
 
 from owl2.environment import restart_with_fast_allocation
 
+from .model_options import Base, Bits
+
 EXAMPLE = "owl2 serve -m DIR --port 8000"
 
 
@@ -21,9 +23,8 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen at; 127.0.0.1 by default.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 8000 by default.")] = None,
-    base: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The model that an adapter of the official code was trained on.")
-    ] = None,
+    base: Base = None,
+    bits: Bits = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
 ) -> None:
@@ -42,4 +43,4 @@ def serve(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    run(model, loaded, dtype, device, base)
+    run(model, loaded, dtype, device, base, bits)

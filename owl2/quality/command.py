@@ -17,6 +17,7 @@ def write_scores(
     dtype: str,
     device: str,
     base: str | None,
+    bits: int | None,
     files: Sequence[str],
     out: ScoreFile,
 ) -> Outcome | None:
@@ -24,9 +25,9 @@ def write_scores(
     with Ranks() as ranks:
         place = ranks.device(device)
         scorer = QualityScorer.from_pretrained(
-            model, dtype, place, base, protocol=protocol, aspect=aspects[0], batch_size=batch_size
+            model, dtype, place, base, bits, protocol=protocol, aspect=aspects[0], batch_size=batch_size
         )
-        outcome = score_files(scorer, files, aspects, out, run_settings(model, base, scorer, aspects), ranks)
+        outcome = score_files(scorer, files, aspects, out, run_settings(model, base, bits, scorer, aspects), ranks)
         return outcome if ranks.is_first else None
 
 
@@ -38,12 +39,13 @@ def print_scores(
     dtype: str,
     device: str,
     base: str | None,
+    bits: int | None,
     files: Sequence[str],
     show: Callable[[str], None],
 ) -> Outcome:
     """Scores files in this process, and shows a line for each: score, aspect, file."""
     scorer = QualityScorer.from_pretrained(
-        model, dtype, device, base, protocol=protocol, aspect=aspects[0], batch_size=batch_size
+        model, dtype, device, base, bits, protocol=protocol, aspect=aspects[0], batch_size=batch_size
     )
     outcome = Outcome()
     for rows in score_rows(scorer, files, aspects):

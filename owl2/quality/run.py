@@ -160,7 +160,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def run_settings(model: str, base: str | None, scorer: QualityScorer, aspects: Sequence[str]) -> dict[str, Any]:
+def run_settings(
+    model: str, base: str | None, bits: int | None, scorer: QualityScorer, aspects: Sequence[str]
+) -> dict[str, Any]:
     """What scores depend on, for the file beside them."""
     protocol = scorer.protocol
     return {
@@ -174,4 +176,5 @@ def run_settings(model: str, base: str | None, scorer: QualityScorer, aspects: S
         "aspects": list(aspects),
         "image_size": scorer.processor.image_processor.size["height"],
         "dtype": str(scorer.model.dtype).removeprefix("torch."),
+        **({} if bits is None else {"bits": bits}),  # files of earlier versions have no such entry
     }

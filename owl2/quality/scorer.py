@@ -82,19 +82,20 @@ class QualityScorer:
         dtype: str = "auto",
         device: str = "auto",
         base: str | Path | None = None,
+        bits: int | None = None,
         **settings: Any,
     ) -> "QualityScorer":
         """The scorer of a model directory in our or the official layout; `settings` as for the class.
 
         Args:
-            dtype, device, base: as for `owl2.checkpoints.loading.load_for_chat`.
+            dtype, device, base, bits: as for `owl2.checkpoints.loading.load_for_chat`.
 
         Raises:
             ValueError: as `owl2.checkpoints.loading.load_for_chat`, and as the class.
         """
         from owl2.checkpoints.loading import load_for_chat
 
-        model, processor = load_for_chat(directory, dtype, device, base)
+        model, processor = load_for_chat(directory, dtype, device, base, bits)
         return cls(model.requires_grad_(False), processor, **settings)
 
     def __call__(self, images: QualityImages, aspect: str | None = None) -> torch.Tensor:

@@ -13,7 +13,12 @@ from .settings import ServeSettings
 
 
 def serve(
-    directory: str, settings: ServeSettings, dtype: str = "auto", device: str = "auto", base: str | None = None
+    directory: str,
+    settings: ServeSettings,
+    dtype: str = "auto",
+    device: str = "auto",
+    base: str | None = None,
+    bits: int | None = None,
 ) -> None:
     """Loads a model and answers until SIGINT or SIGTERM; answers that are being written are then finished first.
 
@@ -21,7 +26,7 @@ def serve(
         ValueError: as `load_for_chat`; the settings do not fit the model.
     """
     _log_to_stderr()
-    model, processor = load_for_chat(directory, dtype, device, base)
+    model, processor = load_for_chat(directory, dtype, device, base, bits)
     name = settings.model_name or Path(directory).expanduser().resolve().name
     app = create_app(model, processor, settings, name)
     try:

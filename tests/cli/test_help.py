@@ -33,6 +33,15 @@ def test_help_ends_with_an_example_that_the_command_takes(words, command):
         command.make_context(words[-1], typed[len(words) :])  # raises on an option that does not exist
 
 
+def test_an_adapter_and_fewer_bits_are_asked_for_in_the_same_words_everywhere():
+    options = {
+        name: {tuple(each.opts): each.help for each in GROUP.get_command(None, name).params}
+        for name in ("chat", "serve", "quality")
+    }
+    for option in (("--base",), ("--bits",)):
+        assert len({found[option] for found in options.values()}) == 1, option
+
+
 @pytest.fixture
 def completed(tmp_path, monkeypatch) -> Callable[[str], list[str]]:
     """What bash is offered for the last word of a line, in a directory with a recipe and a data file."""

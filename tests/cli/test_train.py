@@ -68,7 +68,7 @@ def test_tensorboard_gets_the_numbers_of_each_step(directory: Path) -> None:
 
 def test_lora_leaves_an_adapter_folder_that_goes_on_top_of_its_base(directory: Path) -> None:
     pytest.importorskip("peft")
-    from owl2.training.adapters.lora import load_adapter, merge_adapters
+    from owl2.checkpoints.adapters import load_adapter, merge_adapters
 
     first = train(directory / "pretrain.yaml", f"out={directory / 'first'}", "schedule.steps=1")
     assert first.exit_code == 0, first.output

@@ -74,7 +74,7 @@ def test_a_run_that_made_its_own_model_and_is_not_finished(data: Path, tmp_path:
 
 def test_a_run_with_lora_gives_its_adapter_folder(data: Path, run: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    from owl2.training.adapters.lora import load_adapter
+    from owl2.checkpoints.adapters import load_adapter
 
     start = (f"model.checkpoint={run / 'checkpoint'}", "data.image_size=24", "schedule.steps=1")
     lora = ("train.parts=[abstractor]", "train.lora={rank: 2, alpha: 4, dropout: 0.0}")

@@ -1,6 +1,6 @@
 """Low-rank adapters (LoRA) on the language decoder, through PEFT, beside parts that train in full.
 
-The folder that holds them (`owl2.training.adapters.folder`) is PEFT's own, so `load_adapter` and
+The folder that holds them (`owl2.checkpoints.adapter_folder`) is PEFT's own, so `owl2.checkpoints.adapters` and
 `PeftModel.from_pretrained` both read it.
 
 Adapters are put into the model in place: it stays an `Owl2ForConditionalGeneration`, whose parameters keep their names
@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from owl2.checkpoints.adapter_folder import ADAPTER, CONFIG, PREFIX, WEIGHTS, peft
+from owl2.checkpoints.adapters import inject_adapter, require_adapters
 from owl2.modeling import Owl2ForConditionalGeneration, Owl2TextConfig
 from owl2.modeling.parts import projection_sizes
-
-from .folder import ADAPTER, CONFIG, PREFIX, WEIGHTS, AdapterFolder, peft
 
 
 def default_targets(config: Owl2TextConfig) -> tuple[str, ...]:
@@ -60,11 +60,6 @@ def apply_lora(
     return inject_adapter(model, peft().LoraConfig(**options))
 
 
-def has_adapters(model: nn.Module) -> bool:
-    """Whether adapters are in the model."""
-    return any(".lora_A." in name for name, _ in model.named_parameters())
-
-
 def save_adapter(
     model: Owl2ForConditionalGeneration, directory: str | Path, base: str | Path | None = None, write: bool = True
 ) -> None:
@@ -77,7 +72,7 @@ def save_adapter(
     Raises:
         ValueError: there are no adapters in the model.
     """
-    _require_adapters(model)
+    require_adapters(model)
     config = model.peft_config[ADAPTER]
     stored = config.to_dict() | {
         "base_model_name_or_path": None if base is None else str(base),
@@ -95,59 +90,6 @@ def save_adapter(
         text = json.dumps(stored, indent=2, sort_keys=True, default=_plain)
         (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-
-
-def load_adapter(
-    model: Owl2ForConditionalGeneration, directory: str | Path, trainable: bool = False
-) -> Owl2ForConditionalGeneration:
-    """Puts an adapter folder on top of its base model, in place, at the resolution that its vision encoder learnt at.
-
-    Args:
-        trainable: let the adapters train on; whether other parameters train is left as it is.
-
-    Returns:
-        The same model.
-
-    Raises:
-        ImportError: PEFT is not installed.
-        ValueError: the folder is not one of LoRA, is damaged, does not fit the model, or the model has adapters.
-    """
-    if has_adapters(model):
-        raise ValueError("the model has adapters already: merge them first, or load the base model again")
-    folder = AdapterFolder(directory)
-    inject_adapter(model, folder.config())
-    folder.check_fit(model)
-    folder.write_into(model)
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            parameter.requires_grad_(trainable)
-    return model
-
-
-@torch.no_grad()
-def merge_adapters(model: Owl2ForConditionalGeneration) -> Owl2ForConditionalGeneration:
-    """Adds B A to each W and takes the adapters out, in place; the model is then a plain one.
-
-    Returns:
-        The same model.
-
-    Raises:
-        ValueError: there are no adapters, or the base weights are quantized.
-    """
-    _require_adapters(model)
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, LoraLayer):
-            continue
-        base: Any = module.get_base_layer()
-        if not base.weight.is_floating_point():
-            raise ValueError(f"{name} is quantized: merge into the base model in full precision (owl2 merge-lora)")
-        module.merge(safe_merge=True)  # raises where the sum is not finite
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, base)
-    del model.peft_config
-    return model
 
 
 def parameters_of_folder(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -183,22 +125,6 @@ def _is_inside(name: str, module: str) -> bool:
     return re.search(rf"(^|\.){re.escape(module)}\.", name) is not None
 
 
-def inject_adapter(model: Owl2ForConditionalGeneration, config: Any) -> int:
-    """Puts the adapters of PEFT's configuration into a model, in place; what trained goes on training.
-
-    Returns:
-        Number of parameters of the adapters.
-    """
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    peft().inject_adapter_in_model(config, model, ADAPTER)  # freezes all but the adapters
-    count = 0
-    for name, parameter in model.named_parameters():
-        is_adapter = ".lora_" in name
-        count += parameter.numel() * is_adapter
-        parameter.requires_grad_(is_adapter or name in trained)
-    return count
-
-
 def _pattern(targets: Iterable[str]) -> str:
     """PEFT's regular expression for projections of the language decoder; abstractor and encoder have such names too."""
     return rf".*\blanguage_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(targets)})"
@@ -214,11 +140,6 @@ def _check_targets(targets: tuple[str, ...], config: Owl2TextConfig) -> None:
             f"LoRA has no targets {', '.join(unknown) or '(none are given)'} in this model{hint} Choose among "
             f"{', '.join(known)}."
         )
-
-
-def _require_adapters(model: nn.Module) -> None:
-    if not has_adapters(model):
-        raise ValueError("there are no adapters in the model: call apply_lora or load_adapter first")
 
 
 def _as_plain_tensor(parameter: torch.Tensor) -> torch.Tensor:

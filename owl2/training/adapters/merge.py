@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from owl2.checkpoints.adapter_folder import ADAPTER, CONFIG, PREFIX, WEIGHTS, AdapterFolder
+from owl2.checkpoints.adapters import inject_adapter
 from owl2.checkpoints.convert import POSITIONS, StoredModel, identities, open_model, write_model
 from owl2.checkpoints.inspect import checkpoint_layout
 from owl2.checkpoints.lazy_tensors import LazyState, LazyTensor, in_precision, lazy_official, lazy_owl2, stored_tensors
@@ -15,9 +17,6 @@ from owl2.checkpoints.loading import processor_of_adapter
 from owl2.checkpoints.official_adapter import OfficialAdapter, is_official_adapter, read_official_adapter
 from owl2.checkpoints.shards import Report
 from owl2.processing import Owl2Processor
-
-from .folder import ADAPTER, CONFIG, PREFIX, WEIGHTS, AdapterFolder
-from .lora import inject_adapter
 
 
 def merge_lora(adapter: str | Path, base: str | Path, out: str | Path, report: Report | None = None) -> Path:

@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from owl2.checkpoints.adapter_folder import ADAPTER, AdapterFolder, parameters_of
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.modeling.parts import part_of
-
-from .folder import ADAPTER, AdapterFolder, parameters_of
 
 _KEYS = {"r": "rank", "lora_alpha": "alpha"}
 """Of `train.lora`, by PEFT's names."""

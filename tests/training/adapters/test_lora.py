@@ -9,8 +9,9 @@ from helpers import IMAGE, batch, randomize, sample, tiny_config, tiny_model
 from torch import nn
 
 from owl2 import Owl2ForConditionalGeneration
+from owl2.checkpoints.adapters import load_adapter, merge_adapters
 from owl2.modeling.parts import PARTS, part_of, plain_name
-from owl2.training.adapters.lora import apply_lora, default_targets, load_adapter, merge_adapters, save_adapter
+from owl2.training.adapters.lora import apply_lora, default_targets, save_adapter
 from owl2.training.stages import select_trainable
 
 peft = pytest.importorskip("peft")

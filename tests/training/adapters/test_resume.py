@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from training.tiny_recipes import curve, recipe_of, run_recipe
 
 from owl2 import Owl2ForConditionalGeneration, Owl2Processor
+from owl2.checkpoints.adapters import load_adapter
 from owl2.data.skipped import SkipCounter, SkipLimit
-from owl2.training.adapters.lora import load_adapter
 from owl2.training.data.loader import BatchingConfig, StageDataLoader
 from owl2.training.data.stage_data import open_stage_data
 from owl2.training.export import export

@@ -26,6 +26,12 @@ PREFIX = "base_model.model."
 _POSITIONS = "model.vision_tower.position_embedding"
 
 
+def is_adapter_folder(directory: str | Path) -> bool:
+    """Whether a folder holds an adapter and no model. One of the official code may have a `config.json` beside it."""
+    path = Path(directory).expanduser()
+    return (path / CONFIG).is_file() and not (path / "config.json").is_file()
+
+
 class AdapterFolder:
     """A folder to be read.
 
@@ -34,7 +40,7 @@ class AdapterFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         for file in (CONFIG, WEIGHTS):
             if not (self.path / file).is_file():
                 raise ValueError(f"{self.path} is no adapter folder: it has no {file}")
@@ -68,6 +74,11 @@ class AdapterFolder:
         """Of `tensors`, which are not read."""
         with self._weights() as file:
             return {name.removeprefix(PREFIX): tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+    def modules_in_full(self) -> list[str]:
+        """Names of the modules whose own parameters it holds."""
+        names = (name for name in self.shapes() if ".lora_" not in name)
+        return list(dict.fromkeys(name.replace(".base_layer.", ".").rpartition(".")[0] for name in names))
 
     def check_fit(self, model: nn.Module) -> None:
         """Refuses a model with adapters of other parameters, which may be on the device "meta".
