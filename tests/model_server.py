@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import uvicorn
 from openai import OpenAI
 from PIL import Image
 
 from owl2.serving.openai_api.app import create_app
-from owl2.serving.server import server_config
+from owl2.serving.server import GracefulServer
 from owl2.serving.settings import ServeSettings
 
 NAME = "tiny"
@@ -50,7 +49,7 @@ def serving(model: Any, processor: Any, settings: ServeSettings) -> Iterator[Ser
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = uvicorn.Server(server_config(app, settings))
+        server = GracefulServer(app, settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         running = Server(app, port)

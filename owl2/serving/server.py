@@ -1,6 +1,10 @@
 """A model directory served over HTTP until the process is told to stop."""
 
+import asyncio
 import logging
+import math
+import signal
+import socket
 from pathlib import Path
 
 import uvicorn
@@ -10,6 +14,9 @@ from owl2.checkpoints.loading import load_for_chat
 
 from .openai_api.app import create_app
 from .settings import ServeSettings
+
+_LAST_WORDS_SECONDS = 1.0
+"""For clients to read how their answers ended."""
 
 
 def serve(
@@ -28,10 +35,12 @@ def serve(
     _log_to_stderr()
     model, processor = load_for_chat(directory, dtype, device, base, bits)
     name = settings.model_name or Path(directory).expanduser().resolve().name
-    app = create_app(model, processor, settings, name)
+    server = GracefulServer(create_app(model, processor, settings, name), settings)
+    # uvicorn passes both signals on when it has stopped in order, and the exit code is to say so.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
-        uvicorn.Server(server_config(app, settings)).run()
-    except KeyboardInterrupt:  # uvicorn has stopped in order, and passes the signal on
+        server.run()
+    except KeyboardInterrupt:
         pass
 
 
@@ -41,8 +50,33 @@ def _log_to_stderr() -> None:
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
 
 
-def server_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
-    """How uvicorn runs an application: it waits for answers in flight as long as the engine does, and names nobody."""
+class GracefulServer(uvicorn.Server):
+    """uvicorn with the application of `create_app`, which ends as the engine does.
+
+    When it is told to stop, it takes no connection any more, and answers in flight have `shutdown_seconds`. What is
+    left then ends with an error, and who does not read that is cut off.
+    """
+
+    def __init__(self, app: FastAPI, settings: ServeSettings) -> None:
+        super().__init__(_config(app, settings))
+        self.engine = app.state.server.engine
+        self.shutdown_seconds = settings.shutdown_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.create_task(self._end_answers())
+        try:
+            await super().shutdown(sockets)  # waits for the connections
+        finally:
+            ending.cancel()
+
+    async def _end_answers(self) -> None:
+        await self.engine.drain(self.shutdown_seconds)
+        await asyncio.sleep(_LAST_WORDS_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def _config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         host=settings.host,
@@ -51,5 +85,5 @@ def server_config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds + 2 * _LAST_WORDS_SECONDS),
     )

@@ -8,7 +8,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from owl2.processing import Owl2Processor
 
 from .admission import Admission, AdmissionLimits
 from .detokenizer import Detokenizer
-from .errors import DeadlineExceeded, Overloaded, PromptTooLong, WorkerCrashed
+from .errors import DeadlineExceeded, Overloaded, PromptTooLong, RequestError, ShuttingDown, WorkerCrashed
 from .image_table import ImageTable, ImageTableFull
 from .paged_model import PagedOwl2
 from .prompts import Prompt
@@ -124,6 +124,7 @@ class Engine:
         self._crash_times: deque[float] = deque(maxlen=_CRASHES)
         self._restart: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Future[None] | None = None
 
     @property
     def is_healthy(self) -> bool:
@@ -135,20 +136,27 @@ class Engine:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
         await asyncio.to_thread(self.worker.start)
         self.admission.cache_tokens = self.worker.cache_tokens
         self.context = min(self.context, self.worker.cache_tokens)
 
-    async def stop(self, drain_seconds: float = 0.0) -> None:
-        """Takes nothing more, gives answers in flight some time to end, and ends the worker."""
+    async def drain(self, seconds: float) -> None:
+        """Takes nothing more, and gives what is in flight some time to end; what is left then fails."""
         self.admission.close()
-        deadline = time.monotonic() + drain_seconds
-        while self._answers and time.monotonic() < deadline:
+        deadline = time.monotonic() + seconds
+        while self.admission.running and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+        self._fail_all(ShuttingDown("the server is shutting down"))
+
+    async def stop(self, drain_seconds: float = 0.0) -> None:
+        """Drains, and ends the worker."""
+        await self.drain(drain_seconds)
         if self._restart is not None:
             await self._restart
         await asyncio.to_thread(self.worker.stop)
-        self._fail_all("the server is shutting down")
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def check(self, prompt: Prompt, max_new_tokens: int | None) -> int:
@@ -193,8 +201,20 @@ class Engine:
                 self.images.release(slots)
 
     async def run_in_vision_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Runs what needs the model beside the worker, one call after the other."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        """Runs what needs the model beside the worker, one call after the other.
+
+        Raises:
+            ShuttingDown: it has not ended when the engine does.
+        """
+        work = asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        return await self._unless_ended(work)
+
+    async def _unless_ended(self, work: "asyncio.Future[Any]") -> Any:
+        assert self._ended is not None
+        await asyncio.wait({work, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ShuttingDown("the server is shutting down")
+        return work.result()
 
     def _submit(
         self, request: AnswerRequest, ids: list[int], index: int, deltas: "asyncio.Queue[Delta | Exception]"
@@ -231,10 +251,10 @@ class Engine:
         loop = asyncio.get_running_loop()
         found = loop.run_in_executor(self._threads, self.images.acquire, prompt.pixel_values, self._encode)
         try:
-            images = await asyncio.shield(found)
+            images = await self._unless_ended(found)
         except ImageTableFull as error:
             raise Overloaded(str(error), retry_after=1) from error
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ShuttingDown):
             found.add_done_callback(self._release_when_acquired)
             raise
         rows = iter([token for _, ids in images for token in ids])
@@ -264,7 +284,7 @@ class Engine:
         if answer is None:  # it was cancelled
             return
         if progress.error is not None:
-            self._fail(answer, progress.error)
+            self._fail(answer, _crash_error(progress.error))
             return
         tokens = progress.tokens[answer.seen :]
         self._measure(answer, len(tokens))
@@ -298,7 +318,7 @@ class Engine:
     def _crashed(self, message: str) -> None:
         """Fails what was in flight and starts the worker again."""
         self.crashes += 1
-        self._fail_all(message)
+        self._fail_all(_crash_error(message))
         self._crash_times.append(time.monotonic())
         if not self.admission.is_open:
             return
@@ -312,14 +332,14 @@ class Engine:
         self.worker.stop()
         self.worker.start()
 
-    def _fail_all(self, message: str) -> None:
+    def _fail_all(self, error: RequestError) -> None:
         for answer in list(self._answers.values()):
-            self._fail(answer, message)
+            self._fail(answer, error)
 
-    def _fail(self, answer: _Answer, message: str) -> None:
+    def _fail(self, answer: _Answer, error: RequestError) -> None:
         self._answers.pop(answer.request_id, None)
         self.sampler.draws.pop(answer.request_id, None)
-        answer.deltas.put_nowait(WorkerCrashed(f"the worker failed during this answer: {message}", retry_after=1))
+        answer.deltas.put_nowait(error)
 
     def _end_tokens(self) -> list[int]:
         end = self.model.generation_config.eos_token_id
@@ -338,6 +358,5 @@ class Engine:
         return ImageTable(rows, hidden, capacity, first_id, self.model.dtype, self.model.device)
 
 
-def joined(deltas: Sequence[Delta]) -> str:
-    """The text of an answer."""
-    return "".join(delta.text for delta in deltas)
+def _crash_error(message: str) -> WorkerCrashed:
+    return WorkerCrashed(f"the worker failed during this answer: {message}", retry_after=1)
