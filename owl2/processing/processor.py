@@ -173,6 +173,11 @@ class Owl2Processor(ProcessorMixin):
         """Special tokens of the tokenizer but the image token: what only a chat template writes."""
         return control_tokens_of(self.tokenizer, (self.image_token, self.video_token))
 
+    @property
+    def protected_tokens(self) -> list[str]:
+        """Control tokens and placeholders, which `control_tokens.protect` makes text that may be typed."""
+        return [*self.control_tokens, self.image_token, self.video_token]
+
     def encode_conversation(
         self,
         messages: Sequence[Message],

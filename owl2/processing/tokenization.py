@@ -88,6 +88,7 @@ class PlaceholderTokenizer:
         self.image_token_id = image_token_id
         self.beginning = beginning
         self.control_tokens = control_tokens_of(tokenizer, placeholders)
+        self._stand_ins = stand_ins_of([*self.control_tokens, *placeholders])
         self._pattern = re.compile("|".join(re.escape(placeholder) for placeholder in placeholders))
 
     def find(self, text: str) -> list[int]:
@@ -123,7 +124,7 @@ class PlaceholderTokenizer:
             return [], []
         if holds_stand_ins(text):
             ids = {token: self.tokenizer.convert_tokens_to_ids(token) for token in self.control_tokens}
-            return encode_protected(text, stand_ins_of(self.control_tokens), ids, partial(self._encode, letters=True))
+            return encode_protected(text, self._stand_ins, ids, partial(self._encode, letters=True))
         return self._encode(text)
 
     def _encode(self, text: str, letters: bool = False) -> tuple[list[int], list[tuple[int, int]]]:

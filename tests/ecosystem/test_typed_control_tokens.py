@@ -17,4 +17,4 @@ def test_a_chat_and_a_server_read_control_tokens_as_letters(
     for ids in (inputs["input_ids"][0].tolist(), served.input_ids):
         assert not set(special) & set(ids) and ids.count(processor.tokenizer.bos_token_id) <= 1
         assert TYPED in processor.tokenizer.decode(ids)
-    assert TYPED in prompt and TYPED in served.text
+    assert TYPED in prompt and TYPED in builder.shown(served)

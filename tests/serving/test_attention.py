@@ -119,8 +119,6 @@ class TestRefusals:
         [
             ("word", ""),
             ("word", "  "),
-            ("word", "<|image|>"),
-            ("before", "<|image|>"),
             ("layers", []),
             ("layers", [99]),
             ("heads", [-1]),

@@ -224,7 +224,6 @@ class TestRefusals:
             ("messages", []),
             ("messages", [{"role": "tool", "content": "x"}]),
             ("messages", [{"role": "assistant", "content": "x"}]),
-            ("messages", [{"role": "user", "content": "a <|image|> literally"}]),
             ("messages", [{"role": "user", "content": [{"type": "input_audio"}]}]),
             ("stream_options", {"include_usage": True}),
         ],

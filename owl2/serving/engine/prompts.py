@@ -21,7 +21,8 @@ class Prompt:
         input_ids: the image token's id at each row of an image.
         is_vision: whether a token is a row of an image, for each id.
         pixel_values: [N, 3, H, W] of the images and frames in the order of their rows, if there are any.
-        text: as the model reads it, each placeholder standing for all rows of an image; empty for a prompt of ids.
+        text: as the processor reads it, each placeholder standing for all rows of an image; control tokens and
+            placeholders that were typed are protected. Empty for a prompt of ids. See `PromptBuilder.shown`.
     """
 
     input_ids: list[int]
@@ -61,14 +62,14 @@ class PromptBuilder:
             images, videos: those of the parts, in their order.
 
         Raises:
-            InvalidRequest: the chat template refuses the messages, or a text holds a placeholder.
+            InvalidRequest: the chat template refuses the messages, or a text is not Unicode.
         """
         for index, message in enumerate(messages):
             content = message["content"]
             texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
             for text in texts:
-                self._refuse_placeholders(text, f"messages[{index}].content")
-        protected = protect(messages, self.processor.control_tokens)  # what a client writes is text
+                _check_unicode(text, f"messages[{index}].content")
+        protected = protect(messages, self.processor.protected_tokens)  # what a client writes is text
         try:
             text = self.processor.apply_chat_template(protected, add_generation_prompt=True)
         except ValueError as error:
@@ -77,11 +78,24 @@ class PromptBuilder:
 
     def of_text(self, text: str, param: str = "prompt") -> Prompt:
         """A text as it is, opened by the beginning-of-sequence token where that is the tokenizer's custom."""
-        self._refuse_placeholders(text, param)
-        prompt = self._encode(text, (), (), param)
+        prompt = self._encode(self.protected(text, param), (), (), param)
         if not len(prompt):
             raise InvalidRequest("the prompt is empty", param)
         return prompt
+
+    def protected(self, text: str, param: str) -> str:
+        """A text of a client as the processor is to read it, whatever tokens it spells.
+
+        Raises:
+            InvalidRequest: it is not Unicode.
+        """
+        _check_unicode(text, param)
+        (message,) = protect([{"content": text}], self.processor.protected_tokens)
+        return message["content"]
+
+    def shown(self, prompt: Prompt) -> str:
+        """The text of a prompt as it was typed."""
+        return written_out(prompt.text, self.processor.protected_tokens)
 
     def of_ids(self, ids: Sequence[int], param: str = "prompt") -> Prompt:
         """Token ids of the vocabulary."""
@@ -107,21 +121,19 @@ class PromptBuilder:
         (ids,), (types,) = inputs["input_ids"], inputs["mm_token_type_ids"]
         is_vision = [modality != 0 for modality in types]
         foreign = [
-            token for token, visual in zip(ids, is_vision, strict=True) if not visual and token >= self.vocab_size
+            token
+            for token, visual in zip(ids, is_vision, strict=True)
+            if not visual and (token >= self.vocab_size or token == self.processor.image_token_id)
         ]
         if foreign:
             name = self.processor.tokenizer.convert_ids_to_tokens(foreign[0])
             raise InvalidRequest(f"the model has no embedding for the token {name!r}", param)
-        pixels, shown = inputs.get("pixel_values"), written_out(text, self.processor.control_tokens)
-        return Prompt(list(ids), is_vision, None if pixels is None else torch.as_tensor(pixels), shown)
+        pixels = inputs.get("pixel_values")
+        return Prompt(list(ids), is_vision, None if pixels is None else torch.as_tensor(pixels), text)
 
-    def _refuse_placeholders(self, text: str, param: str) -> None:
-        for placeholder in (self.processor.image_token, self.processor.video_token):
-            if placeholder in text:
-                raise InvalidRequest(
-                    f"the text holds {placeholder!r}, which stands for an image: pass the image", param
-                )
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(f"the text is not valid Unicode: {error}", param) from error
+
+def _check_unicode(text: str, param: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"the text is not valid Unicode: {error}", param) from error

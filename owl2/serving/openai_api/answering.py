@@ -75,7 +75,9 @@ def answer_request(
         raise PromptTooLong(f"the prompt takes {len(prompt)} tokens, over the limit of {limits.prompt_tokens}")
     room = state.engine.check(prompt, max_tokens)
     if state.settings.log_prompts:
-        logger.info("prompt of %d tokens and %d images: %s", len(prompt), prompt.num_images, prompt.text)
+        logger.info(
+            "prompt of %d tokens and %d images: %s", len(prompt), prompt.num_images, state.prompts.shown(prompt)
+        )
     return AnswerRequest(
         prompt=prompt,
         sampling=_sampling(fields, state.prompts.vocab_size, top_logprobs),

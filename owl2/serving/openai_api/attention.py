@@ -131,14 +131,15 @@ def _tokens(state: ServerState, prompt: Prompt, before: str, word: str) -> tuple
     """
     for name, text in (("before", before), ("word", word)):
         if text:
-            state.prompts.of_text(text, name)  # refuses placeholders
+            state.prompts.of_text(text, name)  # refuses what cannot be tokenized
     if not word.strip():
         raise InvalidRequest("the word is empty", "word")
     end = prompt.text[-1:]
     space = "" if end.isspace() else " "
 
     def tokenize(text: str) -> list[int]:
-        return state.prompts.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokenizer = state.prompts.processor.tokenizer
+        return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]  # all of it is text
 
     opening = tokenize(end)
     answer = tokenize(end + space + (before + word).lstrip())[len(opening) :]

@@ -49,10 +49,9 @@ async def score(body: ScoreRequest, request: Request) -> dict[str, Any]:
 
 
 def _choices(state: ServerState, prompt: Prompt, continuations: list[str]) -> Choices:
-    for text in continuations:
-        state.prompts.of_text(text, "continuations")  # refuses placeholders
+    texts = [state.prompts.protected(text, "continuations") for text in continuations]
     try:
-        choices = tokenize_choices(state.prompts.processor, prompt.text, continuations, prompt.pixel_values)
+        choices = tokenize_choices(state.prompts.processor, prompt.text, texts, prompt.pixel_values)
     except ValueError as error:
         raise InvalidRequest(str(error), "messages") from error
     longest = len(choices.ids) + max(len(tokens) for tokens in choices.continuations)
