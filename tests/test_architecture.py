@@ -22,10 +22,8 @@ NOT_DECLARED = {
 NOT_IMPORTED = {
     "sentencepiece": "transformers reads tokenizer.model with it",
     "protobuf": "transformers reads tokenizer.model with it",
-    "accelerate": "transformers needs it to read GGUF files and for its own Trainer",
     "gguf": "transformers reads GGUF files with it",
     "tensorboard": "torch.utils.tensorboard writes with it",
-    "torchao": "transformers and peft quantize with it",
 }
 """Packages that are declared and not imported, with the reason."""
 
