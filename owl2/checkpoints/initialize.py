@@ -52,6 +52,7 @@ def initialize(
     abstractor_config: Owl2AbstractorConfig | dict[str, Any] | None = None,
     modality_adaptive: tuple[str, ...] = ("norm", "k", "v"),
     controls: Mapping[str, Any] | None = None,
+    connector: str = "abstractor",
     dtype: torch.dtype = torch.float32,
 ) -> Owl2ForConditionalGeneration:
     """Builds the model that stage 1 starts from.
@@ -66,6 +67,7 @@ def initialize(
         abstractor_config: sizes of the visual abstractor; its width is always the vision encoder's.
         modality_adaptive: parts that get a copy for vision.
         controls: further fields of `Owl2TextConfig` for controls of the module: `routing`, `kv_adapter_rank`, ...
+        connector: "abstractor", or "mlp" as in LLaVA (`Owl2Config`).
 
     Raises:
         ValueError: the language model is not of the LLaMA family, the vision encoder is not a CLIP ViT, or the
@@ -77,7 +79,7 @@ def initialize(
     clip = _load_clip(vision_encoder, dtype) if isinstance(vision_encoder, str | Path) else vision_encoder
     text = text_config_from_language_model(language_model, modality_adaptive, controls)
     clip_config = None if clip is None else clip.config
-    model = _new_model(new_config(text, clip_config, vision_config, abstractor_config)).to(dtype)
+    model = _new_model(new_config(text, clip_config, vision_config, abstractor_config, connector)).to(dtype)
     _copy_language_model(model, language_model)
     if clip is not None:
         _copy_clip(model.model.vision_tower, clip)
@@ -92,6 +94,7 @@ def new_config(
     clip: Any | None,
     vision_config: Owl2VisionConfig | dict[str, Any] | None,
     abstractor_config: Owl2AbstractorConfig | dict[str, Any] | None,
+    connector: str = "abstractor",
 ) -> Owl2Config:
     """The configuration of a new model, with a given vision encoder at that one's own resolution.
 
@@ -118,6 +121,7 @@ def new_config(
         abstractor_config=abstractor,
         text_config=text,
         tie_word_embeddings=text.tie_word_embeddings,
+        connector=connector,
     )
 
 

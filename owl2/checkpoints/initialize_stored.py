@@ -37,6 +37,7 @@ def open_new_model(
     abstractor_config: Owl2AbstractorConfig | dict[str, Any] | None = None,
     modality_adaptive: tuple[str, ...] = ("norm", "k", "v"),
     controls: Mapping[str, Any] | None = None,
+    connector: str = "abstractor",
     dtype: torch.dtype = torch.float32,
 ) -> StoredModel:
     """The model that `initialize` makes of the same arguments and the same seed, to be read tensor by tensor.
@@ -58,7 +59,7 @@ def open_new_model(
         like = AutoModelForCausalLM.from_config(language)
         text = text_config_from_language_model(like, modality_adaptive, controls)
     clip = None if vision_encoder is None else AutoConfig.from_pretrained(Path(vision_encoder).expanduser())
-    config = new_config(text, clip, vision_config, abstractor_config)
+    config = new_config(text, clip, vision_config, abstractor_config, connector)
     tensors = random_parameters(config)
     parts = _decoder(origin.tensors, like.state_dict().keys(), tensors.keys(), path)
     made_of = [seed, *origin.made_of]

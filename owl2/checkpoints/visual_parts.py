@@ -21,6 +21,8 @@ def owl2_config_in(directory: str | Path) -> Owl2Config | None:
 def copy_visual_parts(model: Owl2ForConditionalGeneration, directory: str | Path) -> None:
     """Copies the vision encoder and the abstractor of a checkpoint into a model, in place.
 
+    All of an MLP connector depends on the width of the language model: of such a model, the vision encoder alone.
+
     What leads from the abstractor into the language model, its projection and the end-of-image token, stays as it is.
 
     Args:
@@ -31,7 +33,8 @@ def copy_visual_parts(model: Owl2ForConditionalGeneration, directory: str | Path
         CheckpointError: The sizes differ, or the checkpoint lacks weights.
     """
     source = Owl2ForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
-    for part in ("vision_tower", "abstractor"):
+    parts = ("vision_tower",) if model.config.connector == "mlp" else ("vision_tower", "abstractor")
+    for part in parts:
         theirs = getattr(source.model, part).state_dict()
         for name, own in getattr(model.model, part).state_dict().items():
             if part == "abstractor" and name.startswith(_INTO_THE_LANGUAGE_MODEL):

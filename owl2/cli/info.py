@@ -81,16 +81,15 @@ def _table(parameters: dict[str, int], modality_of_part: dict[str, str]) -> Any:
 def _facts(report: "CheckpointReport", prompt: str | None) -> list[tuple[str, str]]:
     config = report.config
     vision, text = config.vision_config, config.text_config
+    queries = f"{config.tokens_per_image - 1} queries and the end of the image"
+    visual_tokens = "every patch, through an MLP" if config.connector == "mlp" else queries
     tables = f", {report.tables_checked} fixed tables checked" if report.tables_checked else ""
     return [
         ("weights", f"{report.keys_used + report.tables_checked} of {report.keys} keys used{tables}"),
         ("stored as", ", ".join(f"{name} ({count} keys)" for name, count in report.stored_as.items())),
         ("files", ", ".join(report.files)),
         ("image", f"{vision.image_size} x {vision.image_size} pixels in patches of {vision.patch_size}"),
-        (
-            "tokens an image",
-            f"{config.tokens_per_image} ({config.tokens_per_image - 1} queries and the end of the image)",
-        ),
+        ("tokens an image", f"{config.tokens_per_image} ({visual_tokens})"),
         ("separate for vision", ", ".join(text.modality_adaptive) or "nothing"),
         ("language decoder", f"{text.num_hidden_layers} layers of {text.hidden_size}, vocabulary {text.vocab_size:,}"),
         ("context", f"{text.max_position_embeddings:,} tokens"),

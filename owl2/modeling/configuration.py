@@ -21,6 +21,10 @@ ROUTINGS = ("modality", "hash", "hash_vision")
 """What decides which tokens go to the second copies: the paper's modality, or a control (`hashed_routing`)."""
 
 
+CONNECTORS = ("abstractor", "mlp")
+"""What leads from the vision encoder to the decoder: the paper's visual abstractor, or LLaVA's MLP over all patches."""
+
+
 class Owl2VisionConfig(PreTrainedConfig):
     """CLIP ViT; the defaults are ViT-L/14 at 448 px.
 
@@ -215,6 +219,8 @@ class Owl2Config(PreTrainedConfig):
     """mPLUG-Owl2: vision encoder, visual abstractor and language decoder.
 
     Args:
+        connector: one of `CONNECTORS`. With "mlp" only `hidden_size` and `initializer_range` of the abstractor's
+            configuration count, and images must have `image_size`, which decides how many rows they take.
         image_token_id: id of the placeholder that each visual token takes in `input_ids`. By default `vocab_size` of
             the text part: outside the embedding, which the model never looks it up in.
     """
@@ -241,9 +247,14 @@ class Owl2Config(PreTrainedConfig):
         text_config: dict | PreTrainedConfig | None = None
         image_token_id: int | None = None
     tie_word_embeddings: bool = False
+    connector: str = "abstractor"
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.connector not in CONNECTORS:
+            raise ValueError(f"connector is {self.connector!r}, but must be one of {', '.join(CONNECTORS)}")
         if "visual_config" in kwargs:
+            if self.connector != "abstractor":
+                raise ValueError(f"the official layout has the visual abstractor, not the connector {self.connector!r}")
             self._read_official(kwargs)
         for name, config_class in self.sub_configs.items():
             value = getattr(self, name)
@@ -264,7 +275,9 @@ class Owl2Config(PreTrainedConfig):
 
     @property
     def tokens_per_image(self) -> int:
-        """Rows that one image takes in the sequence: the learnable queries and the end-of-image token."""
+        """Rows that one image takes: the learnable queries and the end-of-image token, or with an MLP the patches."""
+        if self.connector == "mlp":
+            return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
         return self.abstractor_config.num_learnable_queries + 1
 
     def _read_official(self, kwargs: dict[str, Any]) -> None:

@@ -246,6 +246,7 @@ def official_config(config: Owl2Config, dtype: torch.dtype) -> dict[str, Any]:
         "attention_output_bias": text.attention_output_bias != text.attention_bias,
         "head_dim": text.head_dim * text.num_attention_heads != text.hidden_size,
         "modality_adaptive": text.modality_adaptive != ["norm", "k", "v"],
+        "connector": config.connector != "abstractor",
         "routing": text.routing != "modality",
         "kv_adapter_rank": text.kv_adapter_rank > 0,
         "position_grid_size": vision.position_grid_size

@@ -21,6 +21,7 @@ from .configuration import Owl2Config
 from .generation import Owl2GenerationMixin
 from .hashed_routing import sample_keys
 from .language_decoder import Owl2LanguageDecoder
+from .mlp_connector import Owl2MLPConnector
 from .pretrained import Owl2PreTrainedModel
 from .vision_encoder import Owl2VisionEncoder
 from .visual_abstractor import Owl2VisualAbstractor
@@ -58,7 +59,8 @@ class Owl2Model(Owl2PreTrainedModel):
     def __init__(self, config: Owl2Config) -> None:
         super().__init__(config)
         self.vision_tower = Owl2VisionEncoder(config.vision_config)
-        self.abstractor = Owl2VisualAbstractor(config.abstractor_config, config.text_config.hidden_size)
+        connector = Owl2MLPConnector if config.connector == "mlp" else Owl2VisualAbstractor
+        self.abstractor = connector(config.abstractor_config, config.text_config.hidden_size)
         self.language_model = Owl2LanguageDecoder(config.text_config)
         self.post_init()
 
@@ -228,6 +230,12 @@ class Owl2Model(Owl2PreTrainedModel):
             raise ValueError(
                 f"pixel_values have the shape {list(pixel_values.shape)}, but must be [N, {channels}, H, W]: all "
                 "images of the batch, one after the other."
+            )
+        size = self.config.vision_config.image_size
+        if self.config.connector == "mlp" and tuple(pixel_values.shape[2:]) != (size, size):
+            raise ValueError(
+                f"images of {pixel_values.shape[2]} x {pixel_values.shape[3]} pixels, but with the connector 'mlp', "
+                f"which keeps every patch, this model takes images of {size} x {size}: see set_image_size"
             )
 
     def _check_encoded(self, image_hidden_states: torch.Tensor, pixel_values: torch.Tensor | None) -> None:

@@ -194,4 +194,6 @@ def _initial(run: RunDirectory, recipe: Recipe, dtype: torch.dtype) -> tuple[Sto
     if model.config.vision_config.image_size != size:
         model = model.with_image_size(size)
     own = {} if recipe.data.aspect is None else {"aspect": recipe.data.aspect}
-    return model, Owl2Processor.from_pretrained(directory, size={"height": size, "width": size}, **own)
+    processor = Owl2Processor.from_pretrained(directory, size={"height": size, "width": size}, **own)
+    processor.num_image_tokens = model.config.tokens_per_image
+    return model, processor

@@ -63,11 +63,16 @@ def _front_matter() -> str:
 def _summary(report: CheckpointReport) -> str:
     config, total = report.config, sum(report.parameters.values())
     vision, text = config.vision_config, config.text_config
+    connector = (
+        "an MLP that makes a visual token of every patch"
+        if config.connector == "mlp"
+        else f"a visual abstractor with {config.tokens_per_image - 1} learnable queries"
+    )
     return (
         f"An mPLUG-Owl2 of {total:,} parameters: a vision encoder of {vision.num_hidden_layers} layers for images of "
-        f"{vision.image_size} x {vision.image_size} pixels, a visual abstractor with {config.tokens_per_image - 1} "
-        f"learnable queries, and a modality-adaptive language decoder of {text.num_hidden_layers} layers of "
-        f"{text.hidden_size} with a context of {text.max_position_embeddings:,} tokens."
+        f"{vision.image_size} x {vision.image_size} pixels, {connector}, and a "
+        f"modality-adaptive language decoder of {text.num_hidden_layers} layers of {text.hidden_size} "
+        f"with a context of {text.max_position_embeddings:,} tokens."
     )
 
 

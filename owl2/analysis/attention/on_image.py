@@ -83,18 +83,23 @@ def patches_read(
 ) -> torch.Tensor:
     """What each learnable query reads from the patches, [N, Q, rows, columns], mean over heads.
 
+    With an MLP as connector, every visual token is one patch.
+
     Args:
         pixel_values: [N, 3, H, W].
         through: with "last", attention of the last layer; with "rollout", each layer's attention counts half and what
             the query held before the other half, as its residual connection adds them.
     """
+    patch = model.config.vision_config.patch_size
+    grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
+    if model.config.connector == "mlp":  # a visual token is its patch
+        itself = torch.eye(grid[0] * grid[1]).unflatten(-1, grid)
+        return itself.expand(pixel_values.shape[0], -1, -1, -1)
     abstractor = model.model.abstractor
     before = abstractor.config._attn_implementation
     abstractor.set_attn_implementation("eager")
     try:
         vision = model.model.vision_tower(pixel_values)
-        patch = model.config.vision_config.patch_size
-        grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
         prefix = model.model.vision_tower.num_prefix
         attentions = abstractor(
             vision.last_hidden_state, grid=grid, num_prefix=prefix, output_attentions=True

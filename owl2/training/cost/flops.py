@@ -102,10 +102,11 @@ def sample_products(config: Owl2Config, sample: Sample, trained: Trained) -> lis
     supervised = sample.text_tokens if sample.supervised_tokens is None else sample.supervised_tokens
     products = _times(sample.images, vision_products(vision, sample.image_size, learns_vision))
     tokens = vision_tokens(vision, sample.image_size)
-    products += _times(
-        sample.images,
-        abstractor_products(abstractor, text.hidden_size, tokens, learns_abstractor, learns_vision),
-    )
+    if config.connector == "mlp":
+        connector = mlp_products(config, tokens - int(vision.use_cls_token), learns_abstractor, learns_vision)
+    else:
+        connector = abstractor_products(abstractor, text.hidden_size, tokens, learns_abstractor, learns_vision)
+    products += _times(sample.images, connector)
     before = learns_vision or learns_abstractor or "embeddings" in trained.parts
     products += decoder_products(text, sample.text_tokens, vision_rows, trained, before)
     head = 2 * supervised * text.hidden_size * text.vocab_size
@@ -146,6 +147,15 @@ def abstractor_products(
         Product(name, config.num_hidden_layers * weights, trains, passes),
         Product(name, config.num_hidden_layers * attention, passes, passes),
         Product(name, 2 * queries * hidden * output_size, trains, passes),
+    ]
+
+
+def mlp_products(config: Owl2Config, patches: int, trains: bool, learns_vision: bool) -> list[Product]:
+    """Of one image of so many patches in an MLP connector."""
+    hidden, wide = config.vision_config.hidden_size, config.text_config.hidden_size
+    return [
+        Product("abstractor", 2 * patches * hidden * wide, trains, learns_vision),
+        Product("abstractor", 2 * patches * wide**2, trains, trains or learns_vision),
     ]
 
 

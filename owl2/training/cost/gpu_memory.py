@@ -15,7 +15,16 @@ from owl2.training.adapters.quantize import BYTES_PER_WEIGHT
 from owl2.training.distributed.parallelize import LOCAL_ACCUMULATION_SHARE
 
 from .flops import Trained
-from .layer_memory import NOTHING, Layer, MicroBatch, Placement, abstractor_layer, decoder_layer, vision_layer
+from .layer_memory import (
+    NOTHING,
+    Layer,
+    MicroBatch,
+    Placement,
+    abstractor_layer,
+    decoder_layer,
+    mlp_layer,
+    vision_layer,
+)
 
 WEIGHT_AND_ADAM, GRADIENT = 12, 4
 """Bytes a trained parameter: float32 weight and two means, float32 gradient."""
@@ -126,13 +135,15 @@ def _layers(
     learns_vision, learns_abstractor = learning["vision_encoder"] > 0, learning["abstractor"] > 0
     encoder = vision_layer(vision, batch, learns_vision, shape)
     encoder = encoder._replace(trained=learning["vision_encoder"] / vision.num_hidden_layers)
-    reader = abstractor_layer(config, batch, learns_abstractor, learns_vision, shape)
-    reader = reader._replace(trained=learning["abstractor"] / abstractor.num_hidden_layers)
+    connector_layers = 1 if config.connector == "mlp" else abstractor.num_hidden_layers
+    connector_layer = mlp_layer if config.connector == "mlp" else abstractor_layer
+    reader = connector_layer(config, batch, learns_abstractor, learns_vision, shape)
+    reader = reader._replace(trained=learning["abstractor"] / connector_layers)
     reached = any(learning.values()) or parameters.adapters > 0
     decoder = decoder_layer(text, batch, trained, shape) if reached else NOTHING
     own = sum(learning[part] for part in DECODER_PARTS) + parameters.adapters
     decoder = decoder._replace(trained=own / text.num_hidden_layers / shape.tensor)
-    counts = (vision.num_hidden_layers, abstractor.num_hidden_layers, text.num_hidden_layers)
+    counts = (vision.num_hidden_layers, connector_layers, text.num_hidden_layers)
     return [layer for layer, count in zip((encoder, reader, decoder), counts, strict=True) for _ in range(count)]
 
 

@@ -156,3 +156,14 @@ def abstractor_layer(
     elif shape.checkpointing == "selective":
         kept = batch.images * (4 * queries + 2 * context) * hidden * size
     return Layer(whole, kept, batch.images * (2 * context * hidden + queries * wide) * size)
+
+
+def mlp_layer(config: Owl2Config, batch: MicroBatch, trains: bool, learns_vision: bool, shape: Placement) -> Layer:
+    """The MLP connector, which no checkpointing computes again."""
+    if not (trains or learns_vision):
+        return NOTHING
+    size, wide = shape.compute_bytes, config.text_config.hidden_size
+    rows = batch.images * config.tokens_per_image
+    read = config.vision_config.hidden_size + wide if trains else 0  # what the two layers read, for their weights
+    kept = rows * (read + wide) * size  # and what GELU reads
+    return Layer(kept, kept, rows * wide * size)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from owl2.modeling import Owl2ForConditionalGeneration
+from owl2.modeling import Owl2ForConditionalGeneration, Owl2VisualAbstractor
 from owl2.training.adapters.quantize import waits_for_4_bits
 
 from .activation_checkpointing import ActivationCheckpointing, prepare_block
@@ -60,7 +60,8 @@ def parallelize(
 def blocks_of(model: Owl2ForConditionalGeneration) -> list[nn.Module]:
     """The layers of vision encoder, abstractor and language decoder."""
     core = model.base_model
-    return [*core.vision_tower.layers, *core.abstractor.layers, *core.language_model.layers]
+    of_connector = core.abstractor.layers if isinstance(core.abstractor, Owl2VisualAbstractor) else ()
+    return [*core.vision_tower.layers, *of_connector, *core.language_model.layers]
 
 
 def _shard(

@@ -101,6 +101,7 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
     _check_image_size(size, model.config.vision_config.patch_size)
     if size != model.config.vision_config.image_size:
         model.set_image_size(size)
+    processor.num_image_tokens = model.config.tokens_per_image  # with an MLP as connector it depends on the size
     model.set_attn_implementation(settings.attention)
     return model, processor
 
@@ -134,6 +135,7 @@ def open_stored_model(recipe: Recipe) -> tuple[StoredModel, Owl2Processor]:
             initial.vision_encoder,
             vision_config={**vision, "image_size": size},
             abstractor_config=initial.abstractor.model_dump(),
+            connector=initial.connector,
             **_decoder_settings(recipe),
         )
         images = Owl2ImageProcessor(size={"height": size, "width": size}, aspect=recipe.data.aspect or "resize")
@@ -147,6 +149,7 @@ def open_stored_model(recipe: Recipe) -> tuple[StoredModel, Owl2Processor]:
     _check_image_size(size, model.config.vision_config.patch_size)
     if size != model.config.vision_config.image_size:
         model = model.with_image_size(size)
+    processor.num_image_tokens = model.config.tokens_per_image
     return model, processor
 
 
@@ -163,7 +166,9 @@ def build_meta_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2
     if (Path(recipe.model.checkpoint) / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(recipe.model.checkpoint)
     model.set_attn_implementation(recipe.model.attention)
-    return model, _processor_of(recipe)
+    processor = _processor_of(recipe)
+    processor.num_image_tokens = model.config.tokens_per_image
+    return model, processor
 
 
 def apply_trainable(
@@ -224,6 +229,7 @@ def _initialize(
         encoder if donor is None else None,
         vision_config={**vision, "image_size": size} if donor is None else donor.vision_config,
         abstractor_config=settings.abstractor.model_dump(),
+        connector=settings.connector,
         **decoder,
     )
     if encoder is not None and donor is not None:
@@ -255,6 +261,7 @@ def _new_config(settings: Initialize, decoder: dict[str, Any], assumed: list[str
         abstractor_config=abstractor,
         text_config=text,
         tie_word_embeddings=text.tie_word_embeddings,
+        connector=settings.connector,
     )
 
 

@@ -52,12 +52,15 @@ class Initialize(Section):
         vision_encoder: Directory of a CLIP checkpoint, or of an mPLUG-Owl2, whose abstractor is then taken along, but
             for its projection, and must have the sizes `abstractor`. Without it the encoder is random, of the sizes
             `vision`.
+        connector: the paper's visual abstractor, or an MLP over all patches as in LLaVA-1.5 (2 layers, GELU), for which
+            only `initializer_range` of `abstractor` counts.
     """
 
     language_model: str | SmallLanguageModel
     vision_encoder: str | None = None
     vision: VisionSizes | None = None
     abstractor: AbstractorSizes = AbstractorSizes()
+    connector: Literal["abstractor", "mlp"] = "abstractor"
 
     @model_validator(mode="after")
     def _one_vision_encoder(self) -> Self:
