@@ -23,7 +23,7 @@ EVERY = "every"
 """As the name of a stage: its overrides are those of all stages."""
 
 SEED = "{seed}"
-"""As the value of an override: the seed of the cell, which every stage has anyway; sources may have their own."""
+"""As the value of an override: the seed of the cell, which every stage has unless it names its own; sources may too."""
 
 Overrides = dict[str, Any]
 """Values by dotted key of a recipe."""
@@ -312,7 +312,7 @@ def _cell(grid: Grid, levels: dict[str, str], seed: int, folder: Path) -> Cell:
             by_stage = grid.factors[factor][level]
             overrides |= {**by_stage.get(EVERY, {}), **by_stage.get(name, {})}
         before = stages[-1] if stages else None
-        stages.append(_stage(name, stage, overrides | {"seed": SEED}, seed, before, folder))
+        stages.append(_stage(name, stage, {"seed": SEED} | overrides, seed, before, folder))
     measured = {name: entry.model_dump(exclude_defaults=True) for name, entry in grid.measure.items()}
     return Cell(levels, seed, stages, _hash([stages[-1].key, measured]))
 

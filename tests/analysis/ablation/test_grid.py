@@ -72,6 +72,14 @@ def test_a_recipe_starts_from_the_model_of_the_stage_before_with_the_seed_of_the
     assert (recipe.out, recipe.seed, cell.stages[0].recipe(None, tmp_path).seed) == (str(tmp_path / "out"), 2, 2)
 
 
+def test_a_stage_that_names_its_own_seed_is_one_run_for_all_cells(tmp_path, grid):
+    grid["stages"]["pretrain"]["overrides"] = {"seed": 5}
+    cells = expand(load_grid(written(tmp_path, grid)), tmp_path)
+    assert {cell.stages[0].recipe(None, tmp_path).seed for cell in cells} == {5}
+    assert len({cell.stages[0].directory for cell in cells}) == 2  # the two arms
+    assert {cell.stages[1].recipe(tmp_path, tmp_path).seed for cell in cells} == {0, 1, 2}
+
+
 def test_what_does_not_decide_what_is_learnt_does_not_make_another_cell(tmp_path, grid):
     before = expand(load_grid(written(tmp_path, grid)), tmp_path)
     grid["stages"]["instruct"]["overrides"] = {"checkpoint.every": 7, "data.workers": 1, "logging.every": 3}
