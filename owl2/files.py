@@ -4,6 +4,7 @@ import hashlib
 import json
 import mmap
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,27 @@ def model_directory(name: str | Path) -> Path:
     return path
 
 
+def parse_json(contents: str | bytes) -> Any:
+    """A value of JSON.
+
+    Raises:
+        ValueError: It is not JSON; its lists or objects lie too deep in each other; or one object has a key twice, of
+            which Python's parser would keep the last.
+    """
+    try:
+        return json.loads(contents, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("lists or objects lie too deep in each other") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise ValueError(f"an object has the key {twice!r:.80} more than once")
+    return found
+
+
 def read_json_object(path: Path, what: str, error_type: type[ValueError] = ValueError) -> dict[str, Any]:
     """The object in a JSON file.
 
@@ -53,8 +75,8 @@ def read_json_object(path: Path, what: str, error_type: type[ValueError] = Value
         ValueError: The file is not JSON, or holds something else; as `error_type`.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise error_type(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise error_type(f"{path} holds a {type(value).__name__}, not {what}")

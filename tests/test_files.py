@@ -21,6 +21,7 @@ def test_an_object_is_read(tmp_path: Path) -> None:
         (b"\xff", "a.json is not valid JSON"),
         (b"[" * 100_000, "a.json is not valid JSON"),
         (b"[1]", "a.json holds a list, not settings"),
+        (b'{"a": [{"b": 1, "c": 2, "b": 1}]}', "a.json is not valid JSON: an object has the key 'b' more than once"),
     ],
 )
 def test_what_holds_no_object_is_an_error_that_names_the_file(tmp_path: Path, contents: bytes, message: str) -> None:

@@ -4,12 +4,13 @@ Records are counted from 1. Files are trusted to be large, not to be right: what
 empty is a `ValueError`. Nothing here unpickles.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+
+from owl2.files import parse_json
 
 AnyPath = str | PathLike[str]
 
@@ -180,8 +181,8 @@ def _where(path: AnyPath, number: int) -> str:
 
 def _parse(contents: bytes, where: str) -> Any:
     try:
-        return json.loads(contents.decode("utf-8-sig"))
+        return parse_json(contents.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8 at byte {error.start}: {error.reason}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{where}: not valid JSON: {error}") from error

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from owl2.files import file_sha256, write_whole
+from owl2.files import file_sha256, parse_json, write_whole
 
 from .task import Prediction, Ranking, Sample, Scores
 
@@ -148,7 +148,7 @@ def check_complete(header: dict[str, Any], records: Sequence[Prediction], allow_
 
 def _header(line: str, path: Path) -> dict[str, Any]:
     try:
-        header = json.loads(line)["header"]
+        header = parse_json(line)["header"]
         return {**with_current_names(header), "task": str(header["task"]), "samples": int(header["samples"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}:1: not the header of a file of predictions: {line[:80]!r}") from error
@@ -156,7 +156,7 @@ def _header(line: str, path: Path) -> dict[str, Any]:
 
 def _record(line: str, where: str) -> Prediction:
     try:
-        values = json.loads(line)
+        values = parse_json(line)
         raw = values["raw"]
         if isinstance(raw, dict):
             raw = _ranking(**raw)

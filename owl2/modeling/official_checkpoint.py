@@ -18,7 +18,7 @@ from huggingface_hub import save_torch_state_dict, snapshot_download
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
-from owl2.files import WEIGHTS_MANIFEST
+from owl2.files import WEIGHTS_MANIFEST, read_json_object
 
 from .configuration import Owl2Config
 from .errors import CheckpointError
@@ -184,7 +184,7 @@ def is_official_checkpoint(name_or_path: Any, **hub: Any) -> Path | None:
             **hub,
         )
         config_file = Path(found) if found else directory / "config.json"
-    if not config_file.is_file() or "visual_config" not in json.loads(config_file.read_text()):
+    if not config_file.is_file() or "visual_config" not in read_json_object(config_file, "settings", CheckpointError):
         return None
     if directory.is_dir():
         return directory

@@ -1,6 +1,5 @@
 """The files of a checkpoint's weights: which they are, what their headers say, and their tensors."""
 
-import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
+
+from owl2.files import read_json_object
 
 from .configuration import Owl2Config
 from .errors import CheckpointError
@@ -50,7 +51,9 @@ def weight_files(directory: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+        names = sorted(
+            {str(name) for name in read_json_object(index, "an index", CheckpointError)["weight_map"].values()}
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is no index of weights: it has no weight_map that can be read.") from error
     climbing = [name for name in names if Path(name).name != name]
@@ -68,13 +71,15 @@ def first_line(error: Exception) -> str:
 
 
 def check_indexes(directory: Path) -> None:
-    """Checks the indexes of sharded weights, where a folder has any.
+    """Checks the indexes of sharded weights, where a folder has any, before transformers reads them.
 
     Raises:
         CheckpointError: a shard is missing or points out of the folder, or the file is no index.
     """
     for index in directory.glob("*.index.json"):
         _shards(index)
+        if not isinstance(read_json_object(index, "an index", CheckpointError).get("metadata"), dict):
+            raise CheckpointError(f'{index} has no metadata, which transformers needs: add "metadata": {{}}.')
 
 
 def _is_zip(file: Path) -> bool:

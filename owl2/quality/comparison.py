@@ -3,12 +3,13 @@
 Zhu et al., "Adaptive Image Quality Assessment via Teaching Large Multimodal Model to Compare" (arXiv 2405.19298).
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from owl2.files import parse_json
 
 from .media_files import IMAGE_SUFFIXES
 
@@ -98,7 +99,7 @@ def anchors_in(folder: str | Path) -> tuple[list[Path], torch.Tensor | None]:
     if not matrix_file.is_file():
         return files, None
     try:
-        matrix = torch.tensor(json.loads(matrix_file.read_text(encoding="utf-8")), dtype=torch.float64)
+        matrix = torch.tensor(parse_json(matrix_file.read_text(encoding="utf-8")), dtype=torch.float64)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{matrix_file} is no matrix of numbers: {error}") from error
     if list(matrix.shape) != [len(files)] * 2:

@@ -21,7 +21,7 @@ from owl2.training.data.stage_data import StageData, open_stage_data
 from owl2.training.distributed.broadcast_weights import broadcast_weights
 from owl2.training.distributed.mesh import Mesh, build_mesh, process_group
 from owl2.training.distributed.parallelize import parallelize
-from owl2.training.model.build import apply_trainable, meta_config
+from owl2.training.model.build import apply_trainable, check_max_length, meta_config
 from owl2.training.model.initial import load_initial_state
 from owl2.training.model.parameter_table import as_json, as_rich, trainable_table
 from owl2.training.model.save import save_final_model
@@ -128,7 +128,10 @@ def show(recipe: Recipe, console: Console) -> None:
         ValueError: the parts of the model do not fit each other.
     """
     console.print(dump_recipe(recipe), markup=False, highlight=False)
-    model = meta_config(recipe).model()
+    sizes = meta_config(recipe)
+    if not sizes.assumed:
+        check_max_length(recipe, sizes.config)
+    model = sizes.model()
     apply_trainable(model, recipe.train)
     adapter = recipe.model.adapter
     if adapter is not None and Path(adapter).exists():

@@ -110,6 +110,7 @@ def test_a_run_whose_loss_explodes_ends_in_one_line_with_advice(directory: Path)
         (["model.checkpoint=absent"], "there is no absent; point it to yours with model.checkpoint=DIR"),
         (["out=null"], "no run directory: give out=DIR"),
         (["data.max_length=4"], "leaves no room for text"),
+        (["data.max_length=1025"], "data.max_length 1025 is above the context of the model, 1024 tokens"),
         (["batch.global_batch_size=0"], "batch.global_batch_size"),
         (["parallel.data_shards=3"], "1 ranks are not"),
     ],

@@ -65,6 +65,7 @@ def checked(root: Path, lines: list[Any], **settings: Any) -> tuple[list[tuple[i
         ("{", ["invalid JSON"]),
         ("[" * 100_000, ["invalid JSON"]),
         ("1" * 5000, ["invalid JSON"]),
+        (json.dumps(record())[:-1] + ', "messages": []}', ["invalid JSON"]),
         ("17", ["malformed record"]),
         ({"text": "a"}, ["malformed record"]),
         ({"messages": turns(("user", None))}, ["malformed record"]),

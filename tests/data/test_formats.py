@@ -179,7 +179,7 @@ class TestFiles:
         records = [llava("a", str(index)) for index in range(50)]
         paths = [write(root / "f.json", json.dumps(records)), write(root / "f.jsonl", records)]
         parse, parsed = json.loads, []
-        monkeypatch.setattr(json, "loads", lambda octets: parsed.append(octets) or parse(octets))
+        monkeypatch.setattr(json, "loads", lambda octets, **how: parsed.append(octets) or parse(octets, **how))
         for path in paths:
             assert RecordFile(path)[31].messages[1]["content"] == [text("31")]
         assert len(parsed) == 2

@@ -1,16 +1,17 @@
 """Files of instruction records: a JSON list, or JSON lines, read one record at a time through a memory map."""
 
-import json
 import mmap
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from owl2.data.media import MediaRoot
 from owl2.data.problems import Problem, ProblemKind, shown
 from owl2.data.records import Conversation
+from owl2.files import parse_json
 from owl2.processing.image_loading import check_local_path
 
 from .reading import FORMS, holds_records, read_record
@@ -147,13 +148,13 @@ def find_records(buffer: mmap.mmap, path: Path, fields: Sequence[str]) -> Record
 def _parse(octets: bytes) -> dict[str, Any] | Problem:
     """The fields of a record."""
     try:
-        record = json.loads(octets.decode("utf-8"))
+        record = parse_json(octets.decode("utf-8"))
     except UnicodeDecodeError as error:
         text = f"byte {error.start} of the record is {octets[error.start]:#04x}, which is not UTF-8"
         return Problem(ProblemKind.INVALID_UTF8, text)
-    except json.JSONDecodeError as error:
+    except JSONDecodeError as error:
         return Problem(ProblemKind.INVALID_JSON, f"{error.msg}, at character {error.pos} of the record")
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists of thousands of lists
+    except ValueError as error:  # numbers of thousands of digits, lists of thousands of lists, a key twice
         return Problem(ProblemKind.INVALID_JSON, str(error))
     if not isinstance(record, dict):
         return Problem(ProblemKind.MALFORMED, f"a record is an object, this one is {shown(record)}")

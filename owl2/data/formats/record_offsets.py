@@ -4,12 +4,13 @@ The bytes are a memory map; what is kept of each record is the offsets of its fi
 and its line number (int64 arrays [records]).
 """
 
-import json
 import mmap
 import re
 from typing import NamedTuple
 
 import numpy as np
+
+from owl2.files import parse_json
 
 _CHUNK = 1 << 24  # bytes searched for line breaks at a time
 _LONGEST_BLANK = 64  # a longer line is a record, if maybe an empty one
@@ -63,7 +64,7 @@ def has_objects_over_lines(buffer: mmap.mmap, first: int) -> bool:
     if depth or not {*b"\r\n"} & {*buffer[start:end]}:
         return False
     try:
-        json.loads(buffer[start:end])
+        parse_json(buffer[start:end])
     except ValueError:
         return False
     return True

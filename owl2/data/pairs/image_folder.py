@@ -3,7 +3,6 @@
 `00000/000000000.jpg` with `00000/000000000.txt` or, where there is none, the field "caption" of `000000000.json`.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from owl2.data.media import problem_of_file
 from owl2.data.skipped import Fault, InvalidSample
+from owl2.files import parse_json
 
 from .record_files import BLOCK, PackedTexts, block_sizes
 from .source import StoredPair, caption_text
@@ -60,8 +60,8 @@ class ImageFolder:
             found = sorted(each.name for each in image.parent.glob(f"{image.stem}.*"))
             raise InvalidSample(Fault.MISSING_CAPTION, f"{where}: no .txt and no .json beside it, only {found}")
         try:
-            record = json.loads(fields.read_bytes())
-        except (ValueError, RecursionError) as error:
+            record = parse_json(fields.read_bytes())
+        except ValueError as error:
             raise InvalidSample(Fault.INVALID_CAPTION, f"{fields}: {error}") from error
         return record.get(self.caption_field or "caption") if isinstance(record, dict) else None
 

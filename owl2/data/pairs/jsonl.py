@@ -4,7 +4,6 @@ The image is a path below the root, or a data URL; the id may be absent. The cap
 conversation, as in the list of 558,000 pairs that LLaVA is pretrained on. The file is mapped into memory.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from owl2.data.formats.reading import read_record
 from owl2.data.formats.record_file import find_records
 from owl2.data.formats.text_files import map_text
 from owl2.data.skipped import Fault, InvalidSample
+from owl2.files import parse_json
 from owl2.processing.image_loading import check_local_path
 
 from .record_files import BLOCK, block_sizes, image_root, named_image
@@ -74,10 +74,10 @@ class PairLines:
     def _record(self, number: int, where: str) -> dict[str, Any]:
         octets = self._buffer[self._spans.starts[number] : self._spans.ends[number]]
         try:
-            record = json.loads(octets.decode())
+            record = parse_json(octets.decode())
         except UnicodeDecodeError as error:
             raise InvalidSample(Fault.INVALID_CAPTION, f"{where}: not UTF-8 at byte {error.start}") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise InvalidSample(Fault.UNREADABLE, f"{where}: not valid JSON: {error}") from error
         if not isinstance(record, dict):
             raise InvalidSample(Fault.UNREADABLE, f"{where}: a record is an object, this one is {record!r:.60}")

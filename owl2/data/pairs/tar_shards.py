@@ -8,7 +8,6 @@ refused, since keys become ids and ids may become file names.
 """
 
 import io
-import json
 import os
 import re
 import tarfile
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from owl2.data.skipped import Fault, InvalidSample
+from owl2.files import parse_json
 
 from .image_folder import IMAGE_SUFFIXES
 from .source import LARGEST_PAIR, StoredPair, caption_text
@@ -104,8 +104,8 @@ class TarShards:
         if "json" not in members:
             raise InvalidSample(Fault.MISSING_CAPTION, f"{where}: no .txt and no .json among {sorted(members)}")
         try:
-            fields = json.loads(members["json"])
-        except (ValueError, RecursionError) as error:
+            fields = parse_json(members["json"])
+        except ValueError as error:
             raise InvalidSample(Fault.INVALID_CAPTION, f"{where}: .json: {error}") from error
         name = self.caption_field or "caption"
         if not isinstance(fields, dict) or name not in fields:

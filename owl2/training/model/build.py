@@ -275,6 +275,26 @@ def _check_image_size(size: int, patch: int) -> None:
         raise ValueError(f"data.image_size {size} is not a multiple of the vision encoder's patches of {patch} pixels")
 
 
+def check_max_length(recipe: Recipe, config: Owl2Config) -> None:
+    """Refuses samples that are longer than what the model's positions are made for, or have no room for text.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    length, rows, context = recipe.data.max_length, config.tokens_per_image, _context(config)
+    if length <= rows:
+        raise ValueError(f"data.max_length {length} leaves no room for text beside the {rows} rows of an image")
+    if length > context:
+        raise ValueError(f"data.max_length {length} is above the context of the model, {context} tokens: lower it")
+
+
+def _context(config: Owl2Config) -> int:
+    """Tokens of the context; more than `max_position_embeddings` where rotary positions are stretched from these."""
+    positions, rope = config.text_config.max_position_embeddings, config.text_config.rope_parameters or {}
+    stretched = rope.get("factor") or 1
+    return max(positions, int(stretched * (rope.get("original_max_position_embeddings") or positions)))
+
+
 def _check_modality_adaptive(recipe: Recipe, config: Owl2Config) -> None:
     wanted, found = recipe.model.modality_adaptive, config.text_config.modality_adaptive
     if wanted is not None and set(wanted) != set(found):

@@ -20,7 +20,7 @@ from owl2.training.recipe.optimization import TrainSettings
 from owl2.training.recipe.schema import Recipe
 from owl2.training.run_directory import RunDirectory
 
-from .build import apply_trainable, build_meta_model, build_model, can_stay_stored, open_stored_model
+from .build import apply_trainable, build_meta_model, build_model, can_stay_stored, check_max_length, open_stored_model
 from .save import save_initial
 
 _TOKENIZER_TEXTS = 4000
@@ -82,7 +82,7 @@ def load_initial_state(
             model, processor = build_meta_model(began)
         elif can_stay_stored(began):
             stored, processor = open_stored_model(began)
-            _check_room_for_text(recipe, stored.config.tokens_per_image)
+            check_max_length(recipe, stored.config)
             if began.model.initialize is not None and not (goes_on and directory.initial.is_dir()):
                 shutil.rmtree(directory.initial, ignore_errors=True)  # of a start that came to nothing
                 in_dtype = stored._replace(tensors=in_precision(stored.tensors, dtype))
@@ -91,7 +91,7 @@ def load_initial_state(
             model.generation_config = stored.generation_config
         else:
             model, processor = build_model(began, samples.texts(_TOKENIZER_TEXTS) if _is_small(began) else ())
-            _check_room_for_text(recipe, model.config.tokens_per_image)
+            check_max_length(recipe, model.config)
             if began.model.initialize is not None and not (goes_on and directory.initial.is_dir()):
                 shutil.rmtree(directory.initial, ignore_errors=True)  # of a start that came to nothing
                 save_initial(model, processor, directory.initial, dtype)
@@ -113,13 +113,6 @@ def _as_it_began(recipe: Recipe, directory: RunDirectory) -> Recipe:
         return recipe
     stored = recipe.model.model_copy(update={"checkpoint": str(directory.initial), "initialize": None})
     return recipe.model_copy(update={"model": stored})
-
-
-def _check_room_for_text(recipe: Recipe, rows: int) -> None:
-    if recipe.data.max_length <= rows:
-        raise ValueError(
-            f"data.max_length {recipe.data.max_length} leaves no room for text beside the {rows} rows of an image"
-        )
 
 
 def _trains_everything(settings: TrainSettings) -> bool:

@@ -1,14 +1,16 @@
 """What the first rank reads one tensor at a time is the model that is built in memory."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from helpers import tiny_config
 from training.tiny_recipes import recipe_of, run_recipe
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from owl2.checkpoints.small_language_model import SMALLEST_VOCABULARY, train_tokenizer
-from owl2.training.model.build import build_model, can_stay_stored, open_stored_model
+from owl2.training.model.build import build_model, can_stay_stored, check_max_length, open_stored_model
 from owl2.training.recipe.schema import Recipe
 
 
@@ -64,3 +66,25 @@ def test_adapters_and_small_models_are_made_in_memory(data: Path, tmp_path: Path
     assert not can_stay_stored(recipe_of(data, "pretrain", tmp_path / "run"))
     train = from_parts.train.model_copy(update={"lora": object()})
     assert not can_stay_stored(from_parts.model_copy(update={"train": train}))
+
+
+@pytest.mark.parametrize(
+    ("rope", "context"),
+    [
+        (None, 64),
+        ({"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}, 128),
+        ({"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 64}, 256),
+    ],
+    ids=["plain", "linear", "yarn"],
+)
+def test_samples_may_be_as_long_as_the_context_which_rotary_positions_may_stretch(
+    rope: dict[str, Any] | None, context: int, data: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(max_position_embeddings=64, rope_parameters=rope)
+
+    def of_length(length: int) -> Recipe:
+        return recipe_of(data, "pretrain", tmp_path / "run", f"data.max_length={length}")
+
+    check_max_length(of_length(context), config)
+    with pytest.raises(ValueError, match=rf"data.max_length {context + 1} is above .*, {context} tokens"):
+        check_max_length(of_length(context + 1), config)
