@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from owl2.files import model_directory
+
 from .completion import complete_tasks
 from .judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
 
@@ -59,6 +61,7 @@ def evaluate(
 
     for name in names:
         task_named(name)  # before torch: what is mistyped is reported at once
+    model_directory(model)
     from owl2.evaluation.evaluate import evaluate as run
     from owl2.evaluation.runner import Settings
     from owl2.stop_signal import StopRequested

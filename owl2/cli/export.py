@@ -28,6 +28,8 @@ def export(
     ] = None,
 ) -> None:
     """Write the model of a run, finished or not, as a directory that transformers loads; with LoRA its adapter."""
+    if not source.is_dir():  # asked before torch is imported
+        raise ValueError(f"{source} is not a directory: name a run of owl2 train, one of its checkpoints, or a model")
     import torch
     from transformers.utils import logging
 

@@ -39,6 +39,8 @@ def pairs(
     most: Annotated[int | None, typer.Option("--sample", min=1, metavar="N", help="Read N random pairs only.")] = None,
 ) -> None:
     """Open every image-text pair, and list what is broken. Exit code 1 if anything is."""
+    if "://" not in path and not Path(path).exists():  # asked before torch is imported
+        raise ValueError(f"{path} does not exist")
     from owl2.data.pairs import PairCheck, open_pairs
 
     source = open_pairs("pairs", path, root=root, index=index, image_field=image_field, caption_field=caption_field)

@@ -23,6 +23,9 @@ def quickstart(
 
     Ctrl-C stops after the current step; the same command continues.
     """
+    from owl2.quickstart.presets import check_preset
+
+    check_preset(preset)  # before torch: what is mistyped is reported at once
     restart_with_fast_allocation()
     from rich.console import Console
     from transformers.utils import logging

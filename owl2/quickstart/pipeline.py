@@ -33,7 +33,7 @@ from owl2.training.run import train
 from owl2.training.run_directory import RunDirectory
 
 from .measurement import accuracy_by_kind, blind_answers, share
-from .presets import PRESETS, Preset
+from .presets import PRESETS, Preset, check_preset
 from .report import write_report
 from .smollm2 import convert_smollm2
 
@@ -63,8 +63,7 @@ class Quickstart:
     """
 
     def __init__(self, preset: str, directory: Path, console: Console, seed: int = 0) -> None:
-        if preset not in PRESETS:
-            raise ValueError(f"There is no preset {preset!r}; choose among {', '.join(PRESETS)}.")
+        check_preset(preset)
         self.preset: Preset = PRESETS[preset]
         self.directory, self.console, self.seed = directory, console, seed
         self.started, self.started_processor = time.perf_counter(), time.process_time()

@@ -25,3 +25,13 @@ PRESETS = {
     "nano": Preset("nano", "quickstart/nano_text", None, "quickstart/nano_pretrain", "quickstart/nano_instruct", 256),
     "smol": Preset("smol", None, "quickstart/smol_vision", "quickstart/smol_pretrain", "quickstart/smol_instruct", 128),
 }
+
+
+def check_preset(name: str) -> None:
+    """Refuses what is no preset.
+
+    Raises:
+        ValueError: There is no preset of this name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}; choose among {', '.join(PRESETS)}.")

@@ -54,6 +54,8 @@ def test_mistyped_commands_options_and_keys_import_nothing_heavy(tmp_path):
     commands += [["cost", "pretrain", "--gpu", "h999"], ["inspect", "-m", "absent", "--out", "x"]]
     commands += [["inspect", "-m", str(tmp_path), "--out", "x", "--data", "coco"]]
     commands += [["info", "absent"], ["chat", "-m", "absent", "hello"], ["serve", "-m", "absent"]]
+    commands += [["quickstart", "--preset", "huge"], ["evaluate", "-m", "absent", "--tasks", "pope"]]
+    commands += [["export", "absent", "x"], ["data", "pairs", "absent"]]
     commands += [[*command, "-m", "absent", "--bits", "5"] for command in (["chat"], ["serve"], ["quality", "photos"])]
     for command, code, heavy in imported_by(*commands):
         assert (code, heavy) == (2, []), command
