@@ -8,8 +8,8 @@ VENV := .venv
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 EXTRAS := quickstart,video
-TEST_EXTRAS := $(EXTRAS),train,pretrain,quantization,eval,lm-eval,serve,dev,lint
-OLDEST_EXTRAS := $(EXTRAS),train,quantization,eval,serve,dev
+TEST_EXTRAS := $(EXTRAS),train,pretrain,quantization,eval,lm-eval,serve,structured,dev,lint
+OLDEST_EXTRAS := $(EXTRAS),train,quantization,eval,serve,structured,dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # glibc otherwise hands large buffers back after every operation, and page faults dominate training on a CPU. These must

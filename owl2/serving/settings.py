@@ -34,6 +34,8 @@ class LimitSettings(_Section):
     top_logprobs: Positive = 20
     prompts: Positive = 64
     """Of one request to /v1/completions, and continuations of one to /v1/score."""
+    form_bytes: Positive = 65_536
+    """Of a `response_format`."""
     attention_tokens: Positive = 64
     """Of the word that /attention is asked about."""
     occlusion_groups: Positive = 8

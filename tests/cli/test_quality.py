@@ -60,6 +60,19 @@ def test_without_a_file_it_prints_a_line_for_each_image(owl2: Run, model: Path, 
     ]
 
 
+def test_in_8_bits_scores_are_close_and_no_others_are_added_to_them(
+    owl2: Run, model: Path, folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torchao")
+    out = tmp_path / "scores.csv"
+    result = owl2("quality", "-m", model, folder / "0.png", "--out", out, "--bits", "8")
+    assert result.exit_code == 0, result.output
+    (row,) = rows(out)
+    expected = float(QualityScorer.from_pretrained(model)(folder / "0.png"))
+    assert float(row["score"]) == pytest.approx(expected, abs=0.05)
+    assert owl2("quality", "-m", model, folder / "1.png", "--out", out).exit_code == 2
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_a_file_holds_scores_probabilities_mean_and_deviation(
     owl2: Run, model: Path, folder: Path, tmp_path: Path, ending: str

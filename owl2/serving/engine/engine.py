@@ -21,7 +21,16 @@ from owl2.processing import Owl2Processor
 
 from .admission import Admission, AdmissionLimits
 from .detokenizer import Detokenizer
-from .errors import DeadlineExceeded, Overloaded, PromptTooLong, RequestError, ShuttingDown, WorkerCrashed
+from .errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    PromptTooLong,
+    RequestError,
+    ShuttingDown,
+    WorkerCrashed,
+)
+from .grammar import PARAM, Grammar
 from .image_table import ImageTable, ImageTableFull
 from .paged_model import PagedOwl2
 from .prompts import Prompt
@@ -42,6 +51,7 @@ class AnswerRequest:
         stop: texts that end an answer.
         choices: number of answers.
         client: who asks, for fairness.
+        grammar: the form of the answers.
     """
 
     prompt: Prompt
@@ -51,6 +61,7 @@ class AnswerRequest:
     stop: tuple[str, ...] = ()
     choices: int = 1
     client: str = ""
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -220,7 +231,8 @@ class Engine:
         self, request: AnswerRequest, ids: list[int], index: int, deltas: "asyncio.Queue[Delta | Exception]"
     ) -> _Answer:
         request_id = f"answer-{next(self._numbers)}"
-        draws = Draws(request.sampling, seed_of_choice(request.seed, index), len(ids))
+        guide = None if request.grammar is None else request.grammar.guide()
+        draws = Draws(request.sampling, seed_of_choice(request.seed, index), len(ids), guide)
         answer = _Answer(request_id, index, Detokenizer(self.tokenizer, request.stop), draws, deltas)
         self._answers[request_id] = answer
         self.sampler.draws[request_id] = draws
@@ -285,6 +297,11 @@ class Engine:
             return
         if progress.error is not None:
             self._fail(answer, _crash_error(progress.error))
+            return
+        guide = answer.draws.guide
+        if guide is not None and guide.error is not None:
+            self._forget(answer)
+            answer.deltas.put_nowait(InvalidRequest(f"{PARAM}: the answer left its form: {guide.error}", PARAM))
             return
         tokens = progress.tokens[answer.seen :]
         self._measure(answer, len(tokens))

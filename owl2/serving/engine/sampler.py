@@ -13,6 +13,8 @@ import torch
 from transformers import LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 
+from .grammar import Guide
+
 LOWEST_TEMPERATURE = 1e-6
 """Below it sampling is greedy, and scores would overflow when they are divided by it."""
 
@@ -64,12 +66,14 @@ class Draws:
     Attributes:
         seed: of its noise; answers to one request have different ones (`seed_of_choice`).
         prompt_length: tokens before the answer.
+        guide: says which tokens may come.
         logprobs: one entry for each token drawn so far, if they are asked for.
     """
 
     sampling: Sampling
     seed: int
     prompt_length: int
+    guide: Guide | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
 
 
@@ -103,11 +107,12 @@ class GumbelSampler(ContinuousBatchingLogitsProcessor):
                 continue
             sampling = draws.sampling
             raw = scores[row]
+            allowed = None if draws.guide is None else draws.guide.allowed(tokens).to(raw.device)
             if sampling.changes_scores:
                 # New memory: the scores are the model's own output.
-                drawn = sampled_scores(raw, sampling, tokens, draws.seed)
+                drawn = sampled_scores(raw, sampling, tokens, draws.seed, allowed)
             else:
-                drawn = raw
+                drawn = raw if allowed is None else raw.masked_fill(~allowed, float("-inf"))
             if sampling.top_logprobs is not None:
                 draws.logprobs.append(_logprobs(raw, int(drawn.argmax()), sampling.top_logprobs))
             scores[row] = drawn
@@ -117,9 +122,13 @@ class GumbelSampler(ContinuousBatchingLogitsProcessor):
         return LogitsProcessorList([self])
 
 
-def sampled_scores(scores: torch.Tensor, sampling: Sampling, tokens: list[int], seed: int) -> torch.Tensor:
-    """Scores [V] whose maximum is the token drawn after `tokens`."""
+def sampled_scores(
+    scores: torch.Tensor, sampling: Sampling, tokens: list[int], seed: int, allowed: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Scores [V] whose maximum is the token drawn after `tokens`, among those allowed [V]."""
     scores = penalized(scores.float(), sampling, tokens)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
     if sampling.is_greedy:
         return scores
     scores = restrict(scores / sampling.temperature, sampling.top_k, sampling.top_p)

@@ -15,11 +15,12 @@ from starlette.requests import ClientDisconnect
 from owl2.serving.engine.detokenizer import token_text
 from owl2.serving.engine.engine import AnswerRequest, Delta
 from owl2.serving.engine.errors import InvalidRequest, PromptTooLong, RequestError
+from owl2.serving.engine.grammar import Grammar
 from owl2.serving.engine.prompts import Prompt
 from owl2.serving.engine.sampler import Sampling, TokenLogprobs
 
 from .errors import error_object
-from .schemas import _SamplingFields
+from .schemas import ChoiceFormat, JsonSchemaFormat, ResponseFormat, TextFormat, _SamplingFields
 from .state import ServerState
 
 Result = TypeVar("Result")
@@ -56,6 +57,7 @@ def answer_request(
     client: str,
     max_tokens: int | None,
     top_logprobs: int | None,
+    grammar: Grammar | None = None,
 ) -> AnswerRequest:
     """What the engine is asked.
 
@@ -86,6 +88,26 @@ def answer_request(
         stop=fields.stop_texts,
         choices=fields.n or 1,
         client=client,
+        grammar=grammar,
+    )
+
+
+def grammar_of(state: ServerState, form: ResponseFormat | None) -> Grammar | None:
+    """What holds an answer to its form; None if it is free.
+
+    Raises:
+        InvalidRequest: the form cannot be enforced, or is over a limit.
+    """
+    if form is None or isinstance(form, TextFormat):
+        return None
+    limit = state.settings.limits.form_bytes
+    size = len(form.model_dump_json())
+    if size > limit:
+        raise InvalidRequest(f"response_format: {size} bytes are over the limit of {limit}", "response_format")
+    if isinstance(form, ChoiceFormat):
+        return state.grammars.of_choices(form.choice)
+    return state.grammars.of_schema(
+        form.json_schema.schema_ if isinstance(form, JsonSchemaFormat) else {"type": "object"}
     )
 
 

@@ -13,6 +13,7 @@ from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 from owl2.serving.engine.admission import AdmissionLimits
 from owl2.serving.engine.engine import Engine
+from owl2.serving.engine.grammar import Grammars
 from owl2.serving.engine.prompts import PromptBuilder
 from owl2.serving.engine.worker import WorkerOptions
 from owl2.serving.fetching import Fetcher
@@ -38,7 +39,9 @@ def create_app(
     metrics = Metrics()
     engine = _engine(model, processor, settings, metrics)
     metrics.watch(engine)
-    prompts = PromptBuilder(processor, model.config.text_config.vocab_size)
+    vocab_size = model.config.text_config.vocab_size
+    prompts = PromptBuilder(processor, vocab_size)
+    grammars = Grammars(processor.tokenizer, vocab_size, engine.worker.end_tokens)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -50,7 +53,7 @@ def create_app(
 
     # The pages of /docs and /redoc load scripts from elsewhere.
     app = FastAPI(title="owl2", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.server = ServerState(engine, prompts, settings, model_name, metrics, Fetcher(settings.fetch))
+    app.state.server = ServerState(engine, prompts, settings, model_name, metrics, Fetcher(settings.fetch), grammars)
     for routes in (chat, completions, score, tokens, attention, information, page):
         app.include_router(routes.router)
     add_error_handlers(app)

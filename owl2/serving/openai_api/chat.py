@@ -1,5 +1,6 @@
 """`/v1/chat/completions`."""
 
+import asyncio
 import time
 import uuid
 from typing import Any
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from owl2.serving.engine.engine import AnswerRequest, Delta
 
 from . import answering, conversation
-from .answering import answer_request, described_token, usage
+from .answering import answer_request, described_token, grammar_of, usage
 from .errors import ERROR_RESPONSES
 from .schemas import ChatCompletionRequest
 from .state import ServerState, client_of, state_of
@@ -25,7 +26,9 @@ async def chat_completions(body: ChatCompletionRequest, request: Request) -> Res
     prompt = await conversation.prompt_of_messages(state, body.messages)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    asked = answer_request(state, body, prompt, client_of(request), max_tokens, top_logprobs)
+    loop = asyncio.get_running_loop()
+    grammar = await loop.run_in_executor(state.preparation, grammar_of, state, body.response_format)
+    asked = answer_request(state, body, prompt, client_of(request), max_tokens, top_logprobs, grammar)
     reply = _Reply(state, asked)
     deltas = state.engine.answer(asked)
     if body.stream:

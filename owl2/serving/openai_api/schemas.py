@@ -72,6 +72,34 @@ class TextFormat(_Strict):
     type: Literal["text"]
 
 
+class JsonObjectFormat(_Strict):
+    type: Literal["json_object"]
+
+
+class JsonSchema(_Strict):
+    """`strict` is always meant; `name` and `description` change nothing."""
+
+    name: str
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(_Strict):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class ChoiceFormat(_Strict):
+    """One of the texts."""
+
+    type: Literal["choice"]
+    choice: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat | ChoiceFormat, Field(discriminator="type")]
+
+
 class _SamplingFields(_Strict):
     """Shared by both ways to ask for text."""
 
@@ -119,7 +147,7 @@ class ChatCompletionRequest(_SamplingFields):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
-    response_format: TextFormat | None = None
+    response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> "ChatCompletionRequest":

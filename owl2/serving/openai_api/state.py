@@ -9,6 +9,7 @@ from fastapi import Request
 
 from owl2.serving.engine.engine import Engine
 from owl2.serving.engine.errors import RequestError
+from owl2.serving.engine.grammar import Grammars
 from owl2.serving.engine.prompts import PromptBuilder
 from owl2.serving.fetching import Fetcher
 from owl2.serving.settings import ServeSettings
@@ -36,6 +37,7 @@ class ServerState:
     model_name: str
     metrics: Metrics
     fetcher: Fetcher
+    grammars: Grammars
     created: int = field(default_factory=lambda: int(time.time()))
     preparation: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "owl2-prompts"))
     fetches: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, "owl2-fetches"))
