@@ -21,6 +21,7 @@ UNPROVEN = {
     "--enable-prompt-embeds": "leave it out",
     "--enable-mm-embeds": "leave it out",
     "--runner": "leave it out",
+    "--model-impl": "leave it out: the model of transformers loses the modality of tokens in vLLM",
 }
 """Options of vLLM that were not compared with `generate`, and what to do instead."""
 
@@ -57,6 +58,8 @@ def refuse_unproven(vllm_config: "VllmConfig") -> None:
         raise ValueError(f"--tokenizer-mode is {model.tokenizer_mode!r}: mPLUG-Owl2 in vLLM needs {MODE!r}")
     if not model.enforce_eager:
         raise ValueError("compilation and CUDA graphs were not tested with mPLUG-Owl2 in vLLM: give --enforce-eager")
+    if vllm_config.use_v2_model_runner:  # the default on GPUs
+        raise ValueError("version 2 of vLLM's model runner was not tested: set VLLM_USE_V2_MODEL_RUNNER=0")
     given = {
         "--tensor-parallel-size": parallel.tensor_parallel_size > 1,
         "--pipeline-parallel-size": parallel.pipeline_parallel_size > 1,
@@ -67,6 +70,7 @@ def refuse_unproven(vllm_config: "VllmConfig") -> None:
         "--enable-prompt-embeds": model.enable_prompt_embeds,
         "--enable-mm-embeds": model.get_multimodal_config().enable_mm_embeds,
         "--runner": model.runner_type != "generate",
+        "--model-impl": model.model_impl not in ("auto", "vllm"),
     }
     assert set(given) == set(UNPROVEN)
     for option in [option for option, is_given in given.items() if is_given]:

@@ -41,7 +41,7 @@ def test_beginnings_are_shared_and_another_image_in_the_same_place_is_not(
     assert cached["image A"] >= 64
     fresh.reset_prefix_cache()
     one, other, same = (answers(fresh, [case])[0] for case in CASES[7:10])
-    in_front = len(readers["ours"].processor(text=CASES[7].text.partition("<|image|>")[0])["input_ids"])
+    in_front = len(readers["ours"].processor(text=CASES[7].text.partition("<|image|>")[0])["input_ids"][0])
     assert one.num_cached_tokens == 0
     assert 0 < other.num_cached_tokens <= in_front
     assert same.num_cached_tokens > in_front
