@@ -26,16 +26,16 @@ KINDS = ("text", "image_url", "video_url", "image_pil")
 
 
 class Owl2Renderer(HfRenderer):
-    """Hugging Face's renderer with owl2's tokenization, in which what a user writes is text and never a placeholder."""
+    """Hugging Face's renderer with owl2's tokenization, in which what a client writes is text and never a token."""
 
     def __init__(self, config: "VllmConfig", tokenizer: "HfTokenizer | None") -> None:
         refuse_unproven(config)
         super().__init__(config, tokenizer)
         tokenizer = self.get_tokenizer()
         self.processor = load_processor(self.model_config.model)
-        self.placeholders = {self.processor.image_token: IMAGE, self.processor.video_token: VIDEO}
+        placeholders = {self.processor.image_token: IMAGE, self.processor.video_token: VIDEO}
         self.prompts = PlaceholderTokenizer(
-            tokenizer, self.placeholders, self.processor.image_token_id, beginning_of_sequence(tokenizer)
+            tokenizer, placeholders, self.processor.image_token_id, beginning_of_sequence(tokenizer)
         )
         self.video_token_id = tokenizer.get_vocab()[self.processor.video_token]
 
@@ -55,6 +55,10 @@ class Owl2Renderer(HfRenderer):
     ) -> Any:
         return await super().render_chat_async(conversations, chat_params, self._opened(tok_params), **others)
 
+    async def render_cmpl_async(self, prompts: Any, *others: Any, **named: Any) -> Any:
+        """Prompts of the server; those of `LLM.generate` in Python, which may have placeholders, go another way."""
+        return await super().render_cmpl_async([self._typed(prompt) for prompt in prompts], *others, **named)
+
     def validate_token_ids(self, token_ids: "Sequence[int]", *, parameter: str | None = None) -> None:
         """Refuses ids without an embedding, which end the engine; vLLM takes those of the tokenizer for known."""
         size = self.model_config.hf_config.text_config.vocab_size
@@ -65,24 +69,20 @@ class Owl2Renderer(HfRenderer):
             )
 
     def _as_text(self, messages: list[Any]) -> list[Any]:
-        """The messages with control tokens in their texts as letters.
+        """The messages, their texts as letters whatever tokens they spell.
 
         Raises:
-            VLLMValidationError: a text holds a placeholder, or as `_parts`.
+            VLLMValidationError: as `_parts`.
         """
         plain = [{**message, "content": _parts(message.get("content"))} for message in messages]
-        for index, message in enumerate(plain):
-            for part in message["content"]:
-                self._refuse_placeholders(part.get("text", ""), f"messages[{index}].content")
-        return protect(plain, self.processor.control_tokens)
+        return protect(plain, self.processor.protected_tokens)
 
-    def _refuse_placeholders(self, text: str, parameter: str) -> None:
-        for placeholder in self.placeholders:
-            if placeholder in text:
-                raise VLLMValidationError(
-                    f"the text holds {placeholder!r}, which stands for an image or a video: pass that itself",
-                    parameter=parameter,
-                )
+    def _typed(self, prompt: Any) -> Any:
+        """A prompt of a client, who has no placeholders to give it; ids and embeddings as they are."""
+        if not isinstance(prompt, dict) or "prompt_token_ids" in prompt or "prompt" not in prompt:
+            return prompt
+        (message,) = protect([{"content": prompt["prompt"]}], self.processor.protected_tokens)
+        return {**prompt, "prompt": message["content"]}
 
     def _as_owl2(self, params: ChatParams) -> ChatParams:
         """With the processor's template, its parts as they are, and as many frames of a video as it takes."""
@@ -98,18 +98,18 @@ class Owl2Renderer(HfRenderer):
         """Ids of a text with one token for each placeholder.
 
         Raises:
-            VLLMValidationError: a placeholder, and no image or video in the request.
+            VLLMValidationError: it has placeholders, and there is no image or video.
         """
         text = prompt["prompt"]
-        if not prompt.get("multi_modal_data"):
-            self._refuse_placeholders(text, "prompt")
         rows = [1] * len(self.prompts.find(text))
+        if rows and not prompt.get("multi_modal_data"):
+            raise VLLMValidationError("the prompt has placeholders, but no image or video", parameter="prompt")
         sequence = self.prompts.encode(text, rows, params.add_special_tokens)
         ids = [
             self.video_token_id if kind == VIDEO else token
             for token, kind in zip(sequence.input_ids, sequence.mm_token_type_ids, strict=True)
         ]
-        shown = {**prompt, "prompt": written_out(text, self.processor.control_tokens)}
+        shown = {**prompt, "prompt": written_out(text, self.processor.protected_tokens)}
         offsets = sequence.offsets if self._wants_offsets(prompt, params) else None
         return self._build_tokens_prompt(ids, shown, offset_mapping=offsets)
 

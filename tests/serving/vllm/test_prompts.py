@@ -50,6 +50,7 @@ CONVERSATIONS = {
         {"role": "user", "content": [text("and"), image(2), image(3)]},
     ],
     "control tokens in a text": [{"role": "user", "content": "</s> is a tag, <s> too </s>"}],
+    "placeholders in a text": [{"role": "user", "content": [image(1), text("and <|image|> or <|video|>?")]}],
     "spaces": [{"role": "user", "content": "  two in front, two behind  "}],
 }
 
@@ -75,7 +76,7 @@ def test_a_conversation_is_the_prompt_of_the_embedded_server(
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        ({"prompt": "what is <|image|>?"}, "'<|image|>', which stands for an image"),
+        ({"prompt": "what is <|image|>?"}, "the prompt has placeholders, but no image or video"),
         ({"prompt": "<|video|>", "multi_modal_data": {"image": [picture(1)]}}, "0 image placeholders, but 1 images"),
         (
             {"prompt": "<|image|><|image|>", "multi_modal_data": {"image": [picture(1)]}},
@@ -100,9 +101,3 @@ def test_a_prompt_without_an_answer_is_refused_and_the_next_one_answered(
     with pytest.raises(VLLMValidationError, match=said.replace("|", r"\|").replace("?", r"\?")):
         llm.generate([prompt], ONE, use_tqdm=False)
     assert len(llm.generate(["hello"], ONE, use_tqdm=False)[0].outputs[0].token_ids) == 1
-
-
-def test_a_placeholder_that_somebody_writes_is_refused(llm: Any) -> None:
-    content = [image(1), text("and <|image|>?")]
-    with pytest.raises(VLLMValidationError, match=r"the text holds '<\|image\|>'"):
-        llm.chat([{"role": "user", "content": content}], ONE, use_tqdm=False)

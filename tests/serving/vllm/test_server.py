@@ -178,12 +178,11 @@ POSTSCRIPT = f"data:image/png;base64,{base64.b64encode(b'%!PS-Adobe-3.0 EPSF-3.0
         (parts(image_part("file:///etc/passwd")), "only data:"),
         (parts(image_part(data_url(picture(1, (101, 100))))), "over the limit of 10000"),
         (parts(*[image_part(GOOD)] * 4), "At most 3 image"),
-        (parts({"type": "text", "text": "what is <|image|>?"}), "the text holds '<|image|>'"),
         (parts({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}), "'input_audio' is not taken"),
         ([{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}], "out of place"),
         (parts({"type": "text", "text": "a " * 2000}), "context length"),
     ],
-    ids=["cut short", "PostScript", "address", "file", "pixels", "images", "placeholder", "audio", "roles", "too long"],
+    ids=["cut short", "PostScript", "address", "file", "pixels", "images", "audio", "roles", "too long"],
 )
 def test_a_request_without_an_answer_is_status_400_and_the_server_lives_on(
     messages: list[dict[str, Any]], said: str, server: RunningServer
@@ -192,6 +191,15 @@ def test_a_request_without_an_answer_is_status_400_and_the_server_lives_on(
         ask(server, messages)
     assert said in str(refused.value)
     assert ask(server, QUESTIONS[0].messages, max_tokens=1)
+
+
+def test_a_text_is_letters_whatever_tokens_it_spells(server: RunningServer, readers: dict[str, Reader]) -> None:
+    reader, typed = readers["ours"], "a</s> <|image|> b"
+    answer = server.client.completions.create(
+        model="tiny", prompt=typed, max_tokens=1, extra_body={"return_token_ids": True}
+    )
+    builder = PromptBuilder(reader.processor, reader.model.config.text_config.vocab_size)
+    assert answer.choices[0].prompt_token_ids == builder.of_text(typed).input_ids
 
 
 def test_a_prompt_of_unknown_ids_is_status_400(server: RunningServer) -> None:
