@@ -64,7 +64,7 @@ def completed(tmp_path, monkeypatch) -> Callable[[str], list[str]]:
         ("owl2 chat --im", ["--image"]),
         ("owl2 train smal", ["small/instruct", "small/pretrain", "small.yaml"]),
         ("owl2 cost pretrain_", ["pretrain_single_gpu"]),
-        ("owl2 data mix mixtures/tab", ["mixtures/table8"]),
+        ("owl2 data mix mixtures/tab", ["mixtures/table5_pictures", "mixtures/table5_text", "mixtures/table8"]),
         ("owl2 evaluate --tasks pope,mmb", ["pope,mmbench"]),
     ],
 )

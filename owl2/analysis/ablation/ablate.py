@@ -10,6 +10,8 @@ from rich.console import Console
 from owl2.evaluation.task import Prediction
 from owl2.evaluation.tasks import task_named
 from owl2.files import write_whole
+from owl2.recipes import find_recipe
+from owl2.training.recipe.data import Source
 
 from .cells import flat
 from .grid import Grid, expand, load_grid, select
@@ -95,14 +97,22 @@ def check_metrics(grid: Grid) -> None:
         ValueError: there is one, or the source of a loss is missing.
     """
     for name, entry in grid.measure.items():
-        path = None if entry.loss is None else entry.loss.source.path
-        if path is not None and "://" not in path and not Path(path).exists():
-            raise ValueError(f"{name} measures the loss of {path}, which was not found")
+        if entry.loss is not None:
+            _check_source(name, entry.loss.source)
     known = {name: keys for name, entry in grid.measure.items() if (keys := _keys(entry))}
     for metric in grid.metrics():
         name, _, key = metric.partition(".")
         if name in known and key not in known[name]:
             raise ValueError(f"no cell has the metric {metric}: {name} measures {', '.join(sorted(known[name]))}")
+
+
+def _check_source(name: str, source: Source) -> None:
+    if source.path is None or "://" in source.path:
+        return
+    if source.format == "mixture":
+        find_recipe(source.path)
+    elif not Path(source.path).exists():
+        raise ValueError(f"{name} measures the loss of {source.path}, which was not found")
 
 
 def _keys(entry: Measurement) -> set[str]:

@@ -165,7 +165,7 @@ def _measure(
         entries = {name: entry for name, entry in measure.items() if (entry.after or stages[-1].name) == stage}
         if not entries:
             continue
-        loaded, processor = load_for_chat(run.model)
+        loaded, processor = load_for_chat(run.model, base=_base_of(run))
         for name, entry in entries.items():
             if entry.loss is not None:
                 recipe = _for_all_lengths(run, runs.values())
@@ -174,6 +174,13 @@ def _measure(
                 summary, correct[name] = _benchmark(loaded, processor, entry, out / name)
             metrics |= {f"{name}.{key}": value for key, value in flat(summary).items()}
     return metrics, correct
+
+
+def _base_of(run: RunDirectory) -> str | Path | None:
+    """The model below the adapters that a stage trained, if it did."""
+    recipe = run.read_recipe()
+    assert recipe is not None, "the run is finished"
+    return None if recipe.train.lora is None else recipe.model.checkpoint or run.initial
 
 
 def _benchmark(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
-from owl2.training.recipe.base import Section
+from owl2.training.recipe.base import Positive, Section
 from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import load_recipe, read_yaml
 
@@ -77,11 +77,16 @@ class Contrast(Section):
 
 
 class Smoke(Section):
-    """The short form, which shows that everything runs and is no evidence."""
+    """The short form, which shows that everything runs and is no evidence.
+
+    Attributes:
+        limit: samples of each benchmark and each loss.
+    """
 
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1]
     only: dict[str, list[str]] = {}
     overrides: dict[str, Overrides] = {}
+    limit: Positive | None = None
 
 
 class Grid(Section):
@@ -263,6 +268,8 @@ def select(grid: Grid, only: Sequence[str], smoke: bool = False) -> Grid:
     changes: dict[str, Any] = {"factors": factors}
     if smoke:
         changes["seeds"] = list(grid.smoke.seeds)
+        if grid.smoke.limit is not None:
+            changes["measure"] = {name: entry.limited(grid.smoke.limit) for name, entry in grid.measure.items()}
         changes["stages"] = {
             name: stage.model_copy(update={"overrides": {**stage.overrides, **grid.smoke.overrides.get(name, {})}})
             for name, stage in grid.stages.items()

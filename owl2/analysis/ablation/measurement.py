@@ -49,3 +49,10 @@ class Measurement(Section):
                 f"{given[0]} is a key of a benchmark, not of a loss: see loss.source.split and loss.samples"
             )
         return self
+
+    def limited(self, samples: int) -> "Measurement":
+        """The same of at most so many samples."""
+        if self.loss is not None:
+            fewer = self.loss.model_copy(update={"samples": min(samples, self.loss.samples)})
+            return self.model_copy(update={"loss": fewer})
+        return self.model_copy(update={"limit": samples if self.limit is None else min(samples, self.limit)})

@@ -7,7 +7,9 @@ import pytest
 import yaml
 from training.tiny_recipes import write_data, write_recipes
 
+from owl2.analysis.ablation.ablate import check_metrics
 from owl2.analysis.ablation.grid import expand, load_grid, select
+from owl2.evaluation.tasks import task_named
 from owl2.recipes import find_grid, grid_names, recipe_names
 
 
@@ -150,3 +152,25 @@ def test_every_grid_of_the_package_resolves(name):
     assert len(expand(seeds, path.parent)) >= 2
     assert len(expand(select(loaded, [], smoke=True), path.parent)) >= 2
     assert name not in recipe_names()
+
+
+@pytest.mark.parametrize("name", grid_names())
+def test_columns_and_contrasts_of_the_packages_grids_are_numbers_that_their_benchmarks_give(name):
+    loaded = load_grid(find_grid(name))
+    for metric in loaded.metrics():
+        measured, _, key = metric.partition(".")
+        task = loaded.measure[measured].task if measured in loaded.measure else None
+        if task is not None and not task.startswith("scenes"):  # they need files: see what they call their main number
+            assert task_named(task).primary_metric == key, metric
+    generated = {
+        name: entry for name, entry in loaded.measure.items() if entry.task is None or entry.task.startswith("scenes")
+    }
+    check_metrics(loaded.model_copy(update={"measure": generated}))
+
+
+def test_the_short_form_may_ask_fewer_questions(tmp_path, grid):
+    grid["measure"]["loss"] = {"loss": {"source": {"format": "scenes", "kinds": ["text"]}, "samples": 100}}
+    grid["smoke"] = {"limit": 5}
+    short = select(load_grid(written(tmp_path, grid)), [], smoke=True)
+    assert short.measure["test"].limit == 5 and short.measure["loss"].loss.samples == 5
+    assert select(load_grid(written(tmp_path, grid)), []).measure["test"].limit == 8

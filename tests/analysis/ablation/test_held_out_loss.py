@@ -42,9 +42,9 @@ def grid_file(directory: Path, measure: dict[str, Any], columns: list[dict[str, 
     return path
 
 
-def plain_loss(directory: Path, kinds: tuple[str, ...], count: int) -> tuple[float, int]:
+def plain_loss(directory: Path, kinds: tuple[str, ...], count: int, base: Path | None = None) -> tuple[float, int]:
     """Mean loss over the tokens of the answers, one sample after the other, and how many these are."""
-    model, processor = load_for_chat(directory)
+    model, processor = load_for_chat(directory, base=base)
     settings = SceneSettings(count=count, split="test", difficulty="easy", kinds=kinds, image_size=16)  # type: ignore[arg-type]
     total, tokens = 0.0, 0
     for conversation in SceneConversations(settings):
@@ -78,6 +78,22 @@ def test_the_loss_of_text_after_a_stage_is_that_of_its_answers_sample_by_sample(
         assert found["metrics"]["text.perplexity"] == pytest.approx(math.exp(loss), rel=1e-3)
         assert (found["metrics"]["text.supervised_tokens"], found["metrics"]["text.samples"]) == (tokens, 5)
         assert found["metrics"]["pictures.samples"] == 3 and set(found["correct"]) == set()
+
+
+def test_a_stage_that_trains_adapters_is_measured_with_them(tmp_path):
+    path = grid_file(tmp_path, {"text": {"loss": {"source": TEXT}}}, [{"metric": "text.loss", "title": "loss"}])
+    document = yaml.safe_load(path.read_text())
+    lora = {"train.parts": ["abstractor"], "train.lora": {"rank": 2, "alpha": 8}, "optimizer.learning_rate": 0.05}
+    document["factors"] = {"tuning": {"lora": {"instruct": lora}}}
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    grid, work = load_grid(path), tmp_path / "work"
+    cell = expand(grid, path.parent)[0]
+    run_cell(cell, grid.measure, work, tmp_path / "metrics", QUIET)
+    before, after = (work / stage.directory / "checkpoint" for stage in cell.stages)
+    found = read_metrics(tmp_path / "metrics", cell)
+    assert found is not None
+    assert found["metrics"]["text.loss"] == pytest.approx(plain_loss(after, ("text",), 5, base=before)[0], rel=1e-4)
+    assert found["metrics"]["text.loss"] != pytest.approx(plain_loss(before, ("text",), 5)[0], rel=1e-4)
 
 
 def test_of_a_grid_with_some_metrics_only_the_other_cells_are_run(tmp_path, monkeypatch):
