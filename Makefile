@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PRESET ?= nano
 ARGS ?=
+MINUTES ?= 60
 
 VENV := .venv
 OLDEST := .venv-oldest
@@ -22,7 +23,7 @@ export MALLOC_TOP_PAD_ := 268435456
 
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup quickstart test test-slow test-oldest test-newest test-vllm check format clean
+.PHONY: help setup quickstart test test-slow test-oldest test-newest test-vllm fuzz check format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +33,7 @@ help:
 	@echo "make test-oldest        the tests on the oldest supported versions"
 	@echo "make test-newest        the tests on the newest release of every dependency, tested before or not"
 	@echo "make test-vllm          the tests of the vLLM plugin, with the vLLM for CPUs (3.4 GB)"
+	@echo "make fuzz               damaged files of every kind, for an hour (MINUTES=...)"
 	@echo "make check              format, lint and types"
 	@echo "make format             format and repair what can be repaired"
 	@echo "make setup              only the virtual environment in $(VENV)"
@@ -61,6 +63,9 @@ test-newest:
 # In one process: an engine of vLLM takes both cores and a gigabyte.
 test-vllm: $(VLLM)/.complete
 	$(PYTEST) $(VLLM)/bin/python -m pytest -q tests/serving/vllm $(ARGS)
+
+fuzz: $(VENV)/.complete
+	$(PYTEST) OWL2_FUZZ_MINUTES=$(MINUTES) $(VENV)/bin/python -m pytest -q tests/fuzz $(ARGS)
 
 check: $(VENV)/.complete
 	$(VENV)/bin/ruff format --check .

@@ -307,7 +307,7 @@ class Owl2Config(PreTrainedConfig):
 def _require_positive(config: PreTrainedConfig, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{config.model_type} {name} is {value!r}, but must be a whole number of at least 1")
 
 

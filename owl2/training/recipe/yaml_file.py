@@ -90,7 +90,10 @@ def _inheritance(path: Path) -> list[Path]:
     while (base := read_yaml(files[-1]).get("base")) is not None:
         if not isinstance(base, str):
             raise ValueError(f"{files[-1]}: base must be the path or name of another recipe, not {base!r}")
-        following = _beside(files[-1], base) or find_recipe(base)
+        try:
+            following = _beside(files[-1], base) or find_recipe(base)
+        except ValueError as error:
+            raise ValueError(f"{files[-1]}: base: {error}") from error
         if following.resolve() in [file.resolve() for file in files]:
             chain = " -> ".join(map(str, [*files, following]))
             raise ValueError(f"the recipe is based on itself: {chain}")
@@ -187,7 +190,7 @@ def _explain(problem: Any, name: str, origin: dict[tuple[str, ...], str]) -> str
             return f"{file}: the key {key} is now called {keys[0]}.{renamed.KEYS[keys]}"
         nearest = _nearest(key)
         return f"{file}: there is no key {key}" + (f"; did you mean {nearest}?" if nearest else "")
-    if keys[:2] == ("train", "parts") and problem["input"] in renamed.PARTS:
+    if keys[:2] == ("train", "parts") and isinstance(problem["input"], str) and problem["input"] in renamed.PARTS:
         return f"{file}: the part {problem['input']} is now called {renamed.PARTS[problem['input']]}"
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
