@@ -226,8 +226,8 @@ def _pyav(name: str) -> Any:
 def _open_container(name: str) -> Any:
     av = _pyav(name)
     try:
-        container = av.open(name)
-    except (av.FFmpegError, OSError) as error:
+        container = av.open(name, metadata_errors="replace")  # titles are often in another encoding, and not read
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise ValueError(f"{name} is not a video that can be read: {error}{_what_it_is(name)}") from error
     if not container.streams.video:
         container.close()
@@ -243,7 +243,10 @@ def _what_it_is(name: str) -> str:
 
 def _to_image(frame: Any, name: str) -> Image.Image:
     refuse_decompression_bomb(frame.width, frame.height, f"the video {name}")
-    image = frame.to_image()
+    try:
+        image = frame.to_image()
+    except (_pyav(name).FFmpegError, ValueError) as error:
+        raise ValueError(f"the video {name} has a frame that cannot be shown: {error}") from error
     matrix = frame.side_data.get("DISPLAYMATRIX")
     return image if matrix is None else upright(image, struct.unpack("=9i", bytes(matrix)[:36]))
 
