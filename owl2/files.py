@@ -5,10 +5,13 @@ import json
 import mmap
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+_BLOCK = 1 << 16  # bytes
 
 WEIGHTS_MANIFEST = "weights.sha256.json"
 """Sizes and SHA-256 of the weights in a model folder that was written shard by shard."""
@@ -83,6 +86,38 @@ def read_json_object(path: Path, what: str, error_type: type[ValueError] = Value
     return value
 
 
+def cut_after_last_line(path: Path) -> None:
+    """Removes what follows the last end of a line in a file: a line whose writing was interrupted."""
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                end = start + found + 1
+                break
+            end = start
+        file.truncate(end)
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Names a file or folder in errors of writing it, where the system leaves it out: a full disk has no name.
+
+    Raises:
+        OSError: with the path and what is wrong.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno is None:  # numpy's
+            raise OSError(f"{path} cannot be written: {error}") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_whole(path: Path, contents: bytes | str | Iterable[str]) -> None:
     """Writes or replaces a file so that readers see all of the new contents or none of them.
 
@@ -92,10 +127,13 @@ def write_whole(path: Path, contents: bytes | str | Iterable[str]) -> None:
     Args:
         path: The file, in a directory that exists.
         contents: Bytes, or text, perhaps in pieces, for UTF-8.
+
+    Raises:
+        OSError: There is no room, or no right to write; the file stays as it was.
     """
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
-        with partial.open("xb") as file:
+        with errors_name(path), partial.open("xb") as file:
             for piece in [contents] if isinstance(contents, bytes | str) else contents:
                 file.write(piece if isinstance(piece, bytes) else piece.encode())
             file.flush()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from owl2.files import read_json_object, write_whole
+from owl2.files import cut_after_last_line, read_json_object, write_whole
 
 
 def test_an_object_is_read(tmp_path: Path) -> None:
@@ -59,3 +59,22 @@ def test_threads_that_write_one_file_leave_the_contents_of_one_of_them(tmp_path:
     for writer in writers:
         writer.join()
     assert file.read_text() in {str(number) * 1000 for number in range(8)} and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("contents", "left"),
+    [
+        (b"", b""),
+        (b"a\nb\n", b"a\nb\n"),
+        (b"a\nb", b"a\n"),
+        (b"a", b""),
+        (b"a\n" + b"b" * 200_000, b"a\n"),
+        (b"b" * 200_000, b""),
+    ],
+    ids=["nothing", "whole lines", "a line cut off", "one line cut off", "a long one", "a long one alone"],
+)
+def test_a_line_that_was_cut_off_is_removed_however_long_it_is(tmp_path: Path, contents: bytes, left: bytes) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(contents)
+    cut_after_last_line(file)
+    assert file.read_bytes() == left

@@ -9,6 +9,7 @@ from typing import Any
 
 from owl2.evaluation.inference.predictor import Predictor, Prepared
 from owl2.evaluation.inference.ranks import Ranks
+from owl2.files import cut_after_last_line, errors_name
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 from owl2.stop_signal import StopRequested
@@ -283,9 +284,7 @@ def _check_same(header: dict[str, Any], plan: TaskPlan) -> None:
 
 def _append(path: Path, header: dict[str, Any], records: Sequence[Prediction]) -> None:
     if path.is_file():
-        with path.open("r+b") as file:  # a line that was cut off must not swallow the next
-            contents = file.read()
-            file.truncate(contents.rfind(b"\n") + 1)
+        cut_after_last_line(path)  # a line that was cut off must not swallow the next
     is_new = not path.is_file() or path.stat().st_size == 0
-    with path.open("a", encoding="utf-8") as file:
+    with errors_name(path), path.open("a", encoding="utf-8") as file:
         file.write((header_line(header) if is_new else "") + "".join(map(line_of, records)))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from owl2.files import read_json_object, write_whole
+from owl2.files import cut_after_last_line, errors_name, read_json_object, write_whole
 
 from .protocols import LEVELS
 
@@ -58,7 +58,7 @@ class ScoreFile:
         """What the file holds; nothing if there is none. A row that was cut off is taken out of the file."""
         if not self.path.is_file():
             return
-        _cut_after_last_line(self.path)
+        cut_after_last_line(self.path)
         with self.path.open(encoding="utf-8", newline="") as file:
             if self.path.suffix == ".csv":
                 yield from csv.DictReader(file)
@@ -69,7 +69,7 @@ class ScoreFile:
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows, whose names are among `COLUMNS`."""
         is_new = not self.path.is_file() or self.path.stat().st_size == 0
-        with self.path.open("a", encoding="utf-8", newline="") as file:
+        with errors_name(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
             if self.path.suffix == ".csv":
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 if is_new:
@@ -87,13 +87,3 @@ class ScoreFile:
     def parts(self) -> list["ScoreFile"]:
         """Of an earlier run that did not end."""
         return [ScoreFile(path) for path in sorted(self.path.parent.glob(f"{self.path.stem}.rank-*{self.path.suffix}"))]
-
-
-def _cut_after_last_line(path: Path) -> None:
-    """Removes what follows the last end of a line: a row whose writing was interrupted."""
-    with path.open("r+b") as file:
-        size = file.seek(0, 2)
-        block = min(size, 1 << 20)
-        file.seek(size - block)
-        end = file.read(block).rfind(b"\n")
-        file.truncate(size - block + end + 1)

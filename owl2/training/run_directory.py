@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from owl2.files import write_whole
 from owl2.training.recipe.renamed import with_present_names
 from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import differing_keys, dump_recipe, parse_recipe, read_yaml
@@ -52,10 +53,10 @@ class RunDirectory:
     def begin(self, recipe: Recipe, table: list[dict[str, Any]]) -> None:
         """Writes what is known before the first step."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
-        self.table.write_text(json.dumps(table, indent=1) + "\n")
+        write_whole(self.recipe, dump_recipe(recipe))  # whole: a run cannot go on without it
+        write_whole(self.table, json.dumps(table, indent=1) + "\n")
         found = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
-        self.versions.write_text(json.dumps(found, indent=1) + "\n")
+        write_whole(self.versions, json.dumps(found, indent=1) + "\n")
 
     def read_recipe(self) -> Recipe | None:
         """The recipe that the run began with, if it has begun."""

@@ -16,6 +16,7 @@ A file of records stays where it is; its entry holds `spans.npy` (int64 [3, all 
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 from array import array
@@ -33,7 +34,7 @@ from owl2.data.formats import RecordFile
 from owl2.data.formats.record_offsets import RecordOffsets
 from owl2.data.problems import Rejected
 from owl2.data.records import Conversation
-from owl2.files import file_sha256, read_json_object, write_whole
+from owl2.files import errors_name, file_sha256, read_json_object, write_whole
 
 from .cached_records import size_of, valid_records
 from .record_size import RecordSize
@@ -131,7 +132,11 @@ def _entry(
     entry = root / f"{name}-{key}"
     if entry.is_dir() and is_current is None:
         return entry
-    with FileLock(root / f".{name}-{key}.lock"):
+    if entry.is_dir() and _is_read_only(root):  # as it is, if it is right: no process can change it
+        if is_current is None or is_current(entry):
+            return entry
+        raise ValueError(f"the cache {root} cannot be written, and what it holds of {name} is out of date")
+    with errors_name(root), FileLock(root / f".{name}-{key}.lock"):
         if entry.is_dir():
             if is_current is None or is_current(entry):
                 return entry
@@ -147,6 +152,10 @@ def _entry(
             shutil.rmtree(unfinished)
             raise
     return entry
+
+
+def _is_read_only(root: Path) -> bool:
+    return not os.access(root, os.W_OK)
 
 
 def _identity(value: Any, root: Path) -> Any:
@@ -166,8 +175,9 @@ def _contents_hash(path: Path, memory: Path) -> str:
     if known is not None and known[:2] == seen:
         return known[2]
     digest = file_sha256(path)
-    with FileLock(memory.with_suffix(".lock")):
-        write_whole(memory, json.dumps({**_remembered(memory), str(path): [*seen, digest]}))
+    if not _is_read_only(memory.parent):
+        with FileLock(memory.with_suffix(".lock")):
+            write_whole(memory, json.dumps({**_remembered(memory), str(path): [*seen, digest]}))
     return digest
 
 

@@ -90,7 +90,7 @@ class Checkpoints:
             "process_group": self._group,
             "no_dist": not self._distributed,
         }
-        with _plain_errors(f"The checkpoint {writer.directory} cannot be written"):
+        with self._errors_of_saving(f"The checkpoint {writer.directory} cannot be written"):
             if self.asynchronous:
                 saving = dcp.async_save(tensors, async_stager=self._copies, **options)
                 self._pending = saving if isinstance(saving, Future) else saving.upload_completion
@@ -101,7 +101,7 @@ class Checkpoints:
         """Returns when the checkpoint under way is complete; raises what went wrong with it."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            with _plain_errors(f"The last checkpoint in {self.directory} cannot be written"):
+            with self._errors_of_saving(f"The last checkpoint in {self.directory} cannot be written"):
                 pending.result()
 
     def load_latest(self, tensors: dict[str, torch.Tensor]) -> SavedState | None:
@@ -114,8 +114,7 @@ class Checkpoints:
         """
         found: list[Any] = [None]
         if self._rank == 0:
-            for unfinished in self.directory.glob("step-*.partial"):
-                shutil.rmtree(unfinished)
+            self._remove_unfinished()
             found = [max(complete_steps(self.directory), default=None)]
         if self._distributed:
             dist.broadcast_object_list(found, 0, self._group)
@@ -150,6 +149,21 @@ class Checkpoints:
             problems = sorted({problem for of_rank in gathered for problem in of_rank})
         if problems:
             raise DamagedCheckpoint(describe_damage(directory, problems))
+
+    @contextmanager
+    def _errors_of_saving(self, what: str) -> Iterator[None]:
+        """Errors as `_plain_errors` has them. What was written is removed: it takes room that was missing, maybe."""
+        try:
+            with _plain_errors(what):
+                yield
+        except OSError:
+            if self._rank == 0:
+                self._remove_unfinished()
+            raise
+
+    def _remove_unfinished(self) -> None:
+        for unfinished in self.directory.glob("step-*.partial"):
+            shutil.rmtree(unfinished)
 
     def _remove_old(self) -> None:
         for step in sorted(complete_steps(self.directory))[: -self.keep]:

@@ -4,8 +4,10 @@ import copy
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import distributed as dist
 
+from owl2.files import errors_name
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 from owl2.training.distributed.broadcast_weights import gather_tensor
@@ -39,7 +41,8 @@ def save_final_model(
     else:
         _save_whole(model, partial, torch.bfloat16 if recipe.precision == "bf16" else torch.float32, mesh)
     if mesh.rank == 0:
-        processor.save_pretrained(partial)
+        with errors_name(partial):
+            processor.save_pretrained(partial)
         partial.rename(directory)
     dist.barrier(group=mesh.host_group)
 
@@ -64,4 +67,8 @@ def _save(
     plain.tie_weights()
     plain.config.dtype = dtype
     plain.generation_config = model.generation_config
-    plain.save_pretrained(directory)
+    try:
+        with errors_name(directory):
+            plain.save_pretrained(directory)
+    except SafetensorError as error:  # as of a full disk, which it does not name
+        raise OSError(f"the model {directory} cannot be written: {error}") from error

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from owl2.files import errors_name
 from owl2.training.data.loader import Counts
 from owl2.training.run_directory import RunDirectory
 
@@ -217,7 +218,7 @@ class MetricsLogger:
         return "  ".join(parts)
 
     def _write(self, file: Path, line: dict[str, Any]) -> None:
-        with file.open("a", encoding="utf-8") as opened:
+        with errors_name(file), file.open("a", encoding="utf-8") as opened:
             opened.write(json.dumps(line) + "\n")
 
     def _add_events(self, step: int, values: dict[str, Any]) -> None:
