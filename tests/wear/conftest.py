@@ -1,0 +1,73 @@
+"""A small file system to fill, and a benchmark to answer."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from evaluation.conftest import model, processor  # noqa: F401
+from PIL import Image
+from training.tiny_recipes import write_data, write_recipes
+
+
+class SmallDisk:
+    """A file system of its own, in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._filler = path, path / "filler"
+
+    def fill(self, leaving: int = 0) -> None:
+        """Takes the room that is left but for some bytes."""
+        room = shutil.disk_usage(self.path).free - leaving
+        self._filler.write_bytes(bytes(max(0, room)))
+
+    def make_room(self) -> None:
+        self._filler.unlink()
+
+    def forbid_writing(self) -> None:
+        subprocess.run(["mount", "-o", "remount,ro", self.path], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """32 MiB; skipped where nothing can be mounted."""
+    path = tmp_path / "small disk"
+    path.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", path], stderr=subprocess.DEVNULL
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield SmallDisk(path)
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and recipes of a tiny training."""
+    directory = tmp_path_factory.mktemp("data")
+    write_data(directory)
+    write_recipes(directory)
+    return directory
+
+
+@pytest.fixture
+def pope(tmp_path: Path) -> Path:
+    return write_pope(tmp_path / "benchmarks")
+
+
+def write_pope(root: Path, image: str = "a.png", end: str = "\n") -> Path:
+    """POPE with twelve questions."""
+    (root / "pope").mkdir(parents=True)
+    (root / "coco" / "val2014").mkdir(parents=True)
+    Image.new("RGB", (20, 16), "red").save(root / "coco" / "val2014" / image)
+    for subset in ("random", "popular", "adversarial"):
+        rows = [
+            {"question_id": number, "image": image, "text": f"Is it {number}?", "label": ("yes", "no")[number % 2]}
+            for number in range(4)
+        ]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + end for row in rows)
+        (root / "pope" / f"coco_pope_{subset}.json").write_bytes(lines.encode())
+    return root
