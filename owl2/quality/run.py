@@ -176,5 +176,5 @@ def run_settings(
         "aspects": list(aspects),
         "image_size": scorer.processor.image_processor.size["height"],
         "dtype": str(scorer.model.dtype).removeprefix("torch."),
-        **({} if bits is None else {"bits": bits}),  # files of earlier versions have no such entry
+        "bits": bits,
     }
