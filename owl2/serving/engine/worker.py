@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 
+from . import paged_attention
 from .paged_model import PagedOwl2
 
 logger = logging.getLogger(__name__)
@@ -107,10 +108,15 @@ class Worker:
             RuntimeError: the manager ended before.
         """
         self._stopping = False
+        own_attention = paged_attention.is_better(self.model.config, self.model.device)
+        if own_attention:
+            self.model.language_model.set_attn_implementation("sdpa")  # what the manager knows
         self._manager = self.model.init_continuous_batching(
             generation_config=GenerationConfig(do_sample=False, eos_token_id=self.end_tokens, max_new_tokens=1),
             continuous_batching_config=self._config(),
         )
+        if own_attention:
+            self.model.language_model.set_attn_implementation(paged_attention.NAME)
         # The manager counts only those processors that it converted itself.
         self._manager.logit_processor.tensors_required = 1
         self._manager.start()
