@@ -57,6 +57,26 @@ def server(loaded: Any) -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def keyed_server(loaded: Any) -> Iterator[Server]:
+    """As `server`, with the keys secret and second."""
+    with serving(*loaded, load_settings(None, [*SMALL, "api_keys=[secret, second]"])) as running:
+        yield running
+
+
+@pytest.fixture
+def with_settings(server: Server) -> Iterator[Callable[..., Server]]:
+    """Gives the shared server other settings, of those that it looks up for each request, until the test ends."""
+    before = server.state.settings
+
+    def change(*overrides: str) -> Server:
+        server.state.settings = load_settings(None, [*SMALL, *overrides])
+        return server
+
+    yield change
+    server.state.settings = before
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_collection() -> None:
     """The manager of transformers collects garbage when it stops, which takes long among all that torch has made."""

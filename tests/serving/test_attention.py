@@ -99,8 +99,8 @@ class TestOcclusion:
         expected = occlusion_map(model, prompt, int(inputs["input_ids"][0, first]), groups=2)
         torch.testing.assert_close(torch.tensor(found["map"]), expected, atol=1e-4, rtol=1e-3)
 
-    def test_groups_are_limited(self, start):
-        server = start("limits.occlusion_groups=2")
+    def test_groups_are_limited(self, with_settings):
+        server = with_settings("limits.occlusion_groups=2")
         body = {"messages": [user("a", IMAGE)], "word": "word"}
         assert post(server, "/attention/occlusion", **body, groups=2).is_success
         response = post(server, "/attention/occlusion", **body, groups=3)
@@ -131,8 +131,8 @@ class TestRefusals:
         assert response.status_code == 400, response.text
         assert response.json()["error"]["param"].startswith(field)
 
-    def test_tokens_of_the_word_are_limited(self, start):
-        server = start("limits.attention_tokens=2")
+    def test_tokens_of_the_word_are_limited(self, with_settings):
+        server = with_settings("limits.attention_tokens=2")
         body = {"messages": [user("a", IMAGE)]}
         response = post(server, **body, word="one two three four")
         assert response.status_code == 400 and "over the limit of 2" in response.text

@@ -23,8 +23,8 @@ def test_no_other_file_is_served(server, name):
     assert httpx.get(f"{server.url}/page/{name}").status_code == 404
 
 
-def test_with_keys_the_page_is_open_and_nothing_else(start):
-    server = start("api_keys=[secret]")
+def test_with_keys_the_page_is_open_and_nothing_else(keyed_server):
+    server = keyed_server
     assert httpx.get(server.url).is_success and httpx.get(f"{server.url}/page/app.js").is_success
     for path in ("/v1/models", "/metrics", "/openapi.json", "/page", "//", "/./v1/models"):
         assert httpx.get(server.url + path).status_code == 401, path

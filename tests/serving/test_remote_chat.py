@@ -77,8 +77,8 @@ def test_a_refusal_is_in_the_words_of_the_server(server):
     assert result.exit_code == 2 and "the context holds" in result.stderr
 
 
-def test_a_key_comes_from_the_environment(start, monkeypatch):
-    server = start("api_keys=[secret]")
+def test_a_key_comes_from_the_environment(keyed_server, monkeypatch):
+    server = keyed_server
     assert "a valid key is needed" in owl2("--url", server.url, "hello").stderr
     monkeypatch.setenv("OWL2_API_KEY", "secret")
     assert owl2("--url", server.url, "--max-new-tokens", 2, "hello").exit_code == 0

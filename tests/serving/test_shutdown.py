@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from model_server import picture, user
 
-GRACE_SECONDS = 4
+GRACE_SECONDS = 2
 
 
 @pytest.fixture

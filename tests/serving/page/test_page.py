@@ -266,9 +266,8 @@ class TestErrors:
         expect(page.get_by_role("alert")).to_contain_text("The worker is being restarted.")
         assert shown(page) == "kept"
 
-    def test_a_server_with_keys_asks_for_one(self, start, open_page):
-        server = start("api_keys=[secret]")
-        page = open_page(server.url)
+    def test_a_server_with_keys_asks_for_one(self, keyed_server, open_page):
+        page = open_page(keyed_server.url)
         expect(page.locator("#ask-key")).to_be_visible()
         page.fill("#key", "secret")
         page.press("#key", "Enter")
