@@ -5,7 +5,7 @@ import io
 import logging
 import socket
 import struct
-import time
+import threading
 import zlib
 
 import httpx
@@ -220,8 +220,8 @@ class TestWhoMayAsk:
 
 class TestCrash:
     def test_the_request_fails_health_says_so_and_the_next_is_answered(self, server, monkeypatch):
-        restart = server.engine._restart_worker
-        monkeypatch.setattr(server.engine, "_restart_worker", lambda: (time.sleep(0.3), restart()))
+        restart, seen = server.engine._restart_worker, threading.Event()
+        monkeypatch.setattr(server.engine, "_restart_worker", lambda: (seen.wait(60), restart()))
         stream = server.client().chat.completions.create(model=NAME, messages=[user("a")], max_tokens=200, stream=True)
         chunks = iter(stream)
         next(chunks)
@@ -233,6 +233,7 @@ class TestCrash:
         with pytest.raises(Exception, match="worker failed"):
             list(chunks)
         assert httpx.get(f"{server.url}/health").status_code == 503
+        seen.set()
         server.wait(lambda: server.engine.is_healthy)
         assert httpx.get(f"{server.url}/health").status_code == 200
         assert chat(server, user("a", picture(91))).is_success
