@@ -23,7 +23,7 @@ export MALLOC_TOP_PAD_ := 268435456
 
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup quickstart test test-slow test-oldest test-newest test-vllm fuzz check format clean
+.PHONY: help setup quickstart test test-slow test-oldest test-newest test-vllm fuzz gpu-check check format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make test-newest        the tests on the newest release of every dependency, tested before or not"
 	@echo "make test-vllm          the tests of the vLLM plugin, with the vLLM for CPUs (3.4 GB)"
 	@echo "make fuzz               damaged files of every kind, for an hour (MINUTES=...)"
+	@echo "make gpu-check          on a GPU of 80 GB: is everything right on it, and how fast (half an hour)"
 	@echo "make check              format, lint and types"
 	@echo "make format             format and repair what can be repaired"
 	@echo "make setup              only the virtual environment in $(VENV)"
@@ -66,6 +67,9 @@ test-vllm: $(VLLM)/.complete
 
 fuzz: $(VENV)/.complete
 	$(PYTEST) OWL2_FUZZ_MINUTES=$(MINUTES) $(VENV)/bin/python -m pytest -q tests/fuzz $(ARGS)
+
+gpu-check: $(VENV)/.complete
+	$(VENV)/bin/python benchmarks/gpu_check.py $(ARGS)
 
 check: $(VENV)/.complete
 	$(VENV)/bin/ruff format --check .

@@ -245,8 +245,9 @@ class Turn:
             torch.cuda.reset_peak_memory_stats()
             self.step()
             return torch.cuda.max_memory_allocated()
-        state = self.optimizer.named_state().values()
-        with TensorMemory(*self.contestant.model.parameters(), *state, *self.batch.values()) as memory:
+        state = [value for each in self.optimizer.state.values() for value in each.values()]
+        held = (*self.contestant.model.parameters(), *self.masters, *state, *self.batch.values())
+        with TensorMemory(*held) as memory:
             self.step()
         return memory.peak
 
