@@ -27,6 +27,7 @@ def ablate(
     only: Annotated[list[str] | None, typer.Option(metavar="FACTOR=LEVEL,LEVEL", help="Only these levels.")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="The short form: shows that it runs, is no evidence.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="GPUs that share the training of a cell, under torchrun.")] = 1,
     report: Annotated[bool, typer.Option("--report", help="Only compute the report again.")] = False,
 ) -> None:
     """Run an ablation: arms x factors x seeds, with shared stages trained once.
@@ -40,5 +41,5 @@ def ablate(
 
     from owl2.analysis.ablation.ablate import ablate as run
 
-    if not run(file, out, Console(), metrics, only or [], smoke, jobs, report):
+    if not run(file, out, Console(), metrics, only or [], smoke, jobs, report, ranks):
         raise typer.Exit(130)

@@ -17,7 +17,7 @@ from .cells import flat
 from .grid import Grid, expand, load_grid, select
 from .held_out_loss import KEYS
 from .measurement import Measurement
-from .report import write_report
+from .report import SMOKE, write_report
 from .runner import run_cells
 
 SNAPSHOT = "grid.yaml"
@@ -33,6 +33,7 @@ def ablate(
     smoke: bool = False,
     jobs: int = 1,
     report_only: bool = False,
+    ranks: int = 1,
 ) -> bool:
     """Runs a grid, or resumes it, and writes its report.
 
@@ -43,6 +44,7 @@ def ablate(
             not run again, so that it can be committed and a grid resumed from any clone.
         only: `FACTOR=LEVEL,LEVEL`.
         smoke: the short form, whose report says that it is no evidence.
+        ranks: of this machine, that share the training of a stage: GPUs. Cells then run one after the other.
         report_only: nothing is trained; the report is computed from the metrics that are there.
 
     Returns:
@@ -51,6 +53,8 @@ def ablate(
     Raises:
         ValueError: the grid is wrong, or the folder is of another one; said before anything trains.
     """
+    if jobs > 1 and ranks > 1:
+        raise ValueError(f"{jobs} cells at a time, each on {ranks} ranks, would share GPUs: give --jobs or --ranks")
     whole = load_grid(path)
     grid = select(whole, only, smoke)
     folder = out if metrics is None else metrics
@@ -61,9 +65,11 @@ def ablate(
         _keep(folder, whole, smoke)
         stages = {stage.directory for cell in cells for stage in cell.stages}
         console.print(f"{grid.title}: {len(cells)} cells, {len(stages)} stages to train", highlight=False)
-        if not run_cells(cells, grid.measure, out, folder, jobs, console):
+        if smoke:
+            console.print(SMOKE)
+        if not run_cells(cells, grid.measure, out, folder, jobs, console, ranks):
             return False
-    console.print(f"report: {write_report(grid, folder, smoke)}", highlight=False)
+    console.print(f"report: {write_report(grid, folder, smoke)}{f' ({SMOKE})' if smoke else ''}", highlight=False)
     return True
 
 

@@ -22,12 +22,12 @@ from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 from owl2.training.cost.estimate import recipe_cost
 from owl2.training.recipe.schema import Recipe
-from owl2.training.run import train
 from owl2.training.run_directory import RunDirectory
 
 from .grid import Cell, StageRun
 from .held_out_loss import held_out_loss
 from .measurement import Measurement
+from .ranks import train_on_ranks
 
 
 class Busy(Exception):
@@ -61,12 +61,15 @@ def read_metrics(folder: Path, cell: Cell) -> dict[str, Any] | None:
     return found
 
 
-def run_cell(cell: Cell, measure: Mapping[str, Measurement], work: Path, folder: Path, console: Console) -> None:
+def run_cell(
+    cell: Cell, measure: Mapping[str, Measurement], work: Path, folder: Path, console: Console, ranks: int = 1
+) -> None:
     """Trains and measures a cell, and writes its metrics; what other cells share and is done is used as it is.
 
     Args:
         work: run directories of the stages and predictions.
         folder: of the metrics.
+        ranks: of this machine, that share the training of a stage.
 
     Raises:
         Busy: another process works on it, or on a stage of it.
@@ -78,7 +81,7 @@ def run_cell(cell: Cell, measure: Mapping[str, Measurement], work: Path, folder:
             return
         model = None
         for stage in cell.stages:
-            model = _train(stage, model, work, console)
+            model = _train(stage, model, work, console, ranks)
         metrics, correct = _measure(cell.stages, measure, work, work / "predictions" / f"{cell.name}-{cell.key[:12]}")
         stages = {stage.name: _facts(stage, work / stage.directory) for stage in cell.stages}
         for name, facts in stages.items():
@@ -106,7 +109,7 @@ def _only_process(lock: Path) -> Iterator[None]:
         raise Busy(str(lock)) from error
 
 
-def _train(stage: StageRun, start: Path | None, work: Path, console: Console) -> Path:
+def _train(stage: StageRun, start: Path | None, work: Path, console: Console, ranks: int) -> Path:
     """The model that a stage ends with."""
     directory = RunDirectory(work / stage.directory)
     if not directory.is_finished:
@@ -114,7 +117,7 @@ def _train(stage: StageRun, start: Path | None, work: Path, console: Console) ->
             recipe = stage.recipe(start, directory.path)
             began = time.perf_counter()
             try:
-                finished = train(recipe, console)
+                finished = train_on_ranks(recipe, ranks, console)
             finally:
                 _add_seconds(directory.path, time.perf_counter() - began)
             if not finished:

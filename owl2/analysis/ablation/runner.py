@@ -31,6 +31,7 @@ def run_cells(
     folder: Path,
     jobs: int,
     console: Console,
+    ranks: int = 1,
 ) -> bool:
     """Runs every cell that has no metrics yet.
 
@@ -38,6 +39,7 @@ def run_cells(
         work: where models are trained.
         folder: of the metrics.
         jobs: processes; each has its share of the cores.
+        ranks: of this machine, that share the training of a stage.
 
     Returns:
         Whether all cells are done; `False` if the grid was asked to stop (Ctrl-C, SIGTERM) and saved its state.
@@ -54,7 +56,7 @@ def run_cells(
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     told: Any = context.Queue()
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    arguments = (cells, dict(measure), work, folder, threads, told)
+    arguments = (cells, dict(measure), work, folder, threads, ranks, told)
     workers = [context.Process(target=_work, args=arguments) for _ in range(min(jobs, len(pending)))]
     for worker in workers:
         worker.start()
@@ -117,7 +119,13 @@ def _stop(workers: Sequence[Any]) -> None:
 
 
 def _work(
-    cells: Sequence[Cell], measure: Mapping[str, Measurement], work: Path, folder: Path, threads: int, told: Any
+    cells: Sequence[Cell],
+    measure: Mapping[str, Measurement],
+    work: Path,
+    folder: Path,
+    threads: int,
+    ranks: int,
+    told: Any,
 ) -> None:
     """One process: takes cells until none is left."""
     import torch
@@ -128,7 +136,7 @@ def _work(
     with (work / f"log-{os.getpid()}.txt").open("w", encoding="utf-8") as log:
         console = Console(file=log, width=120)
         while pending := [cell for cell in cells if not metrics_file(folder, cell).is_file()]:
-            if not _take_one(pending, measure, work, folder, console, told):
+            if not _take_one(pending, measure, work, folder, ranks, console, told):
                 return
 
 
@@ -137,6 +145,7 @@ def _take_one(
     measure: Mapping[str, Measurement],
     work: Path,
     folder: Path,
+    ranks: int,
     console: Console,
     told: Any,
 ) -> bool:
@@ -144,7 +153,7 @@ def _take_one(
     for cell in pending:
         started = time.monotonic()
         try:
-            run_cell(cell, measure, work, folder, console)
+            run_cell(cell, measure, work, folder, console, ranks)
         except Busy:
             continue
         except Stopped:

@@ -19,6 +19,7 @@ from owl2.processing import Owl2Processor
 from .figures import default_layers, draw_figure_4, draw_image_maps, draw_mean_shares, draw_shares, save
 from .occlusion import occlusion_map
 from .over_data import MeanShares, shares_over_data
+from .recording import base_model
 from .shares import Shares
 from .study import Study, image_map, study_answer, study_conditions
 
@@ -138,9 +139,13 @@ def _maps(
         for key, value in study.inputs.items()
         if isinstance(value, torch.Tensor)
     }
-    maps = {
-        "last layer of the abstractor": image_map(model, study, layers=layers),
-        "rolled out": image_map(model, study, layers=layers, through="rollout"),
+    attention = image_map(model, study, layers=layers)
+    if base_model(model).config.connector == "mlp":
+        seen = {"attention": attention}
+    else:
+        rolled_out = image_map(model, study, layers=layers, through="rollout")
+        seen = {"last layer of the abstractor": attention, "rolled out": rolled_out}
+    maps = seen | {
         "minus the prompt's average": image_map(model, study, layers=layers, subtract_average=True),
         "occlusion": occlusion_map(model, prompt, token, groups=groups),
     }

@@ -76,7 +76,7 @@ async def attention(body: AttentionRequest, request: Request) -> dict[str, Any]:
         "tokens": _names(state, word),
         "num_layers": config.num_hidden_layers,
         "num_heads": config.num_attention_heads,
-        "averaged": _what_was_averaged(body, layers, heads, len(word.tokens)),
+        "averaged": _what_was_averaged(body, layers, heads, len(word.tokens), state.engine.model.config.connector),
         "aspect": getattr(state.prompts.processor.image_processor, "aspect", "resize"),
         **found,
     }
@@ -228,7 +228,9 @@ def _names(state: ServerState, word: _Word) -> list[str]:
     return [answering.token_name(state, token) for token in word.tokens]
 
 
-def _what_was_averaged(body: AttentionRequest, layers: list[int], heads: list[int], num_tokens: int) -> str:
+def _what_was_averaged(
+    body: AttentionRequest, layers: list[int], heads: list[int], num_tokens: int, connector: str
+) -> str:
     """In words, to be read under a map."""
     parts = [
         _counted("layer", layers, body.layers is None),
@@ -236,7 +238,8 @@ def _what_was_averaged(body: AttentionRequest, layers: list[int], heads: list[in
         "the word's one token" if num_tokens == 1 else f"the word's {num_tokens} tokens",
     ]
     abstractor = "last layer" if body.through == "last" else "layers rolled out"
-    text = f"Mean over {parts[0]}, {parts[1]} and {parts[2]}, seen through the abstractor's {abstractor}"
+    seen = "each visual token on its patch" if connector == "mlp" else f"seen through the abstractor's {abstractor}"
+    text = f"Mean over {parts[0]}, {parts[1]} and {parts[2]}, {seen}"
     return text + (", less the average of the prompt's tokens." if body.minus_average else ".")
 
 

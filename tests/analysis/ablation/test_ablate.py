@@ -1,6 +1,8 @@
 """`owl2 ablate` from a grid to its report, on tiny models."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +12,16 @@ import pytest
 import yaml
 from rich.console import Console
 from training.tiny_recipes import write_data, write_recipes
+from typer.testing import CliRunner
 
 from owl2.analysis.ablation import cells as cells_module
 from owl2.analysis.ablation.ablate import ablate
 from owl2.analysis.ablation.cells import Busy, run_cell
 from owl2.analysis.ablation.grid import expand, load_grid
+from owl2.cli.main import app
 
 QUIET = Console(quiet=True)
+QUIET_FILE = Console(file=open(os.devnull, "w"))  # other processes write to it
 
 
 @pytest.fixture
@@ -58,9 +63,11 @@ def test_cells_share_a_stage_are_measured_and_are_not_run_again(grid, tmp_path, 
     loaded = load_grid(grid)
     cells, work, folder = expand(loaded, grid.parent), tmp_path / "work", tmp_path / "metrics"
     trained: list[str] = []
-    train = cells_module.train
+    train = cells_module.train_on_ranks
     monkeypatch.setattr(
-        cells_module, "train", lambda recipe, console: trained.append(Path(recipe.out).name) or train(recipe, console)
+        cells_module,
+        "train_on_ranks",
+        lambda recipe, *rest: trained.append(Path(recipe.out).name) or train(recipe, *rest),
     )
     for cell in cells:
         run_cell(cell, loaded.measure, work, folder, QUIET)
@@ -73,7 +80,7 @@ def test_cells_share_a_stage_are_measured_and_are_not_run_again(grid, tmp_path, 
     assert (tmp_path / "metrics" / "cells" / "low-seed0.json").stat().st_size < 5000
     # all is there: nothing is trained, and the report is computed from the metrics alone
     (tmp_path / "other").mkdir()
-    monkeypatch.setattr(cells_module, "train", lambda *_: pytest.fail("it was trained again"))
+    monkeypatch.setattr(cells_module, "train_on_ranks", lambda *_: pytest.fail("it was trained again"))
     assert ablate(grid, tmp_path / "other", QUIET, metrics=folder)
     assert "VQA" in (folder / "report.md").read_text()
 
@@ -92,6 +99,45 @@ def test_two_processes_run_a_grid_to_its_report(grid, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2 cells, 3 stages to train" in done.stdout and "report.md" in done.stdout
     assert (tmp_path / "run" / "report.md").is_file()
+
+
+@pytest.mark.slow
+def test_ranks_train_a_stage_to_the_same_loss_and_a_recipe_that_fails_is_said(grid, tmp_path):
+    loaded = load_grid(grid)
+    cell = expand(loaded, grid.parent)[0]
+    found = []
+    for ranks in (1, 2):
+        run_cell(cell, {}, tmp_path / str(ranks), tmp_path / f"metrics{ranks}", QUIET_FILE, ranks)
+        metrics = json.loads((tmp_path / f"metrics{ranks}" / "cells" / "low-seed0.json").read_text())["metrics"]
+        found.append(metrics["pretrain.loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    (tmp_path / "pairs.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"pretrain-\w+ failed on 2 ranks \(exit code 1\)"):
+        run_cell(cell, {}, tmp_path / "again", tmp_path / "none", QUIET_FILE, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ablations/small/table5", "--only", "arm=wide"), "arm=wide, but arm is one of none, mam"),
+        (("ablations/small/table7", "--only", "question=2"), "the factor question, but there are queries"),
+        (("ablations/table9",), "there is no grid ablations/table9: the package has ablations/controls"),
+        (("ablations/small/table5", "--report"), "has no metrics of cells: run the grid first"),
+        (("ablations/small/table5", "--jobs", "2", "--ranks", "2"), "give --jobs or --ranks"),
+    ],
+)
+def test_the_command_says_in_one_line_what_is_wrong_and_writes_nothing(tmp_path, arguments, message, monkeypatch):
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")  # so that the process is not started again
+    result = CliRunner().invoke(app, ["ablate", *arguments, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2 and message in result.output and len(result.output.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_short_form_says_that_it_is_no_evidence(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr("owl2.analysis.ablation.ablate.run_cells", lambda *_: False)
+    printed = io.StringIO()
+    ablate(grid, tmp_path / "run", Console(file=printed), smoke=True)
+    assert "smoke test, not evidence" in printed.getvalue()
 
 
 @pytest.mark.parametrize(

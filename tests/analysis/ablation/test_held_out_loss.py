@@ -100,7 +100,7 @@ def test_of_a_grid_with_some_metrics_only_the_other_cells_are_run(tmp_path, monk
     path = grid_file(tmp_path, {"text": {"loss": {"source": TEXT}}}, [{"metric": "text.loss", "title": "loss"}])
     asked: list[str] = []
 
-    def run(cells: Any, measure: Any, work: Path, folder: Path, jobs: int, console: Console) -> bool:
+    def run(cells: Any, measure: Any, work: Path, folder: Path, jobs: int, console: Console, ranks: int) -> bool:
         asked.extend(cell.name for cell in cells if read_metrics(folder, cell) is None)
         return False
 
@@ -110,7 +110,7 @@ def test_of_a_grid_with_some_metrics_only_the_other_cells_are_run(tmp_path, monk
     monkeypatch.setattr("owl2.analysis.ablation.ablate.run_cells", run)
     assert not ablate(path, tmp_path / "elsewhere", QUIET, metrics=tmp_path / "metrics")
     assert asked == ["low-seed0", "low-seed3", "high-seed3"]
-    monkeypatch.setattr("owl2.analysis.ablation.cells.train", lambda *_: pytest.fail("it was trained again"))
+    monkeypatch.setattr("owl2.analysis.ablation.cells.train_on_ranks", lambda *_: pytest.fail("it was trained again"))
     run_cell(cell, grid.measure, tmp_path / "elsewhere", tmp_path / "metrics", QUIET)
 
 
