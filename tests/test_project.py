@@ -83,7 +83,7 @@ class TestVersion:
 
 
 class TestPackaging:
-    @pytest.mark.parametrize("file", ["cpu.txt", "oldest.txt"])
+    @pytest.mark.parametrize("file", ["cpu.txt", "oldest.txt", "vllm.txt"])
     def test_the_constraints_lie_within_the_declared_ranges(self, file):
         pinned = constraints(file)
         lines = PROJECT["dependencies"] + [
@@ -95,7 +95,7 @@ class TestPackaging:
         assert {Requirement(line).name for line in PROJECT["dependencies"]} <= set(pinned)
 
     def test_torch_is_the_same_release_in_all_constraints(self):
-        assert len({constraints(file)["torch"] for file in ("cpu.txt", "oldest.txt", "newest.txt")}) == 1
+        assert len({constraints(file)["torch"] for file in ("cpu.txt", "oldest.txt", "newest.txt", "vllm.txt")}) == 1
         assert list(constraints("newest.txt")) == ["torch"]
 
     def test_the_oldest_constraints_are_the_lower_ends(self):

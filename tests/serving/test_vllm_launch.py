@@ -124,10 +124,12 @@ def test_a_folder_that_is_no_model_and_an_engine_that_is_none(tmp_path: Path, st
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"text_config": {"qk_norm": True}}, "models with qk_norm=True were not tested in vLLM"),
-        ({"text_config": {"sliding_window": 9}}, "models with sliding_window=9 were not tested"),
-        ({"text_config": {"routing": "hash"}}, "models with routing='hash' were not tested"),
+        ({"qk_norm": True}, "models with qk_norm=True were not tested in vLLM"),
+        ({"sliding_window": 9}, "models with sliding_window=9 were not tested"),
+        ({"routing": "hash"}, "models with routing='hash' were not tested"),
+        ({"connector": "mlp"}, "models with connector='mlp' were not tested"),
     ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_model_that_was_not_tested_is_refused_before_vllm_starts(
     changes: dict[str, Any], said: str, loaded: Any, tmp_path: Path, started: list[Any]
@@ -135,7 +137,7 @@ def test_a_model_that_was_not_tested_is_refused_before_vllm_starts(
     loaded[0].config.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     config = json.loads(file.read_text())
-    file.write_text(json.dumps({**config, "text_config": {**config["text_config"], **changes["text_config"]}}))
+    file.write_text(json.dumps({**config, **changes, "text_config": {**config["text_config"], **changes}}))
     assert said in refusal("-m", tmp_path)
 
 

@@ -38,6 +38,7 @@ def refuse_model(config: "Owl2Config") -> None:
         "sliding_window": text.sliding_window,
         "routing": None if text.routing == "modality" else text.routing,
         "kv_adapter_rank": text.kv_adapter_rank,
+        "connector": None if config.connector == "abstractor" else config.connector,
     }
     found = [f"{name}={value!r}" for name, value in unproven.items() if value]
     if found:
