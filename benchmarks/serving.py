@@ -125,8 +125,10 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
             servers["transformers serve"] = stack.enter_context(other)
         for name, url in (each.split("=", 1) for each in arguments.url):
             servers[name] = elsewhere(url)
-        for server in servers.values():
-            ask(server, body_of(server, message_parts(warm), 4, generator.ends), 4)
+        for name, server in servers.items():
+            answer = ask(server, body_of(server, message_parts(warm), 4, generator.ends), 4)
+            if answer.error:
+                raise SystemExit(f"{name} does not answer: {answer.error}")
         for clients in arguments.clients:
             requests = make_requests(clients * arguments.requests, arguments.images, arguments.words, seed=clients)
             names = ("generate, sequential", "generate, one batch")

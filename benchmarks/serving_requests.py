@@ -200,7 +200,8 @@ def ask(server: Server, body: bytes, tokens: int, leave_after: int | None = None
     try:
         for chunk in _chunks(server, body):
             if "error" in chunk:
-                answer.error = str(chunk["error"].get("code") or chunk["error"].get("message"))
+                error = chunk["error"]  # a text in some servers
+                answer.error = str(error.get("code") or error.get("message") if isinstance(error, dict) else error)
                 break
             answer.tokens = (chunk.get("usage") or {}).get("completion_tokens", answer.tokens)
             for choice in chunk["choices"]:
@@ -237,7 +238,7 @@ def _chunks(server: Server, body: bytes) -> Iterator[dict[str, Any]]:
 def _code_in(text: str) -> str:
     try:
         error = json.loads(text)["error"]
-        return str(error.get("code") or error["message"])
+        return str(error.get("code") or error["message"]) if isinstance(error, dict) else str(error)
     except (ValueError, KeyError, TypeError):
         return text[:200]
 
