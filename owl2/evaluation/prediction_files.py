@@ -150,7 +150,7 @@ def _header(line: str, path: Path) -> dict[str, Any]:
     try:
         header = parse_json(line)["header"]
         return {**with_current_names(header), "task": str(header["task"]), "samples": int(header["samples"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}:1: not the header of a file of predictions: {line[:80]!r}") from error
 
 
