@@ -145,7 +145,10 @@ def started(command: list[str], model: str, port: int) -> Iterator[Server]:
         yield server
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def free_port() -> int:
@@ -182,7 +185,7 @@ def body_of(server: Server, parts: list[dict[str, Any]], tokens: int, ends: list
         "messages": [{"role": "user", "content": parts}],
         "max_tokens": tokens,
         "temperature": 0,
-        "logit_bias": {str(end): -100 for end in ends},
+        "logit_bias": {str(end): -100.0 for end in ends},  # transformers serve takes no whole numbers
         "stream": True,
         "stream_options": {"include_usage": True},
     }
