@@ -201,6 +201,8 @@ def _read_list(path: Path) -> list[Shard]:
         for shard in shards:
             if ".." in PurePosixPath(shard.name).parts or PurePosixPath(shard.name).is_absolute():
                 raise ValueError(f"the shard {shard.name!r} lies outside of its folder")
+            if not isinstance(shard.pairs, int) or shard.pairs < 0:
+                raise ValueError(f"the shard {shard.name!r} has {shard.pairs!r} pairs")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"the index {path} is damaged, index the shards again: {error}") from error
     return shards
