@@ -329,13 +329,13 @@ def _require_rope(config: PreTrainedConfig, settings: Any) -> None:
     if not isinstance(settings, dict):
         raise ValueError(f"{config.model_type} rope_parameters must be a mapping of settings, but is {settings!r:.100}")
     kind = settings.get("rope_type", settings.get("type", "default"))
-    if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
+    if not isinstance(kind, str) or kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
         known = ", ".join(dict.fromkeys(["default", *ROPE_INIT_FUNCTIONS]))
         raise ValueError(f"{config.model_type} rope_type is {kind!r}, but must be one of {known}")
 
 
 def _require_activation(config: PreTrainedConfig) -> None:
-    if config.hidden_act not in ACT2FN:
+    if not isinstance(config.hidden_act, str) or config.hidden_act not in ACT2FN:
         raise ValueError(f"{config.model_type} hidden_act is {config.hidden_act!r}, which transformers does not know")
 
 

@@ -59,10 +59,13 @@ def test_a_shard_that_is_cut_off_is_named_while_indexing(folder: Path) -> None:
 
 
 def test_what_is_no_data_is_one_line_of_error(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.csv").touch()
     for arguments, message in (
         (("index", tmp_path / "none"), "is not a folder of shards"),
         (("index", tmp_path), "holds no .tar files"),
-        (("pairs", tmp_path / "x.csv"), "neither a folder"),
+        (("pairs", tmp_path / "folder" / "x.csv"), "neither a folder"),
+        (("pairs", tmp_path / "x.csv"), "does not exist"),
     ):
         code, output = run(*arguments)
         assert code == 2 and message in output and len(output.splitlines()) == 1

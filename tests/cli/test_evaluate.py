@@ -189,6 +189,7 @@ def test_prompts_are_sent_raw_when_asked_to_and_every_result_shows_it(
 def test_a_split_of_another_size_than_the_official_one_is_warned_of_before_the_model_is_loaded(
     owl2: Callable[..., Result], arguments, server, tmp_path
 ):
+    (tmp_path / "no-model").mkdir()
     result = owl2(*arguments[:2], tmp_path / "no-model", *arguments[3:], "--no-judge")
     assert result.exit_code == 2
     first = result.stderr.splitlines()[0]

@@ -194,7 +194,6 @@ class TestRefusals:
             ("tools", [{"type": "function", "function": {"name": "f"}}]),
             ("tool_choice", "auto"),
             ("functions", []),
-            ("response_format", {"type": "json_object"}),
             ("audio", {}),
             ("min_p", 0.1),
             ("temprature", 1),

@@ -230,9 +230,9 @@ class TestErrors:
 
     def test_a_refusal_is_shown_in_words_and_the_message_can_be_edited(self, page):
         limit(page, 2)
-        page.fill("#text", "what is <|image|>?")
+        page.fill("#text", "what is it? " * 60)
         page.press("#text", "Enter")
-        expect(page.get_by_role("alert")).to_contain_text("stands for an image: pass the image")
+        expect(page.get_by_role("alert")).to_contain_text("but the context holds 256 with the answer")
         expect(page.locator(".unanswered")).to_be_visible()
         page.get_by_text("Edit").click()
         page.get_by_label("Edit your message").fill("what is it?")
