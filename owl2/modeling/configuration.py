@@ -7,6 +7,7 @@ official code (LLaMA fields beside `visual_config`) and always saves the nested 
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -271,6 +272,7 @@ class Owl2Config(PreTrainedConfig):
         self.text_config.tie_word_embeddings = self.tie_word_embeddings
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
             kwargs.setdefault(key, getattr(self.text_config, key))
+        _require_dtype(self, kwargs.get("dtype", self.dtype))
         super().__post_init__(**kwargs)
 
     @property
@@ -332,6 +334,12 @@ def _require_rope(config: PreTrainedConfig, settings: Any) -> None:
     if not isinstance(kind, str) or kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
         known = ", ".join(dict.fromkeys(["default", *ROPE_INIT_FUNCTIONS]))
         raise ValueError(f"{config.model_type} rope_type is {kind!r}, but must be one of {known}")
+
+
+def _require_dtype(config: PreTrainedConfig, dtype: Any) -> None:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found is not None and not isinstance(found, torch.dtype) or found is None and dtype is not None:
+        raise ValueError(f"{config.model_type} dtype is {dtype!r:.100}, but must be one of torch, such as bfloat16")
 
 
 def _require_activation(config: PreTrainedConfig) -> None:
