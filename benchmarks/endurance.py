@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from helpers import GOLDENS, tiny_config, tiny_model  # noqa: E402
-from training.tiny_recipes import recipe_of, write_data, write_recipes  # noqa: E402
+from training.tiny_recipes import recipe_of, write_training  # noqa: E402
 
 from owl2.evaluation.inference.ranks import Ranks  # noqa: E402
 from owl2.evaluation.results.scoring import score_directory  # noqa: E402
@@ -58,8 +58,7 @@ def now(folder: Path) -> Moment:
 
 def training(steps: int, every: int, folder: Path) -> tuple[list[Moment], dict[str, Any]]:
     """A run with many checkpoints."""
-    write_data(folder)
-    write_recipes(folder)
+    write_training(folder)
     out, moments = folder / "run", []
     overrides = (f"schedule.steps={steps}", f"checkpoint.every={every}", f"checkpoint.keep={KEPT}")
     small = (

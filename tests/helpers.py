@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,13 @@ GOLDENS = Path(os.environ.get("OWL2_REFERENCE", Path(__file__).parent / "goldens
 
 PLACEHOLDER = -200
 """The official code's image placeholder: one id for all rows of an image."""
+
+
+def write_official(directory: Path) -> Path:
+    """A small model as the official code writes it, with its tokenizer; returns the directory."""
+    for file in (GOLDENS / "a" / "config.json", GOLDENS / "a" / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
+        shutil.copyfile(file, directory / file.name)
+    return directory
 
 
 def vision_config(**changes: Any) -> Owl2VisionConfig:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from training.tiny_recipes import run_recipe, write_data, write_recipes
+from training.tiny_recipes import run_recipe, write_training
 
 from owl2.directory_lock import only_process_in
 
@@ -33,8 +33,7 @@ def held_by_another_process(directory: Path) -> Iterator[int]:
 
 
 def test_a_run_is_refused_where_another_is_active_and_not_after_that_was_killed(tmp_path: Path) -> None:
-    write_data(tmp_path)
-    write_recipes(tmp_path)
+    write_training(tmp_path)
     run = tmp_path / "run"
     with held_by_another_process(run) as pid:
         with pytest.raises(ValueError, match=rf"another run is active in {run} \(process {pid} on "):

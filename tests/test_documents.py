@@ -1,7 +1,6 @@
 """What the documents promise: links and citations lead somewhere, lines fit, commands exist, examples run."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import get_args, get_origin
 
 import pytest
 import yaml
-from helpers import GOLDENS
+from helpers import write_official
 from PIL import Image
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -247,7 +246,4 @@ def test_the_python_examples_run(page: str, model_directory: Path, tmp_path: Pat
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory) -> Path:
     """A small model in the official layout."""
-    directory = tmp_path_factory.mktemp("official")
-    for file in (GOLDENS / "a" / "config.json", GOLDENS / "a" / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
-        shutil.copyfile(file, directory / file.name)
-    return directory
+    return write_official(tmp_path_factory.mktemp("official"))

@@ -1,7 +1,6 @@
 """What the repository promises as a whole: Auto classes, cheap imports, agreeing versions."""
 
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -9,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from helpers import GOLDENS
+from helpers import write_official
 from packaging.requirements import Requirement
 from transformers import (
     AutoConfig,
@@ -31,8 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def directories(tmp_path_factory) -> list[Path]:
     """A model in the official layout, and the same as we save it."""
     official, ours = tmp_path_factory.mktemp("official"), tmp_path_factory.mktemp("ours")
-    for file in (GOLDENS / "a" / "config.json", GOLDENS / "a" / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
-        shutil.copyfile(file, official / file.name)
+    write_official(official)
     AutoModelForImageTextToText.from_pretrained(official).save_pretrained(ours)
     AutoProcessor.from_pretrained(official).save_pretrained(ours)
     return [official, ours]

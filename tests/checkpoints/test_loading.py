@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import GOLDENS
+from helpers import write_official
 from model_directories import adapter_on, wide_model
 from safetensors.torch import load_file
 
@@ -19,10 +19,7 @@ from owl2.training.adapters.merge import merge_lora
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("official")
-    for file in (GOLDENS / "a" / "config.json", GOLDENS / "a" / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
-        shutil.copyfile(file, directory / file.name)
-    return directory
+    return write_official(tmp_path_factory.mktemp("official"))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.tiny_recipes import recipe_of, run_recipe, write_data, write_recipes
+from training.tiny_recipes import recipe_of, run_recipe, write_training
 
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.training.model.build import build_model, meta_config
@@ -14,10 +14,7 @@ VISION = "model.initialize.vision=null"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data")
-    write_data(directory)
-    write_recipes(directory)
-    return directory
+    return write_training(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

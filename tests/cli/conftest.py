@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import GOLDENS
+from helpers import write_official
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -16,10 +16,7 @@ from owl2.cli.main import app
 @pytest.fixture(scope="session")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory as the official code writes it, with its tokenizer."""
-    directory = tmp_path_factory.mktemp("official")
-    for file in (GOLDENS / "a" / "config.json", GOLDENS / "a" / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
-        shutil.copyfile(file, directory / file.name)
-    return directory
+    return write_official(tmp_path_factory.mktemp("official"))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from training.tiny_recipes import write_data, write_recipes
+from training.tiny_recipes import write_training
 from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner, Result
 
@@ -13,8 +13,7 @@ from owl2.cli.main import app
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    write_data(tmp_path)
-    write_recipes(tmp_path)
+    write_training(tmp_path)
     return tmp_path
 
 

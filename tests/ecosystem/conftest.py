@@ -1,11 +1,10 @@
 """A tiny model directory with its processor, and a few conversations about pictures of one colour."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import GOLDENS
+from helpers import write_official
 from PIL import Image
 
 from owl2 import Owl2ForConditionalGeneration, Owl2Processor
@@ -17,8 +16,7 @@ COLORS = ("red", "blue", "white", "black")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `save_pretrained` writes it."""
     official, ours = tmp_path_factory.mktemp("official"), tmp_path_factory.mktemp("ours")
-    for file in (GOLDENS / "a" / "config.json", GOLDENS / "a" / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
-        shutil.copyfile(file, official / file.name)
+    write_official(official)
     Owl2ForConditionalGeneration.from_pretrained(official).save_pretrained(ours)
     Owl2Processor.from_pretrained(official).save_pretrained(ours)
     return ours

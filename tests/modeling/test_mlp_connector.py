@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import IMAGE, batch, largest_difference, randomize, sample, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
-from training.tiny_recipes import recipe_of, run_recipe, write_data, write_recipes
+from training.tiny_recipes import recipe_of, run_recipe, write_training
 from typer.testing import CliRunner
 
 from owl2 import Owl2Config, Owl2ForConditionalGeneration
@@ -137,8 +137,7 @@ def test_what_arms_share_begins_alike_whatever_the_module():
 
 
 def test_a_recipe_trains_both_stages_at_two_resolutions_and_its_checkpoint_is_described(tmp_path):
-    write_data(tmp_path)
-    write_recipes(tmp_path)
+    write_training(tmp_path)
     short = ("schedule.steps=2", "schedule.warmup_steps=1", "data.max_length=96")
     one, two = tmp_path / "one", tmp_path / "two"
     run_recipe(tmp_path, "pretrain", one, MLP, *short)

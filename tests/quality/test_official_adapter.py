@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import GOLDENS, IMAGE, sample
+from helpers import IMAGE, sample, write_official
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
@@ -29,10 +29,7 @@ RANK, ALPHA = 4, 8
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("base")
-    for file in (GOLDENS / "a" / "config.json", GOLDENS / "a" / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
-        shutil.copyfile(file, directory / file.name)
-    return directory
+    return write_official(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture

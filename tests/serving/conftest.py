@@ -1,7 +1,6 @@
 """Shared by the tests of serving: a small random model, and a server of it on a port of this machine."""
 
 import gc
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import GOLDENS
+from helpers import write_official
 from model_server import SMALL, Server, serving
 from openai import OpenAI
 from PIL import Image
@@ -22,10 +21,7 @@ from owl2.serving.settings import load_settings
 @pytest.fixture(scope="session")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory as the official code writes it, with its tokenizer."""
-    directory = tmp_path_factory.mktemp("served")
-    for file in (GOLDENS / "a" / "config.json", GOLDENS / "a" / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
-        shutil.copyfile(file, directory / file.name)
-    return directory
+    return write_official(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,13 @@ def write_data(directory: Path, count: int = 40) -> None:
         (directory / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def write_training(directory: Path) -> Path:
+    """`write_data` and `write_recipes`; returns the directory."""
+    write_data(directory)
+    write_recipes(directory)
+    return directory
+
+
 def write_recipes(directory: Path) -> None:
     """`pretrain.yaml` and `instruct.yaml` beside the data."""
     pretrain = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from evaluation.conftest import model, processor  # noqa: F401
 from PIL import Image
-from training.tiny_recipes import write_data, write_recipes
+from training.tiny_recipes import write_training
 
 
 class SmallDisk:
@@ -47,10 +47,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data and recipes of a tiny training."""
-    directory = tmp_path_factory.mktemp("data")
-    write_data(directory)
-    write_recipes(directory)
-    return directory
+    return write_training(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

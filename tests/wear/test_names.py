@@ -9,7 +9,7 @@ import pytest
 import yaml
 from data.pairs.conftest import img2dataset_shard
 from PIL import Image
-from training.tiny_recipes import curve, recipe_of, run_recipe, write_data, write_recipes
+from training.tiny_recipes import curve, recipe_of, run_recipe, write_data, write_recipes, write_training
 from wear.conftest import write_pope
 
 from owl2.checkpoints.inspect import inspect_checkpoint
@@ -30,8 +30,7 @@ NAMES = ["mes données", "日本語 のフォルダ", "данные", "بيان�
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in a folder of a plain name."""
     folder = tmp_path_factory.mktemp("plain")
-    write_data(folder)
-    write_recipes(folder)
+    write_training(folder)
     run_recipe(folder, "instruct", folder / "run")
     return folder
 
@@ -40,8 +39,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_and_its_evaluation_in_a_folder_of_any_name(name: str, plain: Path, tmp_path: Path) -> None:
     folder = tmp_path / name
     folder.mkdir()
-    write_data(folder)
-    write_recipes(folder)
+    write_training(folder)
     assert run_recipe(folder, "instruct", folder / "ein Lauf")[0]
     assert curve(folder / "ein Lauf") == curve(plain / "run")
     assert inspect_checkpoint(folder / "ein Lauf" / "checkpoint").fits

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
-from training.tiny_recipes import write_data, write_recipes
+from training.tiny_recipes import write_training
 from typer.testing import CliRunner
 
 from owl2.analysis.ablation import cells as cells_module
@@ -26,8 +26,7 @@ QUIET_FILE = Console(file=open(os.devnull, "w"))  # other processes write to it
 
 @pytest.fixture
 def grid(tmp_path: Path) -> Path:
-    write_data(tmp_path)
-    write_recipes(tmp_path)
+    write_training(tmp_path)
     short = {"schedule.steps": 2, "schedule.warmup_steps": 1, "checkpoint.every": 100, "evaluate.every": 2}
     held_out = {"evaluate.sources": {"pairs": {"format": "jsonl", "path": str(tmp_path / "pairs.jsonl")}}}
     document: dict[str, Any] = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from training.tiny_recipes import write_data, write_recipes
+from training.tiny_recipes import write_training
 
 from owl2.analysis.ablation.ablate import check_metrics
 from owl2.analysis.ablation.grid import expand, load_grid, select
@@ -16,8 +16,7 @@ from owl2.recipes import find_grid, grid_names, recipe_names
 @pytest.fixture
 def grid(tmp_path: Path) -> dict[str, Any]:
     """A grid over the tiny recipes beside it."""
-    write_data(tmp_path)
-    write_recipes(tmp_path)
+    write_training(tmp_path)
     without = {"model.modality_adaptive": [], "train.parts": ["vision_encoder", "abstractor"]}
     return {
         "title": "Toy",

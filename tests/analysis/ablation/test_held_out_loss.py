@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
-from training.tiny_recipes import write_data, write_recipes
+from training.tiny_recipes import write_training
 
 from owl2.analysis.ablation.ablate import ablate, check_metrics
 from owl2.analysis.ablation.cells import read_metrics, run_cell
@@ -21,8 +21,7 @@ TEXT = {"format": "scenes", "kinds": ["text"], "split": "test", "count": 5, "dif
 
 
 def grid_file(directory: Path, measure: dict[str, Any], columns: list[dict[str, Any]]) -> Path:
-    write_data(directory)
-    write_recipes(directory)
+    write_training(directory)
     short = {"schedule.steps": 2, "schedule.warmup_steps": 1}
     document = {
         "title": "Toy",

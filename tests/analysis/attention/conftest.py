@@ -4,15 +4,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from training.tiny_recipes import run_recipe, write_data, write_recipes
+from training.tiny_recipes import run_recipe, write_training
 
 
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a tiny run of stage 1 leaves."""
     directory = tmp_path_factory.mktemp("model")
-    write_data(directory)
-    write_recipes(directory)
+    write_training(directory)
     run_recipe(directory, "pretrain", directory / "run", "schedule.steps=2", "schedule.warmup_steps=1")
     return directory / "run" / "checkpoint"
 

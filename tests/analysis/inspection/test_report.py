@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from training.tiny_recipes import run_recipe, write_data, write_recipes
+from training.tiny_recipes import run_recipe, write_training
 from typer.testing import CliRunner
 
 from owl2.analysis.inspection.copies import drift_of_copies, text_copies_for_vision
@@ -27,8 +27,7 @@ STEPS = ("schedule.steps=2", "schedule.warmup_steps=1", "data.max_length=96")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Model directories of a tiny training: its start, what stage 1 leaves, and a model without the module."""
     directory = tmp_path_factory.mktemp("runs")
-    write_data(directory)
-    write_recipes(directory)
+    write_training(directory)
     run_recipe(directory, "pretrain", directory / "one", *STEPS)
     plain = ("model.modality_adaptive=[]", 'train.parts=["vision_encoder", "abstractor"]')
     run_recipe(directory, "pretrain", directory / "plain", *STEPS, *plain)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from training.tiny_recipes import recipe_of, write_data, write_recipes
+from training.tiny_recipes import recipe_of, write_training
 
 from owl2.data.skipped import SkipCounter, SkipLimit
 from owl2.processing import Owl2Processor
@@ -143,8 +143,7 @@ def test_the_state_is_that_of_the_batches_given_out_on_any_number_of_ranks(
 
 
 def test_a_broken_conversation_is_left_out_and_counted(data: Path, processor: Owl2Processor, tmp_path: Path) -> None:
-    write_data(tmp_path)
-    write_recipes(tmp_path)
+    write_training(tmp_path)
     recipe = recipe_of(tmp_path, "instruct", tmp_path / "run")
     samples = open_stage_data(recipe, recipe.data.sources, tmp_path / "run")
     (tmp_path / "4.png").write_bytes(b"no picture")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from training.ranks import run_ranks
-from training.tiny_recipes import COLORS, curve, metrics, run_recipe, run_recipes, write_data, write_recipes
+from training.tiny_recipes import COLORS, curve, metrics, run_recipe, run_recipes, write_training
 
 from owl2.evaluation.evaluate import evaluate
 from owl2.evaluation.inference.predictor import Predictor
@@ -33,8 +33,7 @@ SUBSETS = ("random", "popular", "adversarial")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data of the tiny recipes, and a POPE of 12 questions."""
     directory = tmp_path_factory.mktemp("data")
-    write_data(directory)
-    write_recipes(directory)
+    write_training(directory)
     images = directory / "coco" / "val2014"
     images.mkdir(parents=True)
     (directory / "pope").mkdir()
