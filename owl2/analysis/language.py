@@ -66,19 +66,27 @@ def language(model: Owl2ForConditionalGeneration, processor: Owl2Processor) -> d
     }
 
 
-@torch.inference_mode()
 def perplexity(
     model: Owl2ForConditionalGeneration, processor: Owl2Processor, texts: Sequence[str], batch_size: int = 8
 ) -> float:
     """Perplexity per token of plain texts, their end included."""
-    model.eval()
     samples = sorted((processor.encode_text(text) for text in texts), key=lambda sample: len(sample["input_ids"]))
     total, count = 0.0, 0
     for start in range(0, len(samples), batch_size):
-        batch = processor.pad(samples[start : start + batch_size])
-        total += float(model(**batch, num_items_in_batch=1, loss_only=True).loss)
-        count += int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+        loss, tokens = text_loss(model, processor, samples[start : start + batch_size])
+        total, count = total + loss, count + tokens
     return math.exp(total / count)
+
+
+@torch.inference_mode()
+def text_loss(
+    model: Owl2ForConditionalGeneration, processor: Owl2Processor, samples: Sequence[dict[str, Any]]
+) -> tuple[float, int]:
+    """Summed loss of a batch of texts, as `Owl2Processor.encode_text` encodes them, and the number of their tokens."""
+    batch = processor.pad(samples)
+    given = {name: values.to(model.device) for name, values in batch.items()}
+    loss = model.eval()(**given, num_items_in_batch=1, loss_only=True).loss
+    return float(loss), int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
 
 
 def contains_answer(text: str, answers: Sequence[str]) -> bool:

@@ -338,7 +338,7 @@ def _require_rope(config: PreTrainedConfig, settings: Any) -> None:
 
 def _require_dtype(config: PreTrainedConfig, dtype: Any) -> None:
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found is not None and not isinstance(found, torch.dtype) or found is None and dtype is not None:
+    if dtype is not None and not isinstance(found, torch.dtype):
         raise ValueError(f"{config.model_type} dtype is {dtype!r:.100}, but must be one of torch, such as bfloat16")
 
 

@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from owl2.analysis.language import answer, contains_answer
+from owl2.analysis.language import answer, contains_answer, text_loss
 from owl2.analysis.statistics import LEVEL, RESAMPLES, Interval
 from owl2.data.sources.english import Fact
 from owl2.evaluation.task import Sample
 from owl2.modeling import Owl2ForConditionalGeneration
-from owl2.modeling.owl2 import IGNORE_INDEX
 from owl2.processing import Owl2Processor
 
 _ANSWER_TOKENS = 24
@@ -50,7 +48,7 @@ def text_ability(
     """
     losses = np.empty((len(corpus), 2))
     for number, text in enumerate(corpus):
-        losses[number] = text_loss(model, processor, text)
+        losses[number] = text_loss(model, processor, [processor.encode_text(text)])
         on_done(1)
     samples = [Sample(each.question, each.question, None) for each in questions]
     replies = answer(model, processor, samples, _ANSWER_TOKENS, batch_size, on_done)
@@ -63,15 +61,6 @@ def text_ability(
         float(right.mean()),
         _percentile(right, lambda values: float(values.mean())),
     )
-
-
-@torch.inference_mode()
-def text_loss(model: Owl2ForConditionalGeneration, processor: Owl2Processor, text: str) -> tuple[float, int]:
-    """Summed loss of a plain text, its end included, and the number of its tokens."""
-    batch = processor.pad([processor.encode_text(text)])
-    given = {name: values.to(model.device) for name, values in batch.items()}
-    loss = model.eval()(**given, num_items_in_batch=1, loss_only=True).loss
-    return float(loss), int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
 
 
 def _perplexity(losses: np.ndarray) -> float:

@@ -26,7 +26,7 @@ class LengthGroups:
         self._batches: list[list[Draw]] = []
 
     def draw(self, count: int) -> list[Draw]:
-        """The next batch of `count` draws; the count must not change within a window."""
+        """The next batch of `count` draws, sorted; the count must not change within a window."""
         if not self._batches:
             self._window_start = self.sampler.state_dict()
             draws = sorted(self.sampler.draw(WINDOW * count), key=self.work)

@@ -144,7 +144,8 @@ class Conversations:
         self._sampler = LengthGroups(self._sources, self._work) if grouped else self._sources
 
     def take(self, count: int) -> list[Draw]:
-        return sorted(self._sampler.draw(count), key=self._work)
+        draws = self._sampler.draw(count)
+        return draws if isinstance(self._sampler, LengthGroups) else sorted(draws, key=self._work)
 
     def _work(self, draw: Draw) -> tuple[bool, float]:
         """A sort key: with images first, the longest first."""

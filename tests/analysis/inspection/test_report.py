@@ -11,11 +11,11 @@ from training.tiny_recipes import run_recipe, write_training
 from typer.testing import CliRunner
 
 from owl2.analysis.inspection.copies import drift_of_copies, text_copies_for_vision
-from owl2.analysis.inspection.forgetting import text_ability, text_loss
+from owl2.analysis.inspection.forgetting import text_ability
 from owl2.analysis.inspection.inputs import encode_fact, encode_question, in_batches
 from owl2.analysis.inspection.measures import MEASURES
 from owl2.analysis.inspection.swap import causal_swap
-from owl2.analysis.language import perplexity, predictions
+from owl2.analysis.language import perplexity, predictions, text_loss
 from owl2.analysis.material import material, spread
 from owl2.checkpoints.loading import load_for_chat
 from owl2.cli.main import app
@@ -95,7 +95,7 @@ def test_perplexity_weighs_tokens_and_comes_with_an_interval_over_texts(runs):
     model, processor = load_for_chat(runs["one"])
     corpus = ["a red circle", "two blue squares stand beside a small green triangle", "no"]
     found = text_ability(model, processor, corpus, material("easy_vqa", 4).without_pictures)
-    losses = [text_loss(model, processor, text) for text in corpus]
+    losses = [text_loss(model, processor, [processor.encode_text(text)]) for text in corpus]
     ids = torch.tensor([processor.encode_text(corpus[0])["input_ids"]])
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, :-1]
