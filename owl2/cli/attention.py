@@ -29,7 +29,7 @@ def attention(
     groups: Annotated[int, typer.Option(min=1, help="Rows and columns of the occlusion.")] = 7,
     data: Annotated[
         str | None,
-        typer.Option(help="Average over questions of easy_vqa, scenes_easy, scenes or scenes_hard in place of one."),
+        typer.Option(help="Average over questions of easy_vqa or scenes (_simple, _easy, _hard) in place of one."),
     ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Questions of --data.")] = 64,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",

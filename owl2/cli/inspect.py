@@ -18,7 +18,9 @@ def inspect(
         list[str] | None,
         typer.Option(metavar="DIR", help="An earlier checkpoint of the same training; several: oldest first."),
     ] = None,
-    data: Annotated[str, typer.Option(help="easy_vqa, scenes_easy, scenes or scenes_hard.")] = "easy_vqa",
+    data: Annotated[
+        str, typer.Option(help="easy_vqa, scenes_simple, scenes_easy, scenes or scenes_hard.")
+    ] = "easy_vqa",
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="MEASURE", help="swap, drift, conflict, alignment or forgetting; all by default."),

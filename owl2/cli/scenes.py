@@ -9,7 +9,7 @@ import typer
 from owl2.data.printing import printable
 
 _Split = StrEnum("_Split", ["train", "test", "held_out"])
-_Difficulty = StrEnum("_Difficulty", ["easy", "medium", "hard"])
+_Difficulty = StrEnum("_Difficulty", ["simple", "easy", "medium", "hard"])
 _Kind = StrEnum("_Kind", ["caption", "vqa", "region", "dialogue", "text"])
 
 

@@ -32,6 +32,7 @@ TASKS = (
     "mmhal",
     "easy_vqa",
     "scenes",
+    "scenes_simple",
     "scenes_easy",
     "scenes_hard",
 )

@@ -84,7 +84,7 @@ class Source(Section):
     texts: Annotated[tuple[EnglishKind, ...], Field(min_length=1)] | None = None
     count: Positive | None = None
     seed: int | None = None
-    difficulty: Literal["easy", "medium", "hard"] | None = None
+    difficulty: Literal["simple", "easy", "medium", "hard"] | None = None
     kinds: Annotated[tuple[SceneKind, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")

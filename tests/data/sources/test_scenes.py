@@ -206,7 +206,7 @@ class BlindModel:
         return [*words, *(" ".join(pair) for pair in pairwise(words))]
 
 
-@pytest.mark.parametrize("difficulty", ["easy", "medium"])
+@pytest.mark.parametrize("difficulty", ["simple", "easy", "medium"])
 def test_a_blind_model_is_at_chance_for_every_template(difficulty):
     """Neither the most frequent answer nor a model of the questions' words beats the chance that a template states."""
     level = DIFFICULTIES[difficulty]

@@ -106,7 +106,7 @@ FAIR = {"flickr30k", "okvqa", "textvqa", "agieval", "mme", "mmvet", "mmhal"}
 """Whose split, prompt and protocol are the paper's, by Table 10 of its supplement and the official scripts."""
 
 
-OWN = {"easy_vqa", "quality", "scenes", "scenes_easy", "scenes_hard"}
+OWN = {"easy_vqa", "quality", "scenes", "scenes_easy", "scenes_hard", "scenes_simple"}
 """Benchmarks that the paper does not report."""
 
 

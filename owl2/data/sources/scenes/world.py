@@ -18,7 +18,7 @@ ATTRIBUTES = ("size", "color", "texture", "shape")
 """In the order in which English names them."""
 
 Split = Literal["train", "test", "held_out"]
-DifficultyName = Literal["easy", "medium", "hard"]
+DifficultyName = Literal["simple", "easy", "medium", "hard"]
 
 RADII = {"small": 0.08, "large": 0.135}
 """Half the side of a thing's box, as a share of the image's side."""
@@ -101,10 +101,12 @@ class Difficulty(NamedTuple):
     templates: tuple[str, ...]
 
 
+_SIMPLE = ("color", "shape", "size", "count_color", "exists", "relation", "edge_color")
 _EASY = ("color", "shape", "size", "count_color", "count_shape", "more", "exists", "relation", "edge_color", "number")
 _MEDIUM = (*_EASY, "texture", "edge_shape", "same_color", "same_shape", "word", "says")
 
 DIFFICULTIES: dict[DifficultyName, Difficulty] = {
+    "simple": Difficulty((1, 3), 4, 4, 1, 8, 0.4, 0.0, _SIMPLE),
     "easy": Difficulty((2, 4), 4, 4, 1, 8, 0.4, 0.4, _EASY),
     "medium": Difficulty((3, 5), 4, 8, 3, 8, 0.5, 0.5, _MEDIUM),
     "hard": Difficulty((4, 7), 8, 8, 3, 16, 0.6, 0.7, (*_MEDIUM, "count_both")),
