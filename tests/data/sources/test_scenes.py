@@ -286,6 +286,18 @@ def test_a_record_depends_on_its_seed_split_and_number_alone():
         SceneConversations(settings)[40]
 
 
+@pytest.mark.parametrize("difficulty", LEVELS)
+def test_every_template_opens_conversations_as_a_benchmark_asks_it(difficulty):
+    """A template that never came first would be asked for the first time, without turns before it, in the benchmark."""
+    for kind in ("vqa", "text"):
+        records = SceneConversations(SceneSettings(count=400, difficulty=difficulty, kinds=(kind,)))
+        asked = [found for number in range(400) if (found := records.exchanges(number).questions)]
+        first = Counter(questions[0].template for questions in asked)
+        anywhere = Counter(question.template for questions in asked for question in questions)
+        for name in DIFFICULTIES[difficulty].templates:
+            assert first[name] > anywhere[name] / 8, (name, first, anywhere)
+
+
 def test_the_five_kinds_take_turns():
     records = SceneConversations(SceneSettings(count=10))
     assert [records.exchanges(number).kind for number in range(10)] == [*KINDS, *KINDS]

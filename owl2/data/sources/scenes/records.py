@@ -119,10 +119,10 @@ def record_name(settings: SceneSettings, number: int) -> str:
 def asked_scene(
     names: Sequence[str], level: Difficulty, split: Split, generator: random.Random, count: int
 ) -> tuple[Scene, list[Question]]:
-    """A scene and questions about it, at most `count`, each of another template.
+    """A scene and questions about it in random order, at most `count`, each of another template.
 
-    The first is of a template that needs a scene for its answer, if there is any among the names: its answer is drawn,
-    then scenes are drawn until one allows it. All answers of a template are so equally frequent.
+    One of them is of a template that needs a scene for its answer, if there is any among the names: its answer is
+    drawn, then scenes are drawn until one allows it. All answers of a template are so equally frequent.
     """
     rare = [name for name in names if TEMPLATES[name].needs_scene]
     scene, questions = random_scene(generator, level, split), []
@@ -135,6 +135,7 @@ def asked_scene(
             break
         if found := ask(name, scene, level, generator, draw_answer(name, level, generator)):
             questions.append(found)
+    generator.shuffle(questions)  # any template may come first, as a benchmark asks it
     return scene, questions
 
 
