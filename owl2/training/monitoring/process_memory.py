@@ -9,6 +9,9 @@ from pathlib import Path
 GROWTH = 1.4
 """How many times the memory between two steps the process may hold before it gives some back."""
 
+LEAST_GROWTH = 1 << 30
+"""Bytes that it may hold beside that memory in any case: a small model's step needs more than its weights' share."""
+
 
 def release_free_memory() -> None:
     """Returns the free pages of glibc's heap to the system; nothing where there is no glibc."""
@@ -22,7 +25,8 @@ def memory_keeper(resident: Callable[[], int] | None = None) -> Callable[[], Non
     """What to call after every step: batches of many lengths would otherwise fragment the heap without bound.
 
     Releasing is dear (each page is faulted in again), so that it waits until the process holds `GROWTH` times what it
-    held after the first release, which comes after the first step: weights and the optimizer's state, no activations.
+    held after the first release, and `LEAST_GROWTH` more. The first release comes after the first step: weights and the
+    optimizer's state, no activations.
 
     Args:
         resident: bytes that the process holds, by default from the system.
@@ -32,7 +36,7 @@ def memory_keeper(resident: Callable[[], int] | None = None) -> Callable[[], Non
 
     def keep() -> None:
         nonlocal floor
-        if floor == 0 or resident() > GROWTH * floor:
+        if floor == 0 or resident() > max(GROWTH * floor, floor + LEAST_GROWTH):
             release_free_memory()
             floor = floor or resident()
 

@@ -1,11 +1,20 @@
 """Memory that training gives back."""
 
+import pytest
+
 import owl2.training.monitoring.process_memory as memory
 
+GIB = 1 << 30
 
-def test_memory_is_released_after_the_first_step_and_whenever_it_has_grown_by_the_allowed_share(monkeypatch) -> None:
+
+@pytest.mark.parametrize(
+    "held",  # in GiB: after the first release, then before each later decision
+    [[100, 130, 141, 139, 150], [0.5, 1.4, 1.6, 1.5, 1.7]],
+    ids=["a large model may grow by a share", "a small one by a gibibyte"],
+)
+def test_memory_is_released_after_the_first_step_and_when_it_has_grown_too_far(held, monkeypatch) -> None:
     released = []
-    held = iter([100, 130, 141, 139, 150])  # after the first release, then before each later decision
+    held = iter([int(value * GIB) for value in held])
     monkeypatch.setattr(memory, "release_free_memory", lambda: released.append(True))
     keep = memory.memory_keeper(lambda: next(held))
 
