@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from owl2.quiet import only_our_lines
+
 from .errors import user_errors_as_one_line
-from .quiet import only_our_lines
 
 COMMANDS = (
     "quickstart",

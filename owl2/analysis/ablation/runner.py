@@ -17,6 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from owl2.quiet import call_in_new_process, is_quiet
+
 from .cells import Busy, Stopped, metrics_file, read_metrics, run_cell
 from .grid import Cell
 from .measurement import Measurement
@@ -57,7 +59,10 @@ def run_cells(
     told: Any = context.Queue()
     threads = max(1, (os.cpu_count() or 1) // jobs)
     arguments = (cells, dict(measure), work, folder, threads, ranks, told)
-    workers = [context.Process(target=_work, args=arguments) for _ in range(min(jobs, len(pending)))]
+    target = (is_quiet(), __name__, run_worker.__name__)
+    workers = [
+        context.Process(target=call_in_new_process, args=(*target, *arguments)) for _ in range(min(jobs, len(pending)))
+    ]
     for worker in workers:
         worker.start()
     failures: list[str] = []
@@ -118,7 +123,7 @@ def _stop(workers: Sequence[Any]) -> None:
         worker.join()
 
 
-def _work(
+def run_worker(
     cells: Sequence[Cell],
     measure: Mapping[str, Measurement],
     work: Path,

@@ -95,7 +95,7 @@ def test_a_cell_that_another_process_works_on_is_left_to_it(grid, tmp_path):
 def test_two_processes_run_a_grid_to_its_report(grid, tmp_path):
     command = [sys.executable, "-m", "owl2", "ablate", str(grid), "--out", str(tmp_path / "run"), "--jobs", "2"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "2 cells, 3 stages to train" in done.stdout and "report.md" in done.stdout
     assert (tmp_path / "run" / "report.md").is_file()
 

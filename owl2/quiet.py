@@ -5,7 +5,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from importlib import import_module
 from typing import Any
 
 import typer
@@ -23,6 +24,17 @@ def only_our_lines() -> Iterator[None]:
         logging.setLoggerClass(_OursAlone)
         _quieten_transformers(restored)
         yield
+
+
+def is_quiet() -> bool:
+    """Whether it is within `only_our_lines`."""
+    return logging.getLoggerClass() is _OursAlone
+
+
+def call_in_new_process(quiet: bool, module: str, function: str, *arguments: Any) -> None:
+    """What a spawned process begins with: a function by name, so that its module is imported as quietly as it runs."""
+    with only_our_lines() if quiet else nullcontext():
+        getattr(import_module(module), function)(*arguments)
 
 
 class _OursAlone(logging.Logger):
