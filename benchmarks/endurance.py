@@ -9,7 +9,6 @@ is broken. `--steps` and `--samples` give shorter forms. Run `python benchmarks/
 
 import argparse
 import io
-import json
 import os
 import statistics
 import sys
@@ -20,18 +19,19 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from common import add_output, machine_facts, settings_of, show
-from PIL import Image
 from rich.console import Console
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from helpers import GOLDENS, tiny_config, tiny_model  # noqa: E402
+from pope_data import SUBSETS, question, write_pope  # noqa: E402
 from training.tiny_recipes import recipe_of, write_training  # noqa: E402
 
 from owl2.evaluation.inference.ranks import Ranks  # noqa: E402
+from owl2.evaluation.plan import Settings, plan_task  # noqa: E402
 from owl2.evaluation.results.scoring import score_directory  # noqa: E402
-from owl2.evaluation.runner import Settings, plan_task, predict  # noqa: E402
+from owl2.evaluation.runner import predict  # noqa: E402
 from owl2.evaluation.tasks import task_named  # noqa: E402
 from owl2.processing import Owl2ImageProcessor, Owl2Processor  # noqa: E402
 from owl2.training.monitoring.process_memory import resident_bytes  # noqa: E402
@@ -79,18 +79,7 @@ def evaluation(samples: int, folder: Path) -> tuple[list[Moment], dict[str, Any]
     """POPE with so many questions."""
     from transformers import AutoTokenizer
 
-    images = folder / "coco" / "val2014"
-    images.mkdir(parents=True)
-    (folder / "pope").mkdir()
-    Image.effect_noise((64, 48), 50).convert("RGB").save(images / "a.jpg")
-    for number, subset in enumerate(("random", "popular", "adversarial")):
-        count = (samples + 2 - number) // 3
-        rows = (
-            {"question_id": n, "image": "a.jpg", "text": f"Is there a {n}?", "label": ("yes", "no")[n % 2]}
-            for n in range(count)
-        )
-        file = folder / "pope" / f"coco_pope_{subset}.json"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_pope(folder, {each: map(question, range(first, samples, 3)) for first, each in enumerate(SUBSETS)})
     model = tiny_model(tiny_config(vocab_size=320, eos_token_id=2))
     processor = Owl2Processor(
         Owl2ImageProcessor(size={"height": 16, "width": 16}),

@@ -63,7 +63,7 @@ def evaluate(
         task_named(name)  # before torch: what is mistyped is reported at once
     model_directory(model)
     from owl2.evaluation.evaluate import evaluate as run
-    from owl2.evaluation.runner import Settings
+    from owl2.evaluation.plan import Settings
     from owl2.stop_signal import StopRequested
 
     settings = Settings(data, out, split, prompt, suffix, limit, batch_size, prompt_format)

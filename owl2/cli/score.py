@@ -83,7 +83,7 @@ def _adopt(
 ) -> Path:
     """The directory of the answers of another program, as predictions."""
     from owl2.evaluation.other_answers import adopt_answers
-    from owl2.evaluation.runner import Settings
+    from owl2.evaluation.plan import Settings
     from owl2.evaluation.tasks import task_named
 
     assert answers is not None and task is not None, "the command line was checked"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .plan import check_ids, missing_media
 from .prediction_files import file_hashes
-from .runner import check_ids, missing_media
 from .task import Task
 from .tasks import TASKS, task_named
 

@@ -12,8 +12,9 @@ from owl2.evaluation.inference.ranks import Ranks
 from owl2.evaluation.results.scoring import JudgeSettings, not_comparable, score_directory
 from owl2.stop_signal import stop_signal
 
+from .plan import Settings, plan_task
 from .prediction_files import file_hashes
-from .runner import Settings, known_predictions, plan_task, predict
+from .runner import known_predictions, predict
 from .task import Task
 from .tasks import task_named
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from owl2.data.annotations import Row, line_rows, numbered, read_json
 from owl2.files import file_sha256
 
+from .plan import Settings, plan_task
 from .prediction_files import PREDICTIONS, record_of, write_predictions
-from .runner import Settings, plan_task
 from .task import Sample, Task
 
 ID_FIELDS = ("question_id", "questionId", "id", "index", "image_id")

@@ -6,33 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from pope_data import SUBSETS, question, write_pope
 from typer.testing import Result
-
-SUBSETS = ("random", "popular", "adversarial")
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """POPE with two questions a subset: the first is to be answered with yes, the second with no."""
-    root = tmp_path / "data"
-    (root / "pope").mkdir(parents=True)
-    (root / "coco" / "val2014").mkdir(parents=True)
-    name = "COCO_val2014_000000000001.jpg"
-    Image.new("RGB", (8, 8)).save(root / "coco" / "val2014" / name)
-    for subset in SUBSETS:
-        rows = [
-            {"question_id": number, "image": name, "text": "Is there a dog?", "label": ("yes", "no")[number - 1]}
-            for number in (1, 2)
-        ]
-        (root / "pope" / f"coco_pope_{subset}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
+    """POPE with two questions a subset: the answer to the first is yes, to the second no."""
+    return write_pope(tmp_path / "data", map(question, (0, 1)))
 
 
-def answers(path: Path, **changes: Any) -> list[dict[str, Any]]:
+def answers(path: Path) -> list[dict[str, Any]]:
     """Right but for the second question of the last subset."""
     rows = [
-        {"question_id": f"{each}-{number}", "text": ("Yes.", "no")[number - 1]} for each in SUBSETS for number in (1, 2)
+        {"question_id": f"{each}-{number}", "text": ("Yes.", "no")[number]} for each in SUBSETS for number in (0, 1)
     ]
     rows[-1]["text"] = "Yes, there is."
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -61,9 +48,9 @@ def test_they_are_scored_and_can_be_scored_again(owl2: Callable[..., Result], da
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda rows: rows[1:], "1 of 6 samples of POPE have no answer, first 'random-1'"),
+        (lambda rows: rows[1:], "1 of 6 samples of POPE have no answer, first 'random-0'"),
         (lambda rows: [*rows, {"question_id": 9, "text": "x"}], "1 of 7 answers are of no sample, first '9'"),
-        (lambda rows: [*rows, rows[0]], "record 7: the question_id 'random-1' comes a second time"),
+        (lambda rows: [*rows, rows[0]], "record 7: the question_id 'random-0' comes a second time"),
         (lambda rows: [{**rows[0], "text": None}, *rows[1:]], "record 1: has none of the fields text, answer"),
     ],
 )

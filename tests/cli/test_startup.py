@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pope_data import SUBSETS, write_pope
 
 from owl2.cli.main import COMMANDS
 
@@ -69,6 +70,16 @@ def test_data_results_and_lists_need_neither_torch_nor_transformers(tmp_path):
     for command, code, heavy in imported_by(*commands):
         assert code == (0 if command[1] in ("check", "stats", "--list") else 2), command
         assert heavy == [], command
+
+
+def test_benchmarks_are_checked_and_answers_scored_with_neither_torch_nor_transformers(tmp_path):
+    root, file = write_pope(tmp_path / "data"), tmp_path / "answers.jsonl"
+    answers = [{"question_id": f"{each}-{number}", "text": "yes"} for each in SUBSETS for number in range(4)]
+    file.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    commands = [["evaluate", "--check", str(root), "--tasks", "pope"]]  # exit code 1: not the 9,000 questions
+    commands += [["score", "--answers", str(file), "--task", "pope", "--data", str(root), "--out", str(tmp_path / "o")]]
+    for command, code, heavy in imported_by(*commands):
+        assert (code, heavy) == (int(command[0] == "evaluate"), []), command
 
 
 class TestImport:

@@ -10,7 +10,8 @@ from judge_server import JudgeServer
 from transformers import AutoTokenizer
 
 from owl2.evaluation.inference.ranks import Ranks
-from owl2.evaluation.runner import Settings, plan_task, predict
+from owl2.evaluation.plan import Settings, plan_task
+from owl2.evaluation.runner import predict
 from owl2.evaluation.tasks import task_named
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2ImageProcessor, Owl2Processor

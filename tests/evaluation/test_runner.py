@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pope_data import question, write_pope
 
 from owl2.evaluation import runner
 from owl2.evaluation.inference.ranks import Ranks
+from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory, task_directories
-from owl2.evaluation.runner import Settings, plan_task, predict
+from owl2.evaluation.runner import predict
 from owl2.evaluation.tasks import TASKS, task_named
 from owl2.stop_signal import StopRequested
 
@@ -23,19 +25,14 @@ MODEL = {"model": {"name": "tiny"}, "versions": {}}
 @pytest.fixture
 def pope(tmp_path: Path) -> Path:
     """POPE in its official form: three files, twelve questions, images of different sizes."""
-    root = tmp_path / "data"
-    (root / "pope").mkdir(parents=True)
-    (root / "coco" / "val2014").mkdir(parents=True)
-    for subset in ("random", "popular", "adversarial"):
-        lines = []
-        for number in range(4):
-            name = f"COCO_val2014_{number:012d}.jpg"
-            Image.new("RGB", (20 + number, 30), (60 * number, 10, 200)).save(root / "coco" / "val2014" / name)
-            text = "Is there a dog in the image?" + " Look well." * number
-            row = {"question_id": number + 1, "image": name, "text": text, "label": "no" if number % 2 else "yes"}
-            lines.append(json.dumps(row))
-        (root / "pope" / f"coco_pope_{subset}.json").write_text("\n".join(lines) + "\n")
-    return root
+    images = tmp_path / "data" / "coco" / "val2014"
+    images.mkdir(parents=True)
+    rows = []
+    for number in range(4):
+        name = f"COCO_val2014_{number:012d}.jpg"
+        Image.new("RGB", (20 + number, 30), (60 * number, 10, 200)).save(images / name)
+        rows.append(question(number, name, "Is there a dog in the image?" + " Look well." * number))
+    return write_pope(tmp_path / "data", rows)
 
 
 def answers(directory: Path) -> dict[str, str]:

@@ -17,8 +17,8 @@ from PIL import Image
 from owl2.evaluation.judge import endpoint
 from owl2.evaluation.metrics.judged import mmhal_ratings, mmvet_score, video_judge_reply
 from owl2.evaluation.other_answers import read_answers
+from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.prediction_files import header_line, line_of, read_predictions
-from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.task import Prediction
 from owl2.evaluation.tasks import task_named
 from owl2.processing import load_image

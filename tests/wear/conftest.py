@@ -1,6 +1,5 @@
 """A small file system to fill, and a benchmark to answer."""
 
-import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from evaluation.conftest import model, processor  # noqa: F401
-from PIL import Image
+from pope_data import write_pope
 from training.tiny_recipes import write_training
 
 
@@ -53,18 +52,3 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pope(tmp_path: Path) -> Path:
     return write_pope(tmp_path / "benchmarks")
-
-
-def write_pope(root: Path, image: str = "a.png", end: str = "\n") -> Path:
-    """POPE with twelve questions."""
-    (root / "pope").mkdir(parents=True)
-    (root / "coco" / "val2014").mkdir(parents=True)
-    Image.new("RGB", (20, 16), "red").save(root / "coco" / "val2014" / image)
-    for subset in ("random", "popular", "adversarial"):
-        rows = [
-            {"question_id": number, "image": image, "text": f"Is it {number}?", "label": ("yes", "no")[number % 2]}
-            for number in range(4)
-        ]
-        lines = "".join(json.dumps(row, ensure_ascii=False) + end for row in rows)
-        (root / "pope" / f"coco_pope_{subset}.json").write_bytes(lines.encode())
-    return root

@@ -16,8 +16,9 @@ from owl2.data.pairs import PairCheck, index_shards, open_pairs
 from owl2.evaluation import runner
 from owl2.evaluation.inference.predictor import Predictor
 from owl2.evaluation.inference.ranks import Ranks
+from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.prediction_files import read_predictions
-from owl2.evaluation.runner import Settings, plan_task, predict
+from owl2.evaluation.runner import predict
 from owl2.evaluation.tasks import task_named
 from owl2.files import write_whole
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from data.pairs.conftest import img2dataset_shard
 from PIL import Image
+from pope_data import question, write_pope
 from training.tiny_recipes import curve, recipe_of, run_recipe, write_data, write_recipes, write_training
-from wear.conftest import write_pope
 
 from owl2.checkpoints.inspect import inspect_checkpoint
 from owl2.data.check import RecordCheck
@@ -18,8 +18,8 @@ from owl2.data.formats import RecordFile
 from owl2.data.pairs import PairCheck, index_shards, open_pairs
 from owl2.evaluation.evaluate import evaluate
 from owl2.evaluation.other_answers import read_answers
+from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.prediction_files import read_predictions
-from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.tasks import task_named
 from owl2.training.recipe.yaml_file import dump_recipe, load_recipe
 
@@ -43,7 +43,7 @@ def test_a_run_and_its_evaluation_in_a_folder_of_any_name(name: str, plain: Path
     assert run_recipe(folder, "instruct", folder / "ein Lauf")[0]
     assert curve(folder / "ein Lauf") == curve(plain / "run")
     assert inspect_checkpoint(folder / "ein Lauf" / "checkpoint").fits
-    root = write_pope(folder / "Daten", f"{name.replace('/', '')}.png")
+    root = write_pope(folder / "Daten", [question(n, f"{name}.png") for n in range(4)])
     settings = Settings(root, folder / "Ergebnisse")
     (result,) = evaluate(str(folder / "ein Lauf" / "checkpoint"), ["pope"], settings, device="cpu")
     assert result["samples"] == 12

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from owl2.checkpoints.loading import load_for_chat
 from owl2.evaluation.inference.ranks import Ranks
+from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.prediction_files import PREDICTIONS
 from owl2.evaluation.results.scoring import score_directory
-from owl2.evaluation.runner import Settings, plan_task, predict
+from owl2.evaluation.runner import predict
 from owl2.evaluation.tasks import task_named
 from owl2.files import read_json_object, write_whole
 from owl2.modeling import Owl2ForConditionalGeneration

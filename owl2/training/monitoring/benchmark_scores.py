@@ -18,8 +18,9 @@ from torch import distributed as dist
 
 from owl2 import __version__
 from owl2.evaluation.inference.ranks import Ranks
+from owl2.evaluation.plan import Settings, TaskPlan, plan_task
 from owl2.evaluation.results.scoring import score_directory, value_at
-from owl2.evaluation.runner import Settings, TaskPlan, known_predictions, plan_task, predict
+from owl2.evaluation.runner import known_predictions, predict
 from owl2.evaluation.tasks import task_named
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor

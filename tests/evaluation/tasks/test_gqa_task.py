@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.report import compare, read_results
 from owl2.evaluation.results.scoring import score_directory
-from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.tasks import task_named
 
 SELECT = {"operation": "select", "argument": "dog (1)", "dependencies": []}

@@ -7,9 +7,9 @@ import pytest
 
 from owl2.evaluation.metrics import mme_scores
 from owl2.evaluation.metrics.mme import COGNITION, PERCEPTION
+from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory, write_submission
-from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.tasks import task_named
 
 APART = ("landmark", "artwork", "celebrity", "posters", "scene")

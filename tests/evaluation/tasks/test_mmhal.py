@@ -10,9 +10,9 @@ from judge_server import JudgeServer, completion
 from PIL import Image
 
 from owl2.evaluation.judge.judge import JudgeCacheMiss
+from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import JudgeSettings, score_directory, write_submission
-from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.task import Decoding
 from owl2.evaluation.tasks import mmhal
 

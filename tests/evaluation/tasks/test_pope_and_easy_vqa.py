@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pope_data import write_pope
 
+from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions, record_of
 from owl2.evaluation.results.report import compare, read_results
 from owl2.evaluation.results.scoring import score_directory
-from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.tasks import task_named
 
 IMAGE = "COCO_val2014_000000000009.jpg"
@@ -30,14 +31,9 @@ FILES = {
 
 
 @pytest.fixture
-def pope(tmp_path: Path, write_json: Callable[..., Path], draw: Callable[..., Path]) -> Path:
+def pope(tmp_path: Path) -> Path:
     """Ten questions; the numbers of the questions start again in each file."""
-    for subset, questions in FILES.items():
-        write_json(tmp_path / "pope" / f"coco_pope_{subset}.jsonl", questions).rename(
-            tmp_path / "pope" / f"coco_pope_{subset}.json"
-        )
-    draw(tmp_path / "coco" / "val2014" / IMAGE)
-    return tmp_path
+    return write_pope(tmp_path, FILES)
 
 
 def test_pope_goes_from_files_to_scores_beside_all_that_are_published(
@@ -89,11 +85,9 @@ def test_pope_scores_each_subset_and_takes_their_unweighted_mean(pope: Path, ans
         ({"text": ""}, "'text' is empty"),
     ],
 )
-def test_a_broken_question_of_pope_is_named_by_file_and_line(
-    changes: dict[str, Any], problem: str, pope: Path, write_json: Callable[..., Path]
-) -> None:
-    broken = [FILES["popular"][0], {**FILES["popular"][1], **changes}]
-    write_json(pope / "pope" / "new.jsonl", broken).rename(pope / "pope" / "coco_pope_popular.json")
+def test_a_broken_question_of_pope_is_named_by_file_and_line(changes: dict[str, Any], problem: str, pope: Path) -> None:
+    first, second = FILES["popular"]
+    write_pope(pope, {"popular": [first, {**second, **changes}]})
     with pytest.raises(ValueError, match=rf"coco_pope_popular\.json, record 2: .*{problem}"):
         task_named("pope").load(pope, "coco", "newline")
 

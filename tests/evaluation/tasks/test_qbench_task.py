@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from owl2.evaluation.data_check import check_data
+from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.prediction_files import PREDICTIONS, read_predictions
 from owl2.evaluation.results.scoring import score_directory, write_submission
-from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.task import Prediction, Ranking
 from owl2.evaluation.tasks import task_named
 from owl2.evaluation.tasks.shared.correlation import pearson, spearman

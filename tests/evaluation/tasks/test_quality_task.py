@@ -9,7 +9,8 @@ from quality_helpers import PICTURES, quality_tokenizer
 from scipy.stats import pearsonr, spearmanr
 
 from owl2.evaluation.inference.ranks import Ranks
-from owl2.evaluation.runner import Settings, plan_task, predict
+from owl2.evaluation.plan import Settings, plan_task
+from owl2.evaluation.runner import predict
 from owl2.evaluation.tasks import task_named
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2ImageProcessorPil, Owl2Processor

@@ -14,10 +14,10 @@ from PIL import Image
 from owl2.evaluation.evaluate import evaluate
 from owl2.evaluation.inference import predictor
 from owl2.evaluation.judge.judge import Judge, JudgeCacheMiss
+from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.prediction_files import PREDICTIONS, ids_hash, read_predictions, write_predictions
 from owl2.evaluation.results import scoring
 from owl2.evaluation.results.scoring import JudgeSettings, score_directory
-from owl2.evaluation.runner import Settings, plan_task
 from owl2.evaluation.task import Prediction
 from owl2.evaluation.tasks import task_named
 from owl2.processing import load_video

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from pope_data import SUBSETS, question, write_pope
 from training.ranks import run_ranks
 from training.tiny_recipes import COLORS, curve, metrics, run_recipe, run_recipes, write_training
 
 from owl2.evaluation.evaluate import evaluate
 from owl2.evaluation.inference.predictor import Predictor
+from owl2.evaluation.plan import Settings
 from owl2.evaluation.prediction_files import read_predictions
-from owl2.evaluation.runner import Settings
 from owl2.training.monitoring import benchmark_scores, validation_loss
 
 TALKATIVE = (
@@ -26,8 +27,6 @@ TALKATIVE = (
 )
 """A model whose answers are not all empty."""
 
-SUBSETS = ("random", "popular", "adversarial")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,17 +35,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_training(directory)
     images = directory / "coco" / "val2014"
     images.mkdir(parents=True)
-    (directory / "pope").mkdir()
     for color in COLORS:
         Image.new("RGB", (16, 16), color).save(images / f"{color}.png")
-    for subset in SUBSETS:
-        lines = [
-            {"question_id": n, "image": f"{color}.png", "text": f"Is it {subset}?", "label": ("yes", "no")[n % 2]}
-            for n, color in enumerate(COLORS)
-        ]
-        file = directory / "pope" / f"coco_pope_{subset}.json"
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return directory
+    files = [f"{color}.png" for color in COLORS]
+    rows = {each: [question(n, file, f"Is it {each}?") for n, file in enumerate(files)] for each in SUBSETS}
+    return write_pope(directory, rows)
 
 
 def measured(data: Path, *overrides: str, easy_vqa: bool = False) -> tuple[str, ...]:
