@@ -16,8 +16,10 @@ on a CPU the speed of a large matrix product, measured first. Run `python benchm
 import argparse
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +43,9 @@ from owl2.training.cost.flops import (
 )
 from owl2.training.cost.gpu_specs import gpu_of_device
 from owl2.training.stages import PRETRAINING_PARTS, select_trainable
-from owl2.training.tensor_memory import TensorMemory
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from tensor_memory import TensorMemory  # noqa: E402
 
 
 class Stage(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from helpers import IMAGE, batch, sample, tiny_config, tiny_model
+from tensor_memory import TensorMemory
 from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 from training.tiny_recipes import recipe_of, run_recipe
@@ -31,7 +32,6 @@ from owl2.training.optimizer import RecipeOptimizer
 from owl2.training.recipe.optimization import OptimizerSettings
 from owl2.training.run_directory import RunDirectory
 from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS, select_trainable
-from owl2.training.tensor_memory import TensorMemory
 
 CONFIG = {"vocab_size": 97}
 

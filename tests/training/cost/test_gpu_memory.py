@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import IMAGE, batch, sample, tiny_config, tiny_model
+from tensor_memory import TensorMemory
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from owl2 import Owl2Config, Owl2ForConditionalGeneration
@@ -22,7 +23,6 @@ from owl2.training.distributed.parallelize import parallelize, synchronize_gradi
 from owl2.training.optimizer import RecipeOptimizer
 from owl2.training.recipe.optimization import OptimizerSettings
 from owl2.training.stages import PRETRAINING_PARTS, select_trainable
-from owl2.training.tensor_memory import TensorMemory
 
 TOLERANCE = 0.10
 LANGUAGE = dict(hidden_size=128, intermediate_size=344, num_hidden_layers=2, vocab_size=997)
