@@ -18,7 +18,7 @@ from owl2.checkpoints.shards import Report
 from owl2.processing import Owl2Processor
 from owl2.training.checkpoint.manager import DamagedCheckpoint, complete_steps, describe_damage, directory_of
 from owl2.training.checkpoint.safetensors_storage import damaged_files, read_index, read_tensors
-from owl2.training.model.build import apply_trainable
+from owl2.training.model.build import apply_trainable, processor_for
 from owl2.training.recipe.schema import Recipe
 
 from .model_card import write_model_card
@@ -193,7 +193,4 @@ def _initial(run: RunDirectory, recipe: Recipe, dtype: torch.dtype) -> tuple[Sto
     model = open_model(directory, dtype)
     if model.config.vision_config.image_size != size:
         model = model.with_image_size(size)
-    own = {} if recipe.data.aspect is None else {"aspect": recipe.data.aspect}
-    processor = Owl2Processor.from_pretrained(directory, size={"height": size, "width": size}, **own)
-    processor.num_image_tokens = model.config.tokens_per_image
-    return model, processor
+    return model, processor_for(recipe, model.config, directory)

@@ -89,21 +89,18 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
     torch.manual_seed(recipe.seed)
     settings, size = recipe.model, recipe.data.image_size
     if settings.initialize is not None:
-        model, processor = _initialize(
-            settings.initialize, _decoder_settings(recipe), size, recipe.data.aspect or "resize", texts
-        )
+        model, tokenizer = _initialize(settings.initialize, _decoder_settings(recipe), size, texts)
     else:
         assert settings.checkpoint is not None, "a recipe has a checkpoint or initialize"
         _require_directory(settings.checkpoint, "model.checkpoint")
         model = Owl2ForConditionalGeneration.from_pretrained(settings.checkpoint, dtype=torch.float32)
-        processor = _processor_of(recipe)
+        tokenizer = None
         _check_modality_adaptive(recipe, model.config)
     _check_image_size(size, model.config.vision_config.patch_size)
     if size != model.config.vision_config.image_size:
         model.set_image_size(size)
-    processor.num_image_tokens = model.config.tokens_per_image  # with an MLP as connector it depends on the size
     model.set_attn_implementation(settings.attention)
-    return model, processor
+    return model, processor_for(recipe, model.config, settings.checkpoint, tokenizer)
 
 
 def can_stay_stored(recipe: Recipe) -> bool:
@@ -138,19 +135,16 @@ def open_stored_model(recipe: Recipe) -> tuple[StoredModel, Owl2Processor]:
             connector=initial.connector,
             **_decoder_settings(recipe),
         )
-        images = Owl2ImageProcessor(size={"height": size, "width": size}, aspect=recipe.data.aspect or "resize")
         tokenizer = load_tokenizer(initial.language_model)
-        processor = Owl2Processor(images, tokenizer, num_image_tokens=model.config.tokens_per_image)
     else:
         assert recipe.model.checkpoint is not None, "a recipe has a checkpoint or initialize"
         _require_directory(recipe.model.checkpoint, "model.checkpoint")
-        model, processor = open_model(recipe.model.checkpoint, torch.float32), _processor_of(recipe)
+        model, tokenizer = open_model(recipe.model.checkpoint, torch.float32), None
         _check_modality_adaptive(recipe, model.config)
     _check_image_size(size, model.config.vision_config.patch_size)
     if size != model.config.vision_config.image_size:
         model = model.with_image_size(size)
-    processor.num_image_tokens = model.config.tokens_per_image
-    return model, processor
+    return model, processor_for(recipe, model.config, recipe.model.checkpoint, tokenizer)
 
 
 def build_meta_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
@@ -166,9 +160,7 @@ def build_meta_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2
     if (Path(recipe.model.checkpoint) / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(recipe.model.checkpoint)
     model.set_attn_implementation(recipe.model.attention)
-    processor = _processor_of(recipe)
-    processor.num_image_tokens = model.config.tokens_per_image
-    return model, processor
+    return model, processor_for(recipe, model.config, recipe.model.checkpoint)
 
 
 def apply_trainable(
@@ -196,10 +188,23 @@ def apply_trainable(
         apply_lora(model, lora.rank, lora.alpha, lora.dropout, lora.targets)
 
 
-def _processor_of(recipe: Recipe) -> Owl2Processor:
+def processor_for(
+    recipe: Recipe, config: Owl2Config, directory: str | Path | None, tokenizer: Any = None
+) -> Owl2Processor:
+    """The processor of a recipe's model: images are read as the recipe says, each with as many rows as the model takes.
+
+    Args:
+        directory: Where the processor is read from, where no tokenizer is given.
+        tokenizer: That of a new model.
+    """
     size = {"height": recipe.data.image_size, "width": recipe.data.image_size}
     own = {} if recipe.data.aspect is None else {"aspect": recipe.data.aspect}
-    return Owl2Processor.from_pretrained(recipe.model.checkpoint, size=size, **own)
+    if tokenizer is None:
+        processor = Owl2Processor.from_pretrained(directory, size=size, **own)
+    else:
+        processor = Owl2Processor(Owl2ImageProcessor(size=size, **own), tokenizer)
+    processor.num_image_tokens = config.tokens_per_image  # with an MLP as connector it depends on the size
+    return processor
 
 
 def _decoder_settings(recipe: Recipe) -> dict[str, Any]:
@@ -210,8 +215,9 @@ def _decoder_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _initialize(
-    settings: Initialize, decoder: dict[str, Any], size: int, aspect: str, texts: Iterable[str]
-) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
+    settings: Initialize, decoder: dict[str, Any], size: int, texts: Iterable[str]
+) -> tuple[Owl2ForConditionalGeneration, Any]:
+    """A new model, and the tokenizer of its language model."""
     source = settings.language_model
     if isinstance(source, SmallLanguageModel):
         tokenizer: Any = train_tokenizer(texts, source.vocab_size)
@@ -234,8 +240,7 @@ def _initialize(
     )
     if encoder is not None and donor is not None:
         copy_visual_parts(model, encoder)
-    image_processor = Owl2ImageProcessor(size={"height": size, "width": size}, aspect=aspect)
-    return model, Owl2Processor(image_processor, tokenizer, num_image_tokens=model.config.tokens_per_image)
+    return model, tokenizer
 
 
 def _new_config(settings: Initialize, decoder: dict[str, Any], assumed: list[str]) -> Owl2Config:
