@@ -26,7 +26,7 @@ def ablate(
     ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="FACTOR=LEVEL,LEVEL", help="Only these levels.")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="The short form: shows that it runs, is no evidence.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, on one GPU each in turn.")] = 1,
     ranks: Annotated[int, typer.Option(min=1, help="GPUs that share the training of a cell, under torchrun.")] = 1,
     report: Annotated[bool, typer.Option("--report", help="Only compute the report again.")] = False,
 ) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -40,7 +41,7 @@ def run_cells(
     Args:
         work: where models are trained.
         folder: of the metrics.
-        jobs: processes; each has its share of the cores.
+        jobs: Processes; each has its share of the cores and, where there are GPUs, one of them in turn.
         ranks: of this machine, that share the training of a stage.
 
     Returns:
@@ -61,7 +62,8 @@ def run_cells(
     arguments = (cells, dict(measure), work, folder, threads, ranks, told)
     target = (is_quiet(), __name__, run_worker.__name__)
     workers = [
-        context.Process(target=call_in_new_process, args=(*target, *arguments)) for _ in range(min(jobs, len(pending)))
+        context.Process(target=call_in_new_process, args=(*target, *arguments, gpu))
+        for gpu in gpu_of_each_job(min(jobs, len(pending)))
     ]
     for worker in workers:
         worker.start()
@@ -80,6 +82,15 @@ def run_cells(
     if failures:
         raise ValueError(failures[0])
     return all(metrics_file(folder, cell).is_file() for cell in cells)
+
+
+def gpu_of_each_job(jobs: int) -> list[str | None]:
+    """What each process sees as `CUDA_VISIBLE_DEVICES`, one GPU in turn; `None` leaves all of them to a single one."""
+    if jobs == 1:
+        return [None]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [str(number) for number in range(torch.cuda.device_count())] if visible is None else visible.split(",")
+    return [gpus[job % len(gpus)] if gpus else None for job in range(jobs)]
 
 
 def _progress(console: Console) -> Progress:
@@ -131,15 +142,18 @@ def run_worker(
     threads: int,
     ranks: int,
     told: Any,
+    gpu: str | None,
 ) -> None:
     """One process: takes cells until none is left."""
-    import torch
-
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and sends SIGTERM
     work.mkdir(parents=True, exist_ok=True)
     with (work / f"log-{os.getpid()}.txt").open("w", encoding="utf-8") as log:
         console = Console(file=log, width=120)
+        if gpu is not None:
+            console.print(f"CUDA_VISIBLE_DEVICES={gpu}", highlight=False)
         while pending := [cell for cell in cells if not metrics_file(folder, cell).is_file()]:
             if not _take_one(pending, measure, work, folder, ranks, console, told):
                 return

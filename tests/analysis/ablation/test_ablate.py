@@ -18,6 +18,7 @@ from owl2.analysis.ablation import cells as cells_module
 from owl2.analysis.ablation.ablate import ablate
 from owl2.analysis.ablation.cells import Busy, run_cell
 from owl2.analysis.ablation.grid import expand, load_grid
+from owl2.analysis.ablation.runner import gpu_of_each_job
 from owl2.cli.main import app
 
 QUIET = Console(quiet=True)
@@ -92,12 +93,34 @@ def test_a_cell_that_another_process_works_on_is_left_to_it(grid, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_run_a_grid_to_its_report(grid, tmp_path):
+def test_two_processes_run_a_grid_to_its_report_each_on_a_gpu_of_its_own(grid, tmp_path):
     command = [sys.executable, "-m", "owl2", "ablate", str(grid), "--out", str(tmp_path / "run"), "--jobs", "2"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "4,7"}  # neither need exist: a process without a GPU has none
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "2 cells, 3 stages to train" in done.stdout and "report.md" in done.stdout
     assert (tmp_path / "run" / "report.md").is_file()
+    logs = sorted(log.read_text().split()[0] for log in (tmp_path / "run").glob("log-*.txt"))
+    assert logs == ["CUDA_VISIBLE_DEVICES=4", "CUDA_VISIBLE_DEVICES=7"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "jobs", "expected"),
+    [
+        (None, 2, 3, ["0", "1", "0"]),
+        ("4,7", 2, 4, ["4", "7", "4", "7"]),
+        ("GPU-8f,GPU-2a", 2, 2, ["GPU-8f", "GPU-2a"]),
+        ("4,7", 2, 1, [None]),
+        (None, 0, 2, [None, None]),
+        ("", 0, 2, ["", ""]),
+    ],
+)
+def test_jobs_take_the_visible_gpus_in_turn(visible, count, jobs, expected, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    assert gpu_of_each_job(jobs) == expected
 
 
 @pytest.mark.slow
