@@ -14,6 +14,10 @@ def initialize(
         Path, typer.Option(metavar="DIR", help="Directory of a language model of the LLaMA family.")
     ],
     vision_encoder: Annotated[Path, typer.Option(metavar="DIR", help="Directory of a CLIP with a ViT.")],
+    connector: Annotated[
+        Literal["abstractor", "mlp"],
+        typer.Option(help="The visual abstractor, or an MLP over all patches as in LLaVA."),
+    ] = "abstractor",
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels of a side; by default those of the vision encoder.")
     ] = None,
@@ -23,7 +27,7 @@ def initialize(
     layout: Annotated[
         Literal["owl2", "official"], typer.Option(help="Ours, or what the official code reads.")
     ] = "owl2",
-    seed: Annotated[int, typer.Option(help="Of the visual abstractor, which begins at random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the connector, which begins at random.")] = 0,
 ) -> None:
     """Make the model that stage 1 starts from, of any size: about one shard of it is in memory at a time.
 
@@ -43,6 +47,7 @@ def initialize(
         language_model,
         vision_encoder,
         target,
+        connector=connector,
         image_size=image_size,
         dtype=getattr(torch, dtype),
         layout=layout,

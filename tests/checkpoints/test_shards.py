@@ -175,19 +175,22 @@ def test_every_parameter_drawn_later_is_the_one_drawn_at_once(text: dict[str, An
         assert torch.equal(drawn[name].read(), expected[name]), name
 
 
-def test_the_command_makes_the_model_that_python_makes(parts: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("connector", ["abstractor", "mlp"])
+def test_the_command_makes_the_model_that_python_makes(connector: str, parts: Path, tmp_path: Path) -> None:
     llama = Path(shutil.copytree(parts / "llama", tmp_path / "llama"))
     tokenizer = train_tokenizer(["a"], SMALLEST_VOCABULARY)
     tokenizer.save_pretrained(llama)
     options = ["--language-model", llama, "--vision-encoder", parts / "clip", "--image-size", 32, "--seed", 5]
-    command = ["initialize", tmp_path / "new", *options, "--dtype", "float32"]
+    command = ["initialize", tmp_path / "new", *options, "--dtype", "float32", "--connector", connector]
     result = CliRunner().invoke(app, [str(each) for each in command])
     assert result.exit_code == 0, result.output
     torch.manual_seed(5)
-    initialize(llama, parts / "clip", vision_config={"image_size": 32}).save_pretrained(tmp_path / "expected")
+    expected = initialize(llama, parts / "clip", vision_config={"image_size": 32}, connector=connector)
+    expected.save_pretrained(tmp_path / "expected")
     assert_same(tmp_path / "new", tmp_path / "expected")
     processor = Owl2Processor.from_pretrained(tmp_path / "new")
-    assert processor.num_image_tokens == 65 and processor.image_processor.size["height"] == 32
+    assert processor.num_image_tokens == {"abstractor": 65, "mlp": 64}[connector]
+    assert processor.image_processor.size["height"] == 32
     command[command.index(llama)] = tmp_path / "nowhere"
     result = CliRunner().invoke(app, [str(each) for each in command])
     assert result.exit_code == 2 and "nowhere does not exist" in result.stderr
