@@ -16,9 +16,9 @@ from .processing.control_tokens import protect, written_out
 from .reply import Reply
 
 LOWEST_TEMPERATURE = 1e-6
-"""Below it sampling is greedy, and scores would overflow when they are divided by it."""
+"""Below this temperature sampling is greedy: scores that are divided by it would overflow."""
 ANSWER_SHARE = 4
-"""A prompt that is cut leaves room for the answer: what it may take, but no more than this part of the context."""
+"""A prompt that is cut leaves at most one part in so many of the context for the answer."""
 
 
 class ChatSession:
@@ -32,7 +32,7 @@ class ChatSession:
         truncate: cut the newest text from its end where a prompt does not fit; an image is never cut.
 
     Raises:
-        ValueError: the processor prepares other rows per image than the model takes.
+        ValueError: The processor gives an image another number of rows than the model takes.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class ChatSession:
 
     @property
     def place(self) -> str:
-        """Where the model runs."""
+        """The device that the model runs on."""
         return str(self.model.device)
 
     @property
     def context(self) -> int:
-        """Most tokens of prompt and answer together."""
+        """The largest number of tokens of prompt and answer together."""
         return self.model.config.text_config.max_position_embeddings
 
     def reset(self) -> None:
@@ -174,7 +174,7 @@ class ChatSession:
         return list(end) if isinstance(end, list | tuple) else [end]
 
     def _fit(self, text: str, max_new_tokens: int) -> tuple[str, str, BatchFeature]:
-        """The text, cut if it must and may be, with the prompt and the inputs."""
+        """The text, cut if it must be and may be, with the prompt and the inputs."""
         prompt, inputs = self._encode(text)
         length = inputs["input_ids"].shape[1]
         if length < self.context:

@@ -1,4 +1,4 @@
-"""What this machine has of what owl2 needs: versions, devices, extras, and the settings that make a CPU fast."""
+"""What owl2 needs and this machine has: versions, devices, extras, and the settings that make a CPU fast."""
 
 import os
 import platform
@@ -36,14 +36,14 @@ NEWEST_TESTED = {
     "pydantic": "2.14.4",
     "pyyaml": "6.0.4",
 }
-"""Of each required package, as in constraints/cpu.txt; an installed owl2 has no other way to know."""
+"""The newest tested release of each required package, as in constraints/cpu.txt, which is not installed with owl2."""
 
 MALLOC_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
     "MALLOC_TOP_PAD_": "268435456",
 }
-"""For glibc, set before the process starts: it then keeps large buffers and asks for no new, zeroed pages each time."""
+"""Settings of glibc before a process starts: it then keeps large buffers and asks for no new, zeroed pages."""
 
 _RESERVED_EXTRAS = ("dev", "lint")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
@@ -58,7 +58,7 @@ def restart_with_fast_allocation() -> None:
 
 @dataclass
 class Package:
-    """A package that owl2 asks for: the range it wants and the version that is here, if any."""
+    """A package that owl2 asks for: the range it needs and the installed version, if any."""
 
     name: str
     wanted: str

@@ -49,7 +49,7 @@ def parse_json(contents: str | bytes) -> Any:
     """A value of JSON.
 
     Raises:
-        ValueError: It is not JSON; its lists or objects lie too deep in each other; or one object has a key twice, of
+        ValueError: It is not JSON; its lists or objects are nested too deeply; or one object has a key twice, of
             which Python's parser would keep the last.
     """
     try:
@@ -121,8 +121,8 @@ def errors_name(path: Path) -> Iterator[None]:
 def write_whole(path: Path, contents: bytes | str | Iterable[str]) -> None:
     """Writes or replaces a file so that readers see all of the new contents or none of them.
 
-    They are written beside the file, brought to disk and renamed. Threads and processes may write the same file at one
-    time: one of them is the last.
+    They are written beside the file, flushed to disk and renamed. Threads and processes may write the same file at the
+    same time: the last one wins.
 
     Args:
         path: The file, in a directory that exists.

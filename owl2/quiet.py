@@ -14,7 +14,7 @@ import typer
 
 @contextmanager
 def only_our_lines() -> Iterator[None]:
-    """Within it, loggers and warnings of other packages are silent below an error; progress bars need a terminal."""
+    """Silences warnings of other packages, and their loggers below errors; progress bars need a terminal."""
     with ExitStack() as restored:
         restored.enter_context(warnings.catch_warnings())
         if not sys.warnoptions:  # python -W, PYTHONWARNINGS: somebody wants to see them
@@ -38,7 +38,7 @@ def call_in_new_process(quiet: bool, module: str, function: str, *arguments: Any
 
 
 class _OursAlone(logging.Logger):
-    """Loggers that are made from now on, which are those of the packages that a command goes on to import."""
+    """Silences loggers made from now on: those of the packages that a command imports later."""
 
     def isEnabledFor(self, level: int) -> bool:
         is_ours = self.name.partition(".")[0] == "owl2"

@@ -1,6 +1,6 @@
 """Registration with the Auto classes of transformers, by which `from_pretrained` finds the model.
 
-transformers has no entry points for plugins: somebody must import a package and register its classes. Importing them
+transformers has no entry points for plugins: a package must be imported and register its classes. Importing them
 takes seconds, so `import owl2` alone only arranges for it to happen, in this order:
 
 1. `register_when_needed` puts a finder in front of `sys.meta_path`, or acts at once for what is imported already.
@@ -44,7 +44,7 @@ def register_when_needed() -> None:
 
 
 class _StandIn:
-    """What `AutoConfig` knows of a configuration whose class is not imported yet; importing it takes our place."""
+    """Stands in `AutoConfig` for a configuration whose class is not imported yet; importing it replaces this."""
 
     model_type: str
 
@@ -146,7 +146,7 @@ class _AfterImport(MetaPathFinder):
         self._lock = Lock()
 
     def catch_up(self) -> None:
-        """Acts for the modules that are imported already."""
+        """Calls the functions of the modules that are imported already."""
         for name in [name for name in self._actions if name in sys.modules]:
             import_module(name)  # waits for a thread that is importing it
             self._act(name)

@@ -9,7 +9,8 @@ class Reply:
     """One answer.
 
     Attributes:
-        prompt: as the model got it, each placeholder standing for all rows of an image; of a server, the last message.
+        prompt: The prompt as the model got it, in which a placeholder stands for all rows of an image; with a server,
+            the last message.
         images, videos: Numbers in the whole conversation so far.
         input_tokens: Number of tokens of the prompt, visual rows included.
         finish_reason: "stop" if the model ended its turn, "length" if it ran out of tokens.

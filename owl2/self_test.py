@@ -151,7 +151,7 @@ def _separates_modalities(model: _TinyModel) -> None:
 
 
 def _same_with_cache(model: _TinyModel, inputs: Any) -> None:
-    """Everything but the last three tokens at once, and then one at a time."""
+    """Compares logits with those of a cache: all tokens but the last three at once, and then one at a time."""
     import torch
     from transformers import DynamicCache
 

@@ -1,4 +1,4 @@
-"""A signal to stop, turned into a request that long work honours where it can be taken up again."""
+"""A signal to stop, turned into a request that long work honours where it can be resumed."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class StopRequested(Exception):
-    """Work that was asked to stop ends here. What was done is saved, and is not done again when the work goes on."""
+    """Raised where work that was asked to stop ends. What was done is saved, and is not done again on resuming."""
 
 
 @contextmanager

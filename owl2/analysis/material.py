@@ -42,7 +42,7 @@ def material(data: str, limit: int) -> Material:
 
     Args:
         data: one of `DATA`.
-        limit: most of each kind.
+        limit: Largest number of each kind.
 
     Raises:
         ValueError: there is no such data set, or what it needs is not installed.
@@ -59,6 +59,6 @@ def material(data: str, limit: int) -> Material:
 
 
 def spread(whole: Sequence[Item], limit: int) -> list[Item]:
-    """At most so many, at equal distances: the questions of a template stand side by side."""
+    """At most `limit` entries at equal distances, because the questions of a template stand side by side."""
     count = min(limit, len(whole))
     return [whole[index * len(whole) // count] for index in range(count)]

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 LEVEL = 0.95
-"""Of every interval."""
+"""Confidence level of every interval."""
 
 RESAMPLES = 9999
 _EXACT_SEEDS = 16  # up to 2^16 signs are enumerated
@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
     """A difference over paired seeds.
 
     Attributes:
-        mean, deviation: Of the differences; the deviation is the sample's (n - 1), NaN for one seed.
+        mean, deviation: Mean and sample deviation (n - 1) of the differences; the deviation is NaN for one seed.
         over_seeds: BCa bootstrap interval of the mean over seeds; NaN for fewer than two seeds.
         over_questions: Percentile interval of the mean over seeds and, within each, over questions; `None` where the
             answers to single questions are not known.
@@ -57,7 +57,7 @@ def compare(differences: Sequence[float], margin: float, by_question: Sequence[A
     Args:
         differences: [n] one a seed.
         margin: differences within plus or minus this are of no interest; in the unit of the differences.
-        by_question: for each seed the differences of the single questions, [questions], whose mean is the seed's.
+        by_question: Differences of the single questions of each seed, [questions], whose mean is the seed's.
 
     Raises:
         ValueError: there is no seed, the margin is not positive, or the numbers of seeds differ.

@@ -12,7 +12,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path, **about: Any) -> 
     """Writes rows of the same keys as `PATH.json` and `PATH.parquet`.
 
     Args:
-        about: what stands in the JSON beside `rows`, such as the caption of the figure.
+        about: Entries of the JSON beside `rows`, such as the caption of the figure.
 
     Raises:
         ImportError: pyarrow is not installed.

@@ -21,7 +21,7 @@ ADAPTER = "default"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 PREFIX = "base_model.model."
-"""In front of the names of parameters in the folder."""
+"""The prefix of the names of parameters in the folder."""
 
 _POSITIONS = "model.vision_tower.position_embedding"
 
@@ -33,10 +33,10 @@ def is_adapter_folder(directory: str | Path) -> bool:
 
 
 class AdapterFolder:
-    """A folder to be read.
+    """An adapter folder that is read on demand.
 
     Raises:
-        ValueError: a file is not there.
+        ValueError: A file is missing.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -62,7 +62,7 @@ class AdapterFolder:
         return config
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """By their names in the model, but for `.default` in those of adapters.
+        """The tensors by their names in the model, but without `.default` in the names of adapters.
 
         Raises:
             ValueError: the file is damaged.
@@ -71,17 +71,17 @@ class AdapterFolder:
             return {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of `tensors`, which are not read."""
+        """The shapes of `tensors`, which are not read."""
         with self._weights() as file:
             return {name.removeprefix(PREFIX): tuple(file.get_slice(name).get_shape()) for name in file.keys()}
 
     def modules_in_full(self) -> list[str]:
-        """Names of the modules whose own parameters it holds."""
+        """Names of the modules whose own parameters the folder holds."""
         names = (name for name in self.shapes() if ".lora_" not in name)
         return list(dict.fromkeys(name.replace(".base_layer.", ".").rpartition(".")[0] for name in names))
 
     def check_fit(self, model: nn.Module) -> None:
-        """Refuses a model with adapters of other parameters, which may be on the device "meta".
+        """Refuses a model whose adapters have other parameters; the model may be on the device "meta".
 
         Learnt positions of another resolution fit: `write_into` sees to them.
 
@@ -106,7 +106,7 @@ class AdapterFolder:
 
     @torch.no_grad()
     def write_into(self, model: Owl2ForConditionalGeneration) -> None:
-        """Writes all weights into a model with such adapters, in place.
+        """Writes all weights into a model that has such adapters, in place.
 
         The model gets the resolution of the folder, where the vision encoder trained: stage 2 starts from a model of
         224 px and learns positions at 448 (section 4.1).

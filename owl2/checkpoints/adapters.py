@@ -65,7 +65,7 @@ def merge_adapters(model: Owl2ForConditionalGeneration) -> Owl2ForConditionalGen
 
 
 def inject_adapter(model: Owl2ForConditionalGeneration, config: Any) -> int:
-    """Puts the adapters of PEFT's configuration into a model, in place; what trained goes on training.
+    """Puts the adapters of PEFT's configuration into a model, in place; what trained continues to train.
 
     Returns:
         Number of parameters of the adapters.

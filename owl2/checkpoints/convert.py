@@ -29,7 +29,7 @@ class StoredModel(NamedTuple):
     """A model whose weights are not in memory.
 
     Attributes:
-        tensors: its parameters by our names, a tied head left out.
+        tensors: Its parameters by our names, without a tied head.
         made_of: identifies the files that it is read from.
     """
 
@@ -39,7 +39,7 @@ class StoredModel(NamedTuple):
     made_of: list[str]
 
     def with_image_size(self, size: int) -> "StoredModel":
-        """The same at another resolution, as `Owl2ForConditionalGeneration.set_image_size`.
+        """The same model at another resolution, as `Owl2ForConditionalGeneration.set_image_size` makes it.
 
         Raises:
             ValueError: the size is not a multiple of the patches.
@@ -105,7 +105,7 @@ def open_model(directory: str | Path, dtype: torch.dtype | None = None) -> Store
 
 
 def identities(files: Iterable[Path]) -> list[str]:
-    """Path, size and time of change of files: what was begun from others is not gone on with."""
+    """Path, size and time of change of files: work that began from other files is not continued."""
     return [f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
 
 
@@ -184,7 +184,7 @@ def convert(
     """Writes a model directory in another layout or precision.
 
     Args:
-        source: in our or the official layout.
+        source: A model directory in our or the official layout.
         dtype: precision of the weights; by default the stored one.
         finish, report: as in `write_model`.
 

@@ -1,8 +1,9 @@
 """The random values of a new model without the memory for them: every draw is noted, and made again when it is read.
 
 A parameter is created on the device "meta". What initialises it in place is noted with the state of torch's generator
-at that moment, and drawn once into memory that is freed at once, so that the generator goes on as if the parameter were
-there. Parameters and the draws after them are therefore those of a model that is made in memory from the same seed.
+at that moment, and drawn once into memory that is freed at once, so that the generator continues as if the parameter
+were there. Parameters and the draws after them are therefore those of a model that is made in memory from the same
+seed.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ _DRAWS = {torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default}
 
 
 class DrawnLater(TorchDispatchMode):
-    """Within it, `torch.empty` takes no memory, and what is then done to such a tensor in place is noted.
+    """Inside the context, `torch.empty` takes no memory, and what is then done to such a tensor in place is noted.
 
     Attributes:
         steps: by the identity of a tensor, itself (so that nothing else takes the identity), and what was done to it:
@@ -47,7 +48,7 @@ class DrawnLater(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def lazy(self, parameter: torch.Tensor) -> LazyTensor:
-        """A parameter that was made within this."""
+        """A parameter that was made inside the context."""
         if not parameter.is_meta:
             return in_memory(parameter.detach())
         return LazyTensor(parameter.detach(), partial(self._values, parameter))
@@ -63,7 +64,7 @@ class DrawnLater(TorchDispatchMode):
 
 
 def random_parameters(config: Owl2Config) -> LazyState:
-    """The parameters of a new model in float32, drawn from torch's generator, which goes on behind them.
+    """The parameters of a new model in float32, drawn from torch's generator, which continues after them.
 
     The vision encoder and the abstractor begin as those of the paper's module under the same seed: see `initialize`.
     """

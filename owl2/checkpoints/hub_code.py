@@ -19,7 +19,7 @@ from owl2.files import read_json_object
 
 _PACKAGES = ("owl2.modeling", "owl2.processing")
 _BESIDE = ("files", "labels")
-"""Modules of owl2 itself that those need."""
+"""Further modules of owl2 that these need."""
 
 _RENAMED = {
     "configuration": "configuration_owl2",
@@ -27,7 +27,7 @@ _RENAMED = {
     "processor": "processing_owl2",
     "image_processor": "image_processing_owl2",
 }
-"""Names that readers of model repositories know; others stay."""
+"""Names that readers of model repositories know; other modules keep their own."""
 
 _MODEL_CLASSES = {
     "AutoConfig": "configuration_owl2.Owl2Config",

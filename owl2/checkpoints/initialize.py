@@ -96,7 +96,7 @@ def new_config(
     abstractor_config: Owl2AbstractorConfig | dict[str, Any] | None,
     connector: str = "abstractor",
 ) -> Owl2Config:
-    """The configuration of a new model, with a given vision encoder at that one's own resolution.
+    """The configuration of a new model; a given vision encoder keeps its own resolution.
 
     Args:
         clip: configuration of the vision encoder, if one is given.
@@ -157,7 +157,7 @@ def config_of_paper(config: Owl2Config) -> Owl2Config | None:
 def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Loads a causal language model from a directory or, dequantised, from a `.gguf` file.
 
-    Of a directory of an mPLUG-Owl2 it is the text half.
+    A directory of an mPLUG-Owl2 gives its text half.
 
     Raises:
         ValueError: The file does not exist.
@@ -249,7 +249,7 @@ def vision_config_from_clip(source: Any) -> Owl2VisionConfig:
     """The vision encoder's configuration for a CLIP ViT (its own or the vision part of a whole CLIP).
 
     Raises:
-        ValueError: it is another kind of model.
+        ValueError: The configuration is of another kind of model.
     """
     if source.model_type not in ("clip", "clip_vision_model"):
         raise ValueError(f"The vision encoder is of type {source.model_type!r}, but only a CLIP ViT can be read.")

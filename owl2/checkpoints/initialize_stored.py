@@ -43,7 +43,7 @@ def open_new_model(
     """The model that `initialize` makes of the same arguments and the same seed, to be read tensor by tensor.
 
     Args:
-        language_model: directory of a LLaMA-family checkpoint, or of an mPLUG-Owl2, of which it is the text half.
+        language_model: Directory of a LLaMA-family checkpoint, or of an mPLUG-Owl2, whose text half is taken.
         vision_encoder: directory of a CLIP checkpoint, whole or its vision part.
 
     Raises:
@@ -141,13 +141,13 @@ def initialize_in_shards(
     report: Report | None = None,
     **settings: Any,
 ) -> None:
-    """Writes the folder of a new model with its processor; a call that was interrupted goes on where it was.
+    """Writes the folder of a new model with its processor; an interrupted call is continued by the same call.
 
     Args:
         image_size: resolution in pixels; by default the vision encoder's.
-        seed: of what begins at random.
+        seed: Seed of the parts that begin at random.
         report: called after each shard.
-        settings: further ones of `open_new_model`.
+        settings: Further arguments of `open_new_model`.
 
     Raises:
         ValueError: as `open_new_model` and `write_model`.

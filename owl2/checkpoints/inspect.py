@@ -31,7 +31,7 @@ MODALITY_OF_PART = {
     "embeddings": "text",
     "decoder_shared": "both",
 }
-"""Which tokens a part computes: images, text, or all of them."""
+"""The kind of tokens that each part computes: those of images, of text, or all of them."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class CheckpointReport:
         keys_used: Number of keys that fill a parameter.
         tables_checked: Number of fixed tables, as computed.
         missing: Parameters that no key fills.
-        unexpected: Keys without use.
+        unexpected: Keys that fill no parameter.
         mismatched: Keys of another shape, with both shapes.
         wrong_tables: Fixed tables that are not the computed ones.
     """
@@ -67,7 +67,7 @@ class CheckpointReport:
 
     @property
     def modality_of_part(self) -> dict[str, str]:
-        """Which tokens use a part: those of images, of text, or both."""
+        """The kind of tokens that use a part: tokens of images, of text, or both."""
         return {part: MODALITY_OF_PART[part] for part in self.parameters}
 
     @property
@@ -148,7 +148,7 @@ def checkpoint_layout(directory: str | Path) -> Layout:
 
 
 def _hint(path: Path) -> str:
-    """Which folder may be meant by one that is no model: of a run with LoRA, its adapter is no model either."""
+    """Names the folder that may have been meant: that of a run with LoRA holds an adapter and is no model either."""
     adapter, base = path / "checkpoint", path / "initial"
     if (adapter / "adapter_config.json").is_file():
         named = read_json_object(adapter / "adapter_config.json", "the settings of an adapter")
@@ -167,7 +167,7 @@ def _hint(path: Path) -> str:
 def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
     """Compares a model directory with the model that its `config.json` describes.
 
-    Of an adapter of the official code all keys are compared with the model that they change.
+    All keys of an adapter of the official code are compared with the model that they change.
 
     Raises:
         ValueError: it is not a model directory, or its files cannot be read.
@@ -224,7 +224,7 @@ def _inspect_adapter(directory: str | Path, model: Owl2ForConditionalGeneration)
 
 
 def _keys_of(problems: list[str], pairs: Mapping[str, Any]) -> int:
-    """How many keys of an adapter are those that do not fit: two of a pair, else one."""
+    """The number of keys of an adapter that do not fit: two for a pair, otherwise one."""
     return sum(2 if problem.split(" ")[0] in pairs else 1 for problem in problems)
 
 

@@ -31,8 +31,8 @@ class LazyTensor(NamedTuple):
     """A tensor that is not in memory.
 
     Attributes:
-        like: its shape and type, on the device "meta".
-        read: reads or computes its values.
+        like: A tensor of its shape and type, on the device "meta".
+        read: A function that reads or computes its values.
     """
 
     like: torch.Tensor
@@ -44,11 +44,11 @@ class LazyTensor(NamedTuple):
 
 
 LazyState = dict[str, LazyTensor]
-"""By name, in the order in which they are best read: that of the files."""
+"""Tensors by name, in the order of the files, in which they are best read."""
 
 
 class _Files:
-    """Reads tensors of several files, of which one at a time is open."""
+    """Reads tensors of several files and keeps one file open at a time."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
@@ -97,7 +97,7 @@ def _readers(file: Path) -> dict[str, Callable[[], torch.Tensor]]:
 
 
 def in_precision(state: Mapping[str, LazyTensor], dtype: torch.dtype) -> LazyState:
-    """The same in another type of number."""
+    """The same tensors in another type of number."""
     return {name: mapped(tensor, lambda values: values.to(dtype)) for name, tensor in state.items()}
 
 
@@ -107,7 +107,7 @@ def mapped(tensor: LazyTensor, change: Callable[[torch.Tensor], torch.Tensor]) -
 
 
 def lazy_owl2(state: Mapping[str, LazyTensor], config: Owl2Config) -> LazyState:
-    """Our names and layout of official tensors, as `official_to_owl2`.
+    """Official tensors in our names and layout, as `official_to_owl2` gives them.
 
     Raises:
         CheckpointError: a table of fixed positions or frequencies is not the computed one, or a tensor has an
@@ -124,7 +124,7 @@ def lazy_owl2(state: Mapping[str, LazyTensor], config: Owl2Config) -> LazyState:
 
 
 def lazy_official(state: Mapping[str, LazyTensor], config: Owl2Config) -> LazyState:
-    """Official names and layout of our tensors, tables included, as `owl2_to_official`."""
+    """Our tensors in the official names and layout, tables included, as `owl2_to_official` gives them."""
     tables = fixed_tables(config)
     groups: dict[str, dict[str, LazyTensor]] = {}
     for name, tensor in state.items():  # query, key and value of a vision layer are one tensor there
@@ -150,7 +150,7 @@ def _converted(
 
 
 def in_memory(tensor: torch.Tensor) -> LazyTensor:
-    """A tensor whose values are there."""
+    """A lazy tensor whose values are in memory already."""
     return LazyTensor(tensor.to("meta"), partial(_same, tensor))
 
 

@@ -22,7 +22,7 @@ def load_processor(directory: str | Path) -> Owl2Processor:
     """The processor of a local model directory.
 
     Raises:
-        ValueError: it has no tokenizer or processor, or one that is damaged.
+        ValueError: The directory has no tokenizer or processor, or one that is damaged.
     """
     try:
         return Owl2Processor.from_pretrained(Path(directory).expanduser())
@@ -61,7 +61,7 @@ def load_for_chat(
     Adapters are merged into the model; those of ours stay on top of one in 8 or 4 bits, as QLoRA trains them.
 
     Args:
-        base: of an adapter, the model that it was trained on; the processor is the base's where the adapter has none.
+        base: The model that an adapter was trained on; its processor is taken where the adapter has none.
         dtype: one of `DTYPES`; "auto" is the checkpoint's own.
         device: as torch names it; "auto" is the first GPU if there is one, else the CPU.
         bits: keep the language decoder in 8 or 4 bits.
@@ -69,7 +69,7 @@ def load_for_chat(
     Raises:
         ImportError: PEFT for an adapter of ours, or a package for the bits, is not installed.
         ValueError: not a model directory; weights that do not fit or cannot be read; no tokenizer; no such device; an
-            adapter without a base, or a base for a whole model; bits that cannot be had.
+            adapter without a base, or a base for a whole model; bits that are not available.
     """
     check_dtype(dtype)
     path = model_directory(directory)
@@ -126,7 +126,7 @@ def _with_adapter(
 
 
 def processor_of_adapter(directory: str | Path, base: str | Path) -> Owl2Processor:
-    """The processor in the folder of an adapter; where it has no tokenizer, its base's with its own padding.
+    """The processor in the folder of an adapter; without a tokenizer there, that of its base with the folder's padding.
 
     Raises:
         ValueError: as `load_processor`.

@@ -10,10 +10,10 @@ from owl2.modeling import CheckpointError
 
 
 class Manifest:
-    """What is known of the files of a folder.
+    """What is known about the files of a folder.
 
     Attributes:
-        plan: identifies what the folder is made from, so that only the same work goes on in it.
+        plan: Identifies what the folder is made from, so that only the same work continues in it.
         files: `{"bytes": int, "sha256": str}` of each file that is complete.
     """
 
@@ -22,7 +22,7 @@ class Manifest:
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest | None":
-        """That of a folder, if it has one.
+        """Reads the manifest of a folder, if it has one.
 
         Raises:
             CheckpointError: it is damaged.
@@ -37,7 +37,7 @@ class Manifest:
         return cls(directory, str(stored.get("plan")), files)
 
     def add(self, file: Path) -> None:
-        """Brings a complete file of the folder to the disk, and notes its size and hash."""
+        """Flushes a complete file of the folder to the disk, and notes its size and hash."""
         _synchronize(file)
         self.files[file.name] = {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
         self.write()
@@ -47,7 +47,7 @@ class Manifest:
         write_whole(self.directory / WEIGHTS_MANIFEST, text + "\n")
 
     def problem(self, name: str) -> str | None:
-        """What is wrong with a file that is noted here."""
+        """What is wrong with a file that the manifest lists."""
         file, noted = self.directory / name, self.files[name]
         if not file.is_file():
             return f"{file} is missing"
@@ -59,7 +59,7 @@ class Manifest:
 
 
 def check_file(file: Path) -> None:
-    """Compares a file of weights with what its folder notes of it, if it does.
+    """Compares a file of weights with its entry in the manifest of its folder, if there is one.
 
     Raises:
         CheckpointError: it has changed.

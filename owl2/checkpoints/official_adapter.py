@@ -71,7 +71,7 @@ class OfficialAdapter:
         return found
 
     def merged_into(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """An official state dict with the changes, in the precision that it has."""
+        """An official state dict with the changes, in its own precision."""
         return {name: self.changed(name, tensor) for name, tensor in state.items()}
 
     def changed(self, name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -96,7 +96,7 @@ class OfficialAdapter:
 
 @dataclass(frozen=True)
 class _Scaling:
-    """How much an adapter counts: alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA."""
+    """The factor of an adapter: alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA."""
 
     alpha: float
     stabilised: bool

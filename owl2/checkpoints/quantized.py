@@ -1,7 +1,7 @@
 """The language decoder's projections in 8 or 4 bits while a model loads; all else keeps its precision.
 
 8 bits (torchao) round weights only, and 4 bits (NF4 of bitsandbytes, as QLoRA trains on) compute in the model's
-precision: what a sample gives does not depend on the others of its batch.
+precision: the result of a sample does not depend on the others in its batch.
 """
 
 from collections.abc import Iterable
@@ -22,11 +22,11 @@ _WIDTH = 32  # of a row in 4 bits
 def quantized_settings(
     bits: int, directory: Path, dtype: torch.dtype | None, device: torch.device, whole: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """What `from_pretrained` of a model directory takes for one in 8 or 4 bits.
+    """Arguments of `from_pretrained` that load a model directory in 8 or 4 bits.
 
     Args:
-        dtype: of the rest; `None` is the checkpoint's own.
-        whole: names of more modules that keep their precision.
+        dtype: Precision of the rest; `None` keeps the checkpoint's.
+        whole: Names of further modules that keep their precision.
 
     Raises:
         ImportError: the extra `quantization` is not installed.

@@ -1,4 +1,4 @@
-"""Weights are written shard by shard: in memory is one shard, whatever the size of the model.
+"""Writes weights shard by shard: one shard is in memory, whatever the size of the model.
 
 A folder is written as `NAME.partial` and gets its name when it is complete. Every shard is written beside its place,
 brought to the disk, hashed and renamed; so work that was interrupted, or met a full disk, goes on at the next shard.
@@ -22,7 +22,7 @@ from .lazy_tensors import LazyTensor
 from .manifest import Manifest
 
 SHARD_BYTES = 2 * 10**9
-"""Largest shard, unless one tensor is larger."""
+"""The size of the largest shard, unless one tensor is larger."""
 
 
 class Progress(NamedTuple):
@@ -31,9 +31,9 @@ class Progress(NamedTuple):
     Attributes:
         shard: the file that is complete now.
         of: number of files.
-        bytes: of all complete shards.
-        total: of all shards.
-        was_there: an earlier attempt had written it.
+        bytes: Size of all complete shards.
+        total: Size of all shards.
+        was_there: Whether an earlier attempt had written it.
     """
 
     shard: str
@@ -55,18 +55,18 @@ def write_in_shards(
     shard_bytes: int = SHARD_BYTES,
     report: Report | None = None,
 ) -> None:
-    """Writes a folder of weights in safetensors, with an index where there are several, or goes on with it.
+    """Writes a folder of weights in safetensors, with an index where there are several, or continues to.
 
     Args:
         target: a folder that does not exist, or is empty.
         finish: writes what else the folder holds into the one it is given, before that gets its name.
-        made_of: identifies the sources; a partial folder of others is begun anew.
+        made_of: Identifies the sources; a partial folder of other sources is begun anew.
         report: called after each shard.
 
     Raises:
         ValueError: `target` is not empty, or a folder that is not ours has the name of the partial one.
         CheckpointError: a source is damaged.
-        OSError: the disk is full; with room the same call goes on.
+        OSError: The disk is full; once there is room, the same call continues.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is there and not empty: choose a new directory.")
@@ -117,7 +117,7 @@ def _fingerprint(tensors: Mapping[str, LazyTensor], shards: Mapping[str, list[st
 
 
 def _begin(folder: Path, plan: str) -> Manifest:
-    """The partial folder with what it holds already, emptied where it is of other work."""
+    """The partial folder with its contents, emptied where it belongs to other work."""
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / WEIGHTS_MANIFEST).is_file():
             raise ValueError(f"{folder} is there, but no earlier attempt of this: move it away.")

@@ -1,4 +1,4 @@
-"""A small LLaMA with random weights, and a tokenizer made on the spot: a language model where none is at hand."""
+"""A small LLaMA with random weights, and a tokenizer made on the spot: a language model for where none is available."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ SMALLEST_VOCABULARY = len(pre_tokenizers.ByteLevel.alphabet()) + len(SPECIAL_TOK
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of some texts, with the special tokens of LLaMA; the same for the same texts.
+    """A byte-level BPE tokenizer of some texts, with the special tokens of LLaMA; equal texts give equal tokenizers.
 
     Raises:
         ValueError: the vocabulary does not hold every byte and the special tokens.

@@ -18,7 +18,7 @@ def llama_config(config: Owl2TextConfig) -> LlamaConfig:
     """The configuration of a decoder's text half.
 
     Raises:
-        ValueError: LLaMA has no such layers.
+        ValueError: The decoder has layers that LLaMA does not have.
     """
     differing = {
         "qk_norm": config.qk_norm,
@@ -36,7 +36,7 @@ def text_half(model: Owl2ForConditionalGeneration) -> LlamaForCausalLM:
     """A LLaMA with the weights that text goes through; the vision copies stay behind.
 
     Raises:
-        ValueError: LLaMA has no such layers.
+        ValueError: The decoder has layers that LLaMA does not have.
     """
     config = model.config.text_config
     assert isinstance(config, Owl2TextConfig), "Owl2Config makes one of what it is given"

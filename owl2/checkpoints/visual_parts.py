@@ -8,7 +8,7 @@ from transformers import AutoConfig
 from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration
 
 _INTO_THE_LANGUAGE_MODEL = ("projection.", "end_of_image")
-"""Of the abstractor: what depends on the width of the language model."""
+"""The parts of the abstractor that depend on the width of the language model."""
 
 
 def owl2_config_in(directory: str | Path) -> Owl2Config | None:
@@ -21,7 +21,7 @@ def owl2_config_in(directory: str | Path) -> Owl2Config | None:
 def copy_visual_parts(model: Owl2ForConditionalGeneration, directory: str | Path) -> None:
     """Copies the vision encoder and the abstractor of a checkpoint into a model, in place.
 
-    All of an MLP connector depends on the width of the language model: of such a model, the vision encoder alone.
+    An MLP connector depends on the width of the language model as a whole: then only the vision encoder is copied.
 
     What leads from the abstractor into the language model, its projection and the end-of-image token, stays as it is.
 

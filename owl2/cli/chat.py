@@ -136,7 +136,7 @@ def _open(loading: Loading, system: str | None, truncate: bool) -> "ChatSession"
 
 
 def _converse(session: "ChatSession | RemoteChatSession", name: str, max_new_tokens: int, temperature: float) -> None:
-    """Reads messages and commands until the end of the input; an error of one is shown, and the talk goes on."""
+    """Reads messages and commands until the end of the input; an error is shown, and the conversation continues."""
     _enable_line_editing()
     context = "" if session.context is None else f", {session.context} tokens of context"
     _note(f"{name} on {session.place}{context}. /help lists the commands.")

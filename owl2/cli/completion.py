@@ -28,7 +28,7 @@ def complete_any_recipe(incomplete: str) -> list[str]:
 
 
 def complete_tasks(incomplete: str) -> list[str]:
-    """The last of the benchmarks that are separated by commas."""
+    """Completes the last of several benchmarks separated by commas."""
     from owl2.evaluation.tasks import TASKS
 
     before, comma, last = incomplete.rpartition(",")

@@ -36,7 +36,7 @@ FILE = Annotated[Path, typer.Argument(metavar="F", help="LLaVA conversations or 
 ROOT = Annotated[Path | None, typer.Option(metavar="DIR", help="Where images and videos lie; beside F by default.")]
 
 EXAMPLES = 2
-"""Records that are shown of each source of a mixture."""
+"""Number of records shown of each source of a mixture."""
 
 
 @data.command(epilog="Example: owl2 data check instructions.jsonl --images --workers 8")

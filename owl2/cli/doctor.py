@@ -1,4 +1,4 @@
-"""`owl2 doctor`: what is here, what is missing and how to get it, and whether these versions work together."""
+"""`owl2 doctor`: what is installed, what is missing and how to get it, and whether these versions work together."""
 
 import json
 from dataclasses import asdict

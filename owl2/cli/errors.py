@@ -11,7 +11,7 @@ EXIT_CODE = 2
 
 
 def user_errors() -> tuple[type[BaseException], ...]:
-    """Wrong arguments and files, missing extras, damaged weights, settings that a model of transformers cannot have."""
+    """Wrong arguments and files, missing extras, damaged weights, settings that a model of transformers refuses."""
     others = (("safetensors", "SafetensorError"), ("huggingface_hub.errors", "StrictDataclassError"))
     # An error of a module that is not imported cannot have been raised.
     raised = tuple(getattr(sys.modules[module], name) for module, name in others if module in sys.modules)

@@ -78,13 +78,13 @@ def evaluate(
 
 
 def show_warning(warning: str | None) -> None:
-    """A warning, if there is one, as a line on stderr."""
+    """Prints a warning, if there is one, as a line on stderr."""
     if warning is not None:
         typer.echo(f"owl2: {warning}", err=True)
 
 
 def show_result(result: dict[str, Any]) -> None:
-    """A result in a few lines."""
+    """Prints a result in a few lines."""
     from owl2.evaluation.results.scoring import not_comparable
 
     counted = f"{result['samples']} of {result['samples_of_split']} samples"

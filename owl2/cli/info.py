@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from owl2.checkpoints.inspect import CheckpointReport
 
 SHOWN_KEYS = 8
-"""Of a long list of keys that do not fit, the table shows so many; --json has all."""
+"""The number of keys that the table shows of a long list of keys that do not fit; --json has all."""
 
 PART_NAMES = {
     "vision_encoder": "vision encoder",

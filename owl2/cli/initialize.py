@@ -31,7 +31,7 @@ def initialize(
 ) -> None:
     """Make the model that stage 1 starts from, of any size: about one shard of it is in memory at a time.
 
-    If it is interrupted, or the disk is full, the same command goes on where it was.
+    If it is interrupted, or the disk is full, the same command continues.
     """
     from owl2.files import model_directory
 

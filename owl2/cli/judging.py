@@ -29,7 +29,7 @@ def judge_settings(
     prompts: Path | None,
     default_cache: Path,
 ) -> "JudgeSettings | None":
-    """The judge that the options ask for; any of them asks for one."""
+    """The judge that the options describe; any of them asks for one."""
     from owl2.evaluation.results.scoring import JudgeSettings
 
     if not any((judge, model, runs, cache, replay, prompts)):

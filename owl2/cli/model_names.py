@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def model_names(directories: Sequence[str | Path]) -> list[str]:
-    """What tells models apart: of each directory the end of its path that no other before it has."""
+    """Names that tell models apart: the end of each directory's path that none before it has."""
     names: list[str] = []
     for directory in directories:
         names.append(_name(directory, names))

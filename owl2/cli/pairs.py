@@ -17,7 +17,7 @@ def index(
     index: INDEX = None,
     num_workers: Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Processes.")] = 1,
 ) -> None:
-    """Note where the pairs of tar shards begin. Again after new shards have come: only those are read."""
+    """Note where the pairs of tar shards begin. Run it again when there are new shards: only those are read."""
     from owl2.data.pairs import index_shards
 
     pairs = count = 0

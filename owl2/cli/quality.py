@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from owl2.quality.run import Outcome
 
 SHOWN_PROBLEMS = 8
-"""Of the files that could not be scored, so many are named on the terminal; the file of scores names all."""
+"""The number of files that could not be scored that the terminal names; the file of scores names all."""
 
 EXAMPLE = "owl2 quality pictures -m DIR --out scores.csv"
 
@@ -38,7 +38,7 @@ def quality(
 ) -> None:
     """Score images and videos; `torchrun -m owl2 quality ... --out FILE` shares them among GPUs.
 
-    Without --out a line for each is printed: score, aspect and file.
+    Without --out, a line with score, aspect and file is printed for each.
     """
     from owl2.quality.media_files import media_files
     from owl2.quality.protocols import protocol_named

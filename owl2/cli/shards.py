@@ -1,4 +1,4 @@
-"""How commands that write a large model say how far they are."""
+"""The progress of commands that write a large model."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def show_shard(progress: "Progress") -> None:
-    """A line on stderr after each shard of several."""
+    """Prints a line on stderr after each of several shards."""
     if progress.of > 1:
         done, total = progress.bytes / 1e9, progress.total / 1e9
         what = "was there and is whole" if progress.was_there else "written"

@@ -1,4 +1,4 @@
-"""`owl2 train`: run a recipe, or go on with it."""
+"""`owl2 train`: run a recipe, or resume its run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +30,7 @@ def train(
 ) -> None:
     """Train both stages of the paper from recipes; `torchrun -m owl2 train ...` uses several GPUs.
 
-    The same command goes on where the run was stopped (Ctrl-C and SIGTERM save first).
+    The same command resumes a run that was stopped (Ctrl-C and SIGTERM save first).
     """
     from owl2.training.recipe.yaml_file import load_recipe
 

@@ -25,7 +25,7 @@ class Row:
         where: File and number of the record, which errors begin with.
 
     Raises:
-        ValueError: `values` is not a JSON object; by the methods, the field is missing or of another type.
+        ValueError: `values` is not a JSON object; a method finds that the field is missing or of another type.
     """
 
     def __init__(self, values: Any, where: str) -> None:
@@ -50,7 +50,7 @@ class Row:
         return value
 
     def integer(self, name: str) -> int:
-        """A whole number; 5.0, as tables with empty cells are often written, is 5."""
+        """A whole number; 5.0, as it often stands in tables with empty cells, is 5."""
         value = self._typed(name, "an integer", int, float)
         if isinstance(value, float) and not value.is_integer():
             raise self.error(f"{name!r} is {value!r}, not an integer")
@@ -104,7 +104,7 @@ class Row:
         return [Row(value, f"{self.where}, {name}[{index}]") for index, value in enumerate(self.items(name))]
 
     def _encodable(self, name: str, value: str) -> str:
-        """The value, unless it holds half a character (`\\ud83d` alone), with which no tokenizer can do anything."""
+        """The value, unless it holds half a character (`\\ud83d` alone), which no tokenizer can encode."""
         try:
             value.encode()
         except UnicodeEncodeError as error:
@@ -161,12 +161,12 @@ def line_rows(path: AnyPath) -> Iterator[tuple[int, Row]]:
 def image_path(root: AnyPath, name: str, row: Row) -> str:
     """The path of an image that an annotation names relative to the image root.
 
-    The name alone is judged: a million images cost no look at the disk, and links inside the root are the user's own.
+    Only the name is checked: a million images cost no access to the disk, and links inside the root are the user's own.
     Records that come from anywhere are held to `formats.media.MediaRoot`, which follows links.
 
     Raises:
         ValueError: the name is empty, absolute, an address, or climbs out with `..`; `//` within counts as absolute or
-            an address, since names are often put after a folder.
+            an address, since names are often appended to a folder.
     """
     path = PurePosixPath(name)
     outside = path.is_absolute() or ".." in path.parts or bool(PureWindowsPath(name).drive) or "\\" in name

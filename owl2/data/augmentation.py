@@ -19,7 +19,7 @@ _SIDES = re.compile(r"\b(?:left|right)(?:most|wards?|(?:\s|-)?hand(?:ed)?)?\b", 
 
 
 class Crop(NamedTuple):
-    """A box in pixels, and whether what is in it is mirrored."""
+    """A box in pixels, and whether its contents are mirrored."""
 
     left: int
     top: int
@@ -59,7 +59,7 @@ def _random_box(width: int, height: int, generator: random.Random) -> tuple[int,
 
 
 def _central_box(width: int, height: int) -> tuple[int, int, int, int]:
-    """The largest box in the centre with an aspect ratio that is allowed: for images much longer in one direction."""
+    """The largest central box of an allowed aspect ratio, for images that are much longer in one direction."""
     lowest, highest = ASPECT_RATIO
     box_width, box_height = width, height
     if width / height < lowest:

@@ -1,4 +1,4 @@
-"""What is wrong with instruction records, and where: those of a file, or of any source of a mixture."""
+"""Finds what is wrong with the records of a file or of a source of a mixture, and where."""
 
 import warnings
 from collections import Counter
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from owl2.processing import Owl2Processor
 
 PART = 256
-"""Records that are checked before anything is reported; with all their images opened, about a second of work."""
+"""Number of records checked before anything is reported; with all their images opened, about a second of work."""
 
 
 class Examined(Protocol):
     """Records that a check can go through, such as a `RecordFile`.
 
     Attributes:
-        unread: how many of those that were examined have a field that is not read, by its name.
+        unread: How many of the examined records have a field that is not read, by its name.
     """
 
     unread: Counter[str]
@@ -39,7 +39,7 @@ class Examined(Protocol):
         ...
 
     def where(self, index: int) -> str:
-        """Where a record is, in words."""
+        """The place of a record, in words."""
         ...
 
 
@@ -59,7 +59,7 @@ class RecordFinding(NamedTuple):
 
 @dataclass
 class CheckSummary:
-    """What a check saw.
+    """Counts of what a check saw.
 
     Attributes:
         records: read so far.
@@ -67,7 +67,7 @@ class CheckSummary:
         rejected: Number of them that a mixture leaves out; the others are skipped when they are drawn.
         kinds: number of problems of each kind.
         unopened: web addresses, whose images and videos were not opened.
-        unread: records with a field that is not read and says nothing to a model, by its name.
+        unread: Number of records with a field that is not read and means nothing to a model, by its name.
     """
 
     records: int = 0
@@ -152,7 +152,7 @@ class RecordCheck:
         return CheckedPart(findings, summary)
 
     def _problems_inside(self, conversation: Conversation, summary: CheckSummary) -> list[Problem]:
-        """What is seen only when media are opened or the conversation is encoded."""
+        """Problems that are seen only when media are opened or the conversation is encoded."""
         problems = self._media_problems(conversation, summary) if self.open_media else []
         if self.processor is not None:
             problems += _encoding_problems(conversation, self.processor, self.max_length)
@@ -173,7 +173,7 @@ class RecordCheck:
 
 
 _check_of_worker: RecordCheck
-"""What a worker process checks: sent once, not with every part."""
+"""The check of a worker process: it is sent once, not with every part."""
 
 
 def _begin_work(check: RecordCheck) -> None:

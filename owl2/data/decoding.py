@@ -1,7 +1,7 @@
-"""From the bytes of an image to its pixels: a box of it, resized to a square of uint8, normalised on the device.
+"""Decodes a box of an image, resizes it to a square of uint8, and normalises it on the device.
 
 Pillow or simplejpeg decodes, to the same pixels; torch resizes with `interpolate(mode="bicubic", antialias=True)` on
-uint8, which is faster than Pillow's bicubic and within one level of it; of a photograph, about one value in a million
+uint8, which is faster than Pillow's bicubic and within one level of it; about one value in a million of a photograph
 is two levels off, since torch rounds its weights to 16 bits (the tests hold it to that). Rows are resized before
 columns, as Pillow did; newer versions of Pillow begin with the columns where that is cheaper, which is seen only where
 sharp edges overshoot black or white. JPEGs are decoded at full size: their scaled decoding (`draft`) gives other
@@ -28,14 +28,14 @@ from .jpeg import decode_jpeg
 HIGHEST_LEVEL = 255
 
 Decoded = Image.Image | np.ndarray
-"""An image of Pillow in mode RGB, or uint8 [H, W, 4], red, green, blue and nothing."""
+"""An image of Pillow in mode RGB, or uint8 [H, W, 4]: red, green, blue and an unused byte."""
 
 
 def decode_image(source: ImageSource) -> Decoded:
-    """What `load_image` reads, with the same pixels, and faster where simplejpeg can decode it.
+    """Reads what `load_image` reads, to the same pixels, and faster where simplejpeg can decode it.
 
     Raises:
-        ValueError: as of `load_image`.
+        ValueError: As in `load_image`.
     """
     contents = source
     if isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith((".jpg", ".jpeg")):
@@ -45,7 +45,7 @@ def decode_image(source: ImageSource) -> Decoded:
 
 
 def width_and_height(image: Decoded) -> tuple[int, int]:
-    """In pixels."""
+    """Width and height in pixels."""
     return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 
 
@@ -84,7 +84,7 @@ def normalize_pixels(
     std: Sequence[float] = OPENAI_CLIP_STD,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Levels 0 to 255 to what the vision encoder sees; on the device of `pixels`, so that a quarter is copied to it.
+    """Turns levels 0 to 255 into the vision encoder's inputs, on the device of `pixels`: bytes are copied, not floats.
 
     Args:
         pixels: uint8 [N, 3, H, W].

@@ -1,8 +1,8 @@
 """JPEGs decoded by simplejpeg where it is installed: the pixels are Pillow's, in three quarters of the time.
 
 Both are libjpeg-turbo, but simplejpeg (MIT) hands it the bytes as they are and takes the pixels without another copy.
-It knows no EXIF and no other colours than RGB and grey, so everything but a plain and whole JPEG is left to Pillow, and
-so are all images where Pillow itself was built with another library, whose pixels differ.
+It knows neither EXIF nor colours other than RGB and grey, so everything but a plain and complete JPEG is left to
+Pillow, and so are all images where Pillow itself was built with another library, whose pixels differ.
 """
 
 from functools import cache
@@ -21,7 +21,7 @@ def decode_jpeg(contents: bytes) -> np.ndarray | None:
     """The pixels of a JPEG, if they are those that Pillow would give.
 
     Returns:
-        uint8 [height, width, 4], red, green, blue and nothing; `None` for what Pillow should read, or refuse.
+        uint8 [height, width, 4]: red, green, blue and an unused byte; `None` for what Pillow should read, or refuse.
     """
     library = _simplejpeg()
     if library is None or not _is_plain(contents):

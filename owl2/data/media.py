@@ -1,6 +1,6 @@
-"""Where the images and videos of a record are: files below one root, data URLs, or web addresses if allowed.
+"""Finds the images and videos of a record: files below one root, data URLs, or web addresses if allowed.
 
-A record comes from anywhere, so a path must not lead out of the root: no `..`, no absolute path elsewhere, no symbolic
+A record is not trusted, so a path must not lead out of the root: no `..`, no absolute path elsewhere, no symbolic
 link to elsewhere, and nothing but regular files.
 """
 
@@ -35,7 +35,7 @@ class MediaRoot:
         self.allow_urls = allow_urls
 
     def resolve(self, source: str, kind: str) -> str | Problem:
-        """What `load_image` or `load_video` reads, or why it is refused.
+        """The source that `load_image` or `load_video` reads, or an error that says why it is refused.
 
         Args:
             source: a path (relative to the root, or absolute and below it), one as `file://`, a data URL or a web
@@ -74,7 +74,7 @@ class MediaRoot:
 
 
 def problem_of_file(path: str, kind: str, name: str, place: str = "") -> Problem | None:
-    """What is wrong with the file of an image or video as far as can be said without opening it.
+    """What is wrong with the file of an image or video, as far as can be told without opening it.
 
     Args:
         kind: "image" or "video".

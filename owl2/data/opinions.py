@@ -18,7 +18,7 @@ _LARGEST_ERROR = 0.1  # of the mean that a corrected distribution keeps; both as
 
 
 class Opinion(NamedTuple):
-    """What people said of an image, with levels counted from 1 to 5.
+    """What people said about an image, with levels counted from 1 to 5.
 
     Attributes:
         score: mean, 1 to 5.

@@ -22,16 +22,16 @@ Encoded = dict[str, Any]
 _NAMES = ("input_ids", "labels", "mm_token_type_ids")
 
 _SLACKS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)
-"""How much longer than their mean even rows may be: the smallest is taken with which they do not become more."""
+"""How much longer than their mean even rows may be: the smallest value that needs no more rows is taken."""
 
 
 class BestFitPacker:
     """Best-fit packing of a stream over a bounded buffer.
 
-    A row begins with the sample that has waited longest, and takes of the others those that together leave the smallest
-    gap. Of several such choices it takes the one with the fewest samples of the shortest length, then of the next
-    longer one, and so on, since short samples are easily placed later; and of equal samples the oldest. So the order is
-    determined by the stream alone, and no sample waits for more than `buffer_size` rows.
+    A row begins with the sample that has waited longest, and takes those of the others that together leave the smallest
+    gap. Among several such choices it takes the one with the fewest samples of the shortest length, then of the next
+    longer one, and so on, since short samples are easily placed later; and among equal samples the oldest. So the order
+    is determined by the stream alone, and no sample waits for more than `buffer_size` rows.
 
     Args:
         row_length: tokens that a row holds.
@@ -94,7 +94,7 @@ class BestFitPacker:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called; the stream must then begin at sample `taken`.
+        """Resumes where `state_dict` was called; the stream must then begin at sample `taken`.
 
         Raises:
             ValueError: the state is of a packer with another row length or buffer size.
@@ -161,8 +161,8 @@ class BestFitPacker:
 def rows_of(lengths: Sequence[int], row_length: int, micro_batch_size: int) -> list[list[int]]:
     """Rows of all samples of a list, the longest row first, for batches of `micro_batch_size` rows.
 
-    Rows are as few and as full as can be. Those of the last batch share evenly what is left for them, so that padding
-    them to the longest adds little.
+    Rows are as few and as full as possible. Those of the last batch share the rest evenly, so that padding them to the
+    longest adds little.
 
     Args:
         lengths: tokens of each sample.
@@ -188,7 +188,7 @@ def _full_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 
 
 def _even_rows(lengths: Sequence[int], row_length: int, count: int) -> list[list[int]]:
-    """At most `count` rows, which are enough, as short as they can nearly be."""
+    """At most `count` rows, which are enough, that are nearly as short as possible."""
     for slack in _SLACKS:
         capacity = max(math.ceil((1 + slack) * sum(lengths) / max(1, count)), *lengths, 1)
         rows = _full_rows(lengths, min(capacity, row_length))
@@ -226,7 +226,7 @@ def pack_encoded(samples: Sequence[Encoded]) -> Encoded:
 
 
 def pad_packed(rows: Sequence[Encoded], pad_token_id: int, length: int | None = None) -> dict[str, torch.Tensor]:
-    """Collate packed rows. The padding at the end of a row is a sample of its own, of which nothing is learnt.
+    """Collates packed rows. The padding at the end of a row is a sample of its own, from which nothing is learnt.
 
     Flash attention of transformers 5.17 sees where samples begin only in a batch of one row; SDPA, flex and eager
     attention see it in all.

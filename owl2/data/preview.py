@@ -1,4 +1,4 @@
-"""What the model sees of a conversation and what it learns of it, to be looked at."""
+"""Shows what the model sees of a conversation and what it learns from it."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class TokenRun(NamedTuple):
 
     Attributes:
         text: the text that they decode to, or a description of the image or video.
-        tokens: how many they are.
+        tokens: The number of tokens.
     """
 
     text: str
@@ -29,11 +29,13 @@ class TokenRun(NamedTuple):
 
 
 class Preview(NamedTuple):
-    """Attributes:
-    media: name and size in pixels of each image and video, in words.
-    pictures: each image, and the first frame of each video.
-    runs: all tokens.
-    control_tokens: number of the turn, from 1, and each control token in its texts.
+    """A conversation as the model sees it.
+
+    Attributes:
+        media: Name and size in pixels of each image and video, in words.
+        pictures: Each image, and the first frame of each video.
+        runs: All tokens.
+        control_tokens: Number of the turn, from 1, and each control token in its texts.
     """
 
     media: list[str]
@@ -85,7 +87,7 @@ def preview(conversation: Conversation, processor: Owl2Processor) -> Preview:
 
 
 def _file(source: Any) -> str:
-    """Where an image or video lies, if it is a file."""
+    """The path of an image or video, if it is a file."""
     return "" if str(source).startswith("data:") else f", {source}"
 
 

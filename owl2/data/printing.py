@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .preview import Preview, TokenRun
 
 SUPERVISED = ("\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}")
-"""Around supervised tokens where the output has no colours."""
+"""The marks around supervised tokens where the output has no colours."""
 
 
 def printable(text: str) -> str:
@@ -41,11 +41,11 @@ def _color(pixel: Any) -> Color:
 
 
 def preview_texts(shown: "Preview", heading: str, unit: str, has_colors: bool) -> Iterator[Text]:
-    """A record as the model gets it: how many tokens, its images, and its text with what is supervised marked.
+    """A record as the model gets it: its number of tokens, its images, and its text with the supervised part marked.
 
     Args:
-        heading: what the record is called.
-        unit: what its tokens are.
+        heading: The name of the record.
+        unit: The word for its tokens.
         has_colors: whether the output shows colours, and images in them.
     """
     tokens = sum(run.tokens for run in shown.runs)

@@ -1,4 +1,4 @@
-"""What can be wrong with a record."""
+"""The problems that a record may have."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 NAMED = 100
-"""How many of the rejected records are named; all are counted."""
+"""The number of rejected records that are named; all are counted."""
 
 
 class ProblemKind(StrEnum):
@@ -38,7 +38,7 @@ OF_MEDIA = (
     ProblemKind.MISSING,
     ProblemKind.UNREADABLE,
 )
-"""Problems of records that mostly name an image or a video."""
+"""Kinds of problems that mostly concern an image or a video."""
 
 
 class Problem(NamedTuple):
@@ -53,9 +53,9 @@ class Rejected:
     """Invalid records of a source.
 
     Attributes:
-        records: how many.
-        kinds: their problems by kind.
-        named: place and problems of the first of them.
+        records: Their number.
+        kinds: Number of their problems by kind.
+        named: Place and problems of the first of them.
     """
 
     records: int = 0
@@ -63,7 +63,7 @@ class Rejected:
     named: list[str] = field(default_factory=list)
 
     def add(self, where: str, problems: Sequence[Problem]) -> None:
-        """Counts a record, and names it unless `NAMED` are named."""
+        """Counts a record, and names it unless `NAMED` records are named already."""
         self.records += 1
         self.kinds = dict(Counter(self.kinds) + Counter(str(problem.kind) for problem in problems))
         if len(self.named) < NAMED:

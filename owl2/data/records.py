@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 PLAIN_TEXT = "text"
-"""Role of the only message of a record that is no conversation."""
+"""The role of the only message of a record that is not a conversation."""
 
 
 class Pair(NamedTuple):
@@ -23,7 +23,7 @@ class Conversation(NamedTuple):
 
 
 def plain_text(id: str, text: str) -> Conversation:
-    """Text that is learnt as it is, in no conversation."""
+    """A record of text that is learnt as it is, outside any conversation."""
     return Conversation(id, [{"role": PLAIN_TEXT, "content": [{"type": "text", "text": text}]}])
 
 

@@ -1,8 +1,8 @@
-"""Which source the next sample comes from: seeded weighted sampling whose state is (epoch, position) per source.
+"""Chooses the source of the next sample: seeded weighted sampling whose state is (epoch, position) per source.
 
 The source that lags furthest behind its share of all draws is drawn from next, so that after any number of draws every
-source has its share almost to the draw. Which of its samples stands at a position of an epoch is for the order of the
-source: `owl2.data.mixture.record_order`, `owl2.data.pairs.window_order`. Nothing depends on workers or ranks.
+source has its share almost to the draw. Which of its samples stands at a position of an epoch is decided by the order
+of the source: `owl2.data.mixture.record_order`, `owl2.data.pairs.window_order`. Nothing depends on workers or ranks.
 """
 
 import math
@@ -27,7 +27,7 @@ class Draw(NamedTuple):
 
 
 class DrawnSample(NamedTuple):
-    """What was made of a draw.
+    """The sample that was made from a draw.
 
     Attributes:
         sample: The encoded sample; empty if the draw is broken and nothing took its place.
@@ -46,7 +46,7 @@ class Source(NamedTuple):
     Attributes:
         name: Unique name.
         found: Number of samples in the source.
-        used: How many of them are drawn: the same ones in every epoch, chosen by the seed.
+        used: Number of them that are drawn: the same ones in every epoch, chosen by the seed.
         weight: Weight; the share of all draws is the weight divided by the sum of the weights.
     """
 

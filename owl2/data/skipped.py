@@ -45,18 +45,18 @@ class Skip(NamedTuple):
 
 
 class SkipLimit(NamedTuple):
-    """When a source is refused: more than this share of its samples is broken, and at least `minimum` of them."""
+    """A source is refused when more than this share of its samples is broken, and at least `minimum` of them."""
 
     share: float = 0.05
     minimum: int = 100
 
     def refusal(self, source: str, what: str, tried: int, broken: int, kinds: Mapping[str, int]) -> str | None:
-        """Why a source is refused, if it is.
+        """The reason why a source is refused, if it is.
 
         Args:
             what: "pairs" or "records".
-            tried: How many were read.
-            broken: How many of them are broken.
+            tried: Number of samples that were read.
+            broken: Number of them that are broken.
             kinds: Number of faults of each kind.
         """
         if broken < self.minimum or broken <= self.share * tried:
@@ -66,11 +66,11 @@ class SkipLimit(NamedTuple):
 
 
 NO_LIMIT = SkipLimit(share=1.0)
-"""For looking at data, however broken it is."""
+"""No limit, to look at data however broken it is."""
 
 
 class SkipCounter:
-    """What was read and what was skipped, on this rank.
+    """Counts what was read and what was skipped on this rank.
 
     Raises:
         ValueError: by `add`, a source exceeds the limit.
@@ -99,7 +99,7 @@ class SkipCounter:
             raise ValueError(f"{refusal}. The last: {last.text}")
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON."""
+        """The counts, as JSON."""
         skipped = {
             source: {str(fault): count for fault, count in kinds.items()} for source, kinds in self.skipped.items()
         }

@@ -38,20 +38,20 @@ def ablate(
     """Runs a grid, or resumes it, and writes its report.
 
     Args:
-        path: of the grid.
-        out: where models are trained.
-        metrics: folder of the cells' metrics and of the report, `out` by default. It is small, and what is there is
+        path: The file of the grid.
+        out: Where models are trained.
+        metrics: Folder of the cells' metrics and of the report, `out` by default. It is small, and what it holds is
             not run again, so that it can be committed and a grid resumed from any clone.
         only: `FACTOR=LEVEL,LEVEL`.
-        smoke: the short form, whose report says that it is no evidence.
-        ranks: of this machine, that share the training of a stage: GPUs. Cells then run one after the other.
-        report_only: nothing is trained; the report is computed from the metrics that are there.
+        smoke: Run the short form, whose report says that it is no evidence.
+        ranks: GPUs of this machine that share the training of a stage. Cells then run one after the other.
+        report_only: Train nothing, and compute the report from the metrics that were saved.
 
     Returns:
         Whether all cells are done.
 
     Raises:
-        ValueError: the grid is wrong, or the folder is of another one; said before anything trains.
+        ValueError: The grid is wrong, or the folder belongs to another one; raised before anything trains.
     """
     if jobs > 1 and ranks > 1:
         raise ValueError(f"{jobs} cells at a time, each on {ranks} ranks, would share GPUs: give --jobs or --ranks")
@@ -122,7 +122,7 @@ def _check_source(name: str, source: Source) -> None:
 
 
 def _keys(entry: Measurement) -> set[str]:
-    """The numbers that a loss or a benchmark gives: of empty answers. Empty where its choices are ranked."""
+    """Names of the numbers that a loss or benchmark gives, found with empty answers; none where choices are ranked."""
     if entry.loss is not None:
         return set(KEYS)
     assert entry.task is not None, "a measurement without a loss has a task"

@@ -40,7 +40,7 @@ class Stopped(Exception):
 
 
 def metrics_file(folder: Path, cell: Cell) -> Path:
-    """Where the metrics of a cell are."""
+    """The file of a cell's metrics."""
     return folder / "cells" / f"{cell.name}.json"
 
 
@@ -48,7 +48,7 @@ def read_metrics(folder: Path, cell: Cell) -> dict[str, Any] | None:
     """The metrics of a cell, if it is finished.
 
     Raises:
-        ValueError: the file is of another cell: the recipes or what is measured have changed since.
+        ValueError: The file belongs to another cell: the recipes or the measurements have changed since.
     """
     path = metrics_file(folder, cell)
     if not path.is_file():
@@ -69,8 +69,8 @@ def run_cell(
 
     Args:
         work: run directories of the stages and predictions.
-        folder: of the metrics.
-        ranks: of this machine, that share the training of a stage.
+        folder: The folder of the metrics.
+        ranks: GPUs of this machine that share the training of a stage.
 
     Raises:
         Busy: another process works on it, or on a stage of it.

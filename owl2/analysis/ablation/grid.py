@@ -20,10 +20,10 @@ from owl2.training.recipe.yaml_file import load_recipe, read_yaml
 from .measurement import Measurement
 
 EVERY = "every"
-"""As the name of a stage: its overrides are those of all stages."""
+"""The name that stands for all stages: its overrides are applied to each of them."""
 
 SEED = "{seed}"
-"""As the value of an override: the seed of the cell, which every stage has unless it names its own; sources may too."""
+"""The value that stands for the seed of the cell. Every stage has this seed unless it names its own."""
 
 Overrides = dict[str, Any]
 """Values by dotted key of a recipe."""
@@ -80,7 +80,7 @@ class Smoke(Section):
     """The short form, which shows that everything runs and is no evidence.
 
     Attributes:
-        limit: samples of each benchmark and each loss.
+        limit: Number of samples of each benchmark and each loss.
     """
 
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1]
@@ -90,11 +90,11 @@ class Smoke(Section):
 
 
 class Grid(Section):
-    """A grid.
+    """A grid: stages, factors and seeds, with what is measured and compared.
 
     Attributes:
-        stages: In the order in which a cell goes through them.
-        factors: By factor and level, for each stage (or `every`) the overrides of its recipe.
+        stages: The stages, in the order in which a cell goes through them.
+        factors: Overrides of the recipe of each stage (or of `every` stage), by factor and level.
         without: Cells that are left out, by some of their levels.
         published: Rows of the paper, by the title of their table: values of the columns by row.
     """
@@ -144,7 +144,7 @@ class Grid(Section):
         return self
 
     def check_levels(self, selected: Mapping[str, str], where: str, whole: bool = False) -> None:
-        """Refuses factors and levels that the grid has not.
+        """Refuses factors and levels that the grid does not have.
 
         Raises:
             ValueError: there is one; with `whole`, or a factor is not named.
@@ -188,18 +188,18 @@ class StageRun(NamedTuple):
 
     @property
     def directory(self) -> str:
-        """Name of its run directory."""
+        """The name of its run directory."""
         return f"{self.name}-{self.key[:12]}"
 
     def recipe(self, model: Path | None, out: Path) -> Recipe:
         """The recipe to train.
 
         Args:
-            model: that of the stage before.
-            out: the run directory.
+            model: The model of the stage before.
+            out: The run directory.
 
         Raises:
-            ValueError: it cannot be resolved.
+            ValueError: The recipe cannot be resolved.
         """
         path, overrides = self.written
         given = [f"out={out}"] if self.start is None else [f"out={out}", f"{self.start}={model}"]
@@ -225,7 +225,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of its file."""
+        """The name of its file."""
         return "-".join([*self.levels.values(), f"seed{self.seed}"])
 
 

@@ -40,7 +40,7 @@ def load_measured(grid: Grid, folder: Path) -> Measured:
     """Reads the metrics of a grid.
 
     Raises:
-        ValueError: there are none, or those of a cell that the grid has not.
+        ValueError: there are none, or there are metrics of a cell that the grid does not have.
     """
     files = sorted((folder / "cells").glob("*.json"))
     if not files:

@@ -15,7 +15,7 @@ class SourceLoss(Section):
     what a model knows of text. Every cell is given the same samples.
 
     Attributes:
-        samples: At most so many.
+        samples: The largest number of samples.
     """
 
     source: Source
@@ -27,7 +27,7 @@ class Measurement(Section):
 
     Attributes:
         after: The stage whose model is measured; the last by default.
-        split, prompt, limit: Of the benchmark.
+        split, prompt, limit: Settings of the benchmark.
         batch_size: Samples at a time.
     """
 
@@ -51,7 +51,7 @@ class Measurement(Section):
         return self
 
     def limited(self, samples: int) -> "Measurement":
-        """The same of at most so many samples."""
+        """The same measurement of at most `samples` samples."""
         if self.loss is not None:
             fewer = self.loss.model_copy(update={"samples": min(samples, self.loss.samples)})
             return self.model_copy(update={"loss": fewer})

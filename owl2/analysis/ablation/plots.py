@@ -18,7 +18,7 @@ _DOT, _MEAN, _PAIR = "#3b6ea5", "#c0504d", "#b8b8b8"
 
 
 def plot_columns(grid: Grid, measured: Measured, folder: Path) -> list[tuple[str, Path]]:
-    """Draws `COLUMN.png` for each column; returns titles and files."""
+    """Draws `COLUMN.png` for each column and returns titles and files."""
     drawn = []
     for number, column in enumerate(grid.columns):
         file = folder / f"{number + 1}-{column.metric.replace('.', '-')}.png"

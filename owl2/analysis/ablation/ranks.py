@@ -19,9 +19,9 @@ def train_on_ranks(recipe: Recipe, ranks: int, console: Console) -> bool:
     """Trains a recipe, or resumes it, as `owl2 train` does.
 
     Args:
-        recipe: with its run directory.
+        recipe: The recipe, which names its run directory.
         ranks: processes that share the training; one GPU each, where there are any.
-        console: with several ranks, its file gets what they print.
+        console: Where the training prints; several ranks print into its file.
 
     Returns:
         Whether the run is finished; `False` if it was asked to stop (SIGTERM) and saved its state.

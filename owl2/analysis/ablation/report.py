@@ -50,7 +50,7 @@ def _difference(contrast: Contrast, measured: Measured, seed: int) -> float | No
 
 
 def _by_question(contrast: Contrast, measured: Measured, seeds: Sequence[int]) -> list[Any] | None:
-    """For each seed the differences of single questions, where the metric is a share of right answers."""
+    """The differences of single questions for each seed, where the metric is a share of right answers."""
     measurement, _, key = contrast.metric.partition(".")
     if key != "accuracy":  # a difference ends in another word
         return None

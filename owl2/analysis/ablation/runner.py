@@ -1,7 +1,7 @@
 """All cells of a grid, on several processes of this machine and on other machines that share the directory.
 
-Every process walks over the cells in their order and takes the first that nobody works on; who holds what is said by
-file locks, who is done by the files of metrics.
+Every process walks over the cells in their order and takes the first that nobody works on. A file lock says that a cell
+is being worked on, its file of metrics that it is done.
 """
 
 import multiprocessing
@@ -39,16 +39,16 @@ def run_cells(
     """Runs every cell that has no metrics yet.
 
     Args:
-        work: where models are trained.
-        folder: of the metrics.
+        work: The folder where models are trained.
+        folder: The folder of the metrics.
         jobs: Processes; each has its share of the cores and, where there are GPUs, one of them in turn.
-        ranks: of this machine, that share the training of a stage.
+        ranks: GPUs of this machine that share the training of a stage.
 
     Returns:
         Whether all cells are done; `False` if the grid was asked to stop (Ctrl-C, SIGTERM) and saved its state.
 
     Raises:
-        ValueError: a file of metrics is of another grid, or a cell failed.
+        ValueError: A file of metrics belongs to another grid, or a cell failed.
     """
     pending = [cell for cell in cells if read_metrics(folder, cell) is None]
     done = len(cells) - len(pending)
@@ -112,7 +112,7 @@ def _left(finished: int, pending: int, started: float) -> str:
 
 
 def _listen(told: Any, progress: Progress | None) -> list[str]:
-    """Prints what the workers say; returns why cells failed."""
+    """Prints the messages of the workers and returns why cells failed."""
     failures = []
     try:
         while True:
@@ -144,7 +144,7 @@ def run_worker(
     told: Any,
     gpu: str | None,
 ) -> None:
-    """One process: takes cells until none is left."""
+    """Runs cells in one process until none is left."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
@@ -168,7 +168,7 @@ def _take_one(
     console: Console,
     told: Any,
 ) -> bool:
-    """Runs the first cell that is free; waits if none is. Returns whether to go on."""
+    """Runs the first free cell, or waits if there is none. Returns whether to continue."""
     for cell in pending:
         started = time.monotonic()
         try:

@@ -58,7 +58,7 @@ def _mean_and_deviation(column: Column, measured: Measured, levels: Mapping[str,
 
 
 def cost_table(measured: Measured) -> list[str]:
-    """Parameters, operations and time of each condition: what a difference might also come from."""
+    """Parameters, operations and time of each condition, which may also explain a difference."""
     rows = []
     for levels, by_seed in measured.cells.items():
         for stage, facts in next(iter(by_seed.values()))["stages"].items():

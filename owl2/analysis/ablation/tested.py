@@ -1,4 +1,4 @@
-"""A contrast of a grid with what the statistics say of it."""
+"""A contrast of a grid with the results of its statistical tests."""
 
 from typing import NamedTuple
 

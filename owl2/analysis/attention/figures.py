@@ -1,4 +1,4 @@
-"""The figures of a study: what was averaged over stands under each."""
+"""The figures of a study; a line under each says what was averaged."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -110,7 +110,7 @@ def draw_mean_shares(found: Mapping[str, Mapping[str, MeanShares]], caption: str
     """Means over a data set by layer, a column a condition; bands are intervals, models differ in the line's style.
 
     Args:
-        found: by model and condition.
+        found: Shares by model and condition.
     """
     conditions = list(next(iter(found.values())))
     figure = Figure(figsize=(3.4 * len(conditions), 5.6), layout="constrained")

@@ -38,7 +38,7 @@ def occlusion_map(
 def occlusion_losses(
     model: nn.Module, inputs: Mapping[str, Any], token: int, image: int = 0, groups: int = 7, batch_size: int = 8
 ) -> tuple[tuple[int, int], Iterator[torch.Tensor]]:
-    """`occlusion_map` for whoever has other work between its batches.
+    """`occlusion_map` for a caller that has other work between its batches.
 
     Returns:
         Rows and columns of the map, and its values in their order, each batch read when it is asked for.

@@ -39,7 +39,7 @@ def attention_on_image(
     heads: Sequence[int] | None = None,
     through: Through = "last",
 ) -> ImageAttention:
-    """Where a position of a prompt looks in one of its images.
+    """The attention of a position of a prompt to one of its images.
 
     The decoder's attention to each learnable query, mean over layers and heads, is spread over the patches as the
     abstractor reads them. The default position, the last of a prompt, is the one that predicts the answer.
@@ -47,7 +47,7 @@ def attention_on_image(
     Args:
         inputs: a batch of one, as the processor makes it.
         image: which of the prompt's images.
-        layers, heads: of the decoder; all by default.
+        layers, heads: Layers and heads of the decoder; all by default.
 
     Raises:
         ValueError: the prompt has no such image, or the decoder no such layer or head.
@@ -87,8 +87,8 @@ def patches_read(
 
     Args:
         pixel_values: [N, 3, H, W].
-        through: with "last", attention of the last layer; with "rollout", each layer's attention counts half and what
-            the query held before the other half, as its residual connection adds them.
+        through: "last" takes the attention of the last layer. With "rollout", each layer's attention counts half, and
+            what the query held before counts the other half, as its residual connection adds them.
     """
     patch = model.config.vision_config.patch_size
     grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
@@ -123,6 +123,6 @@ def _rolled_out(by_layer: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def visual_rows(inputs: Mapping[str, Any], config: Owl2Config) -> torch.Tensor:
-    """Where the visual tokens are, [B, T] bool. The processor marks them: a tokenizer may give them another id."""
+    """A mask of the visual tokens, [B, T] bool. The processor marks them: a tokenizer may give them another id."""
     types = inputs.get("mm_token_type_ids")
     return inputs["input_ids"] == config.image_token_id if types is None else types != 0

@@ -45,7 +45,7 @@ def shares_over_data(
         samples: questions about one picture each. The unrelated picture is that of the next question.
 
     Raises:
-        ValueError: as `study_answer`; there are fewer than two questions, or one has not one picture.
+        ValueError: as `study_answer`; there are fewer than two questions, or one does not have exactly one picture.
     """
     if len(samples) < 2:
         raise ValueError(f"an average needs at least two questions, got {len(samples)}")
@@ -63,10 +63,10 @@ def shares_over_data(
 
 
 def mean_shares(shares: Sequence[Shares], seed: int = 0) -> MeanShares:
-    """Mean over samples with a percentile bootstrap interval over samples; a share that a sample has not, is left out.
+    """Mean over samples with a percentile bootstrap interval; a sample counts only for the shares that it has.
 
     Args:
-        shares: of each sample.
+        shares: The shares of each sample.
     """
     values = np.stack([torch.stack(list(each)).double().numpy() for each in shares])  # [n, 6, L]
     there = ~np.isnan(values)
@@ -81,7 +81,7 @@ def mean_shares(shares: Sequence[Shares], seed: int = 0) -> MeanShares:
 
 
 def _mean(times: NDArray[np.generic], values: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[draws, 6, L]: means of values [n, 6, L], each sample so many times as [draws, n] says."""
+    """[draws, 6, L]: means of values [n, 6, L], in which each sample counts as often as [draws, n] says."""
     flat = np.where(there, values, 0.0).reshape(len(values), -1)
     with np.errstate(invalid="ignore"):
         means = (times @ flat) / (times @ there.reshape(len(values), -1).astype(float))

@@ -118,7 +118,7 @@ def _recorded(
 
 @contextmanager
 def _recording(model: Owl2ForConditionalGeneration, recorder: _Recorder) -> Iterator[None]:
-    """The decoder records while this lasts; its implementation of attention is as before afterwards."""
+    """Lets the decoder record inside the context; afterwards its implementation of attention is restored."""
     AttentionInterface.register(_NAME, _recorded)
     AttentionMaskInterface.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     decoder = model.model.language_model
@@ -145,12 +145,12 @@ def decoder_attention(
 
     Args:
         model: ours, or one of PEFT around it.
-        inputs: of its forward, as the processor makes them; a batch padded on either side. With a cache of earlier
+        inputs: Inputs of `forward`, as the processor makes them; a batch padded on either side. With a cache of earlier
             tokens, only the new ones: one row over a kept cache costs one step of decoding.
         positions: among the new tokens; negative ones count from the end.
         layers: all of them by default; negative ones count from the end.
         heads: all of them by default.
-        mean: over the positions, so that those of a long prompt need no memory each.
+        mean: Average over the positions, so that those of a long prompt need no memory each.
 
     Raises:
         ValueError: there is no such position, layer or head.

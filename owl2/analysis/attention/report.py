@@ -43,7 +43,7 @@ def write_attention(
         models: model and processor by name; the first is the one whose image maps are drawn.
         image: what the question is about.
         unrelated: another image, for Figure 5; the image turned upside down by default.
-        layers: of Figure 4 and the image maps' mean; first, middle and last, and all, by default.
+        layers: Layers of Figure 4 (by default the first, middle and last) and of the image maps' mean (by default all).
         groups: rows and columns of the occlusion.
 
     Returns:
@@ -85,7 +85,7 @@ def write_attention_over_data(
     """Averages where answers to many questions look, in the conditions of Figure 5, and writes it.
 
     Args:
-        title: of the data set.
+        title: Title of the data set.
 
     Returns:
         The files.

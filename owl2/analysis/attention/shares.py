@@ -1,4 +1,4 @@
-"""How attention is divided between text and picture, with the tokens that draw it whatever they hold shown apart.
+"""How attention is divided between text and picture; tokens that draw it whatever they hold are shown apart.
 
 Of 90 tokens of a prompt 65 may be visual, so a share alone is arithmetic: the enrichment divides it by the share of
 the tokens. The first token and visual sinks get attention that no content explains (arXiv 2510.08510).
@@ -25,7 +25,7 @@ class Shares(NamedTuple):
         begin: Share of the first token of the sequence.
         sinks: Share of visual sinks, which `vision` includes.
         vision_enrichment, text_enrichment: Shares among what is left without first token and sinks, divided by the
-            shares of the tokens; 1 says that a kind gets what its number gives.
+            shares of the tokens; 1 is attention in proportion to the number of tokens.
     """
 
     vision: torch.Tensor
@@ -36,7 +36,7 @@ class Shares(NamedTuple):
     text_enrichment: torch.Tensor
 
     def to_dict(self) -> dict[str, list[float | None]]:
-        """For JSON, which has no NaN: `None` where there is no enrichment."""
+        """The shares for JSON, which has no NaN: `None` where there is no enrichment."""
         return {
             name: [None if math.isnan(value) else round(value, 6) for value in values.tolist()]
             for name, values in self._asdict().items()

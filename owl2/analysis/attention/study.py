@@ -23,7 +23,7 @@ class Study(NamedTuple):
     """An answer and its attention.
 
     Attributes:
-        inputs: Of the prompt and the answer, a batch of one.
+        inputs: Inputs of the prompt and the answer, a batch of one.
         prompt_length: Tokens of the prompt.
         tokens: [R] texts of the tokens of the answer.
         attention: [L, 1, R, T]: row r is of the position that predicts token r of the answer. Mean over the heads.
@@ -45,7 +45,7 @@ class Study(NamedTuple):
         return self.inputs["mm_token_type_ids"][0].bool().cpu()
 
     def labels(self, processor: Owl2Processor) -> list[str]:
-        """[T] what each token is."""
+        """[T] labels of the tokens."""
         tokenizer = processor.tokenizer
         return [
             "<image>" if vision else tokenizer.decode([token])
@@ -65,8 +65,8 @@ def study_answer(
     """Asks greedily, then reads question and answer once more and records where the answer looked.
 
     Args:
-        images: in front of the question.
-        heads: of the decoder; all by default.
+        images: Images in front of the question.
+        heads: Heads of the decoder; all by default.
 
     Raises:
         ValueError: the question is empty, or prompt and answer do not fit the context.
@@ -129,12 +129,12 @@ def image_map(
     through: Through = "last",
     subtract_average: bool = False,
 ) -> torch.Tensor:
-    """Where a token of the answer looked in an image; [rows, columns], sums to 1.
+    """The attention of a token of the answer to the patches of an image; [rows, columns], sums to 1.
 
     Args:
-        token: of the answer; the mean of all by default.
+        token: Token of the answer; the mean of all by default.
         layers: indices into the decoder's layers; all by default.
-        subtract_average: less what the prompt's tokens look at on average, sinks above all.
+        subtract_average: Subtract what the prompt's tokens look at on average, sinks above all.
 
     Raises:
         ValueError: the prompt has no such image.

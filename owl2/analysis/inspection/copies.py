@@ -20,7 +20,7 @@ class Copy(NamedTuple):
     """A copy for vision and the parameter of text that it stands beside.
 
     Attributes:
-        name: Within the layer, without `vision_`: `self_attn.k_proj.weight`.
+        name: Name within the layer, without `vision_`: `self_attn.k_proj.weight`.
     """
 
     layer: int
@@ -94,7 +94,7 @@ def _drift(copy: Copy, origin: torch.Tensor) -> Drift:
 
 @contextmanager
 def text_copies_for_vision(model: nn.Module, layers: list[int] | None = None) -> Iterator[None]:
-    """The causal swap: while this lasts, visual tokens of some layers go through the parameters of text.
+    """The causal swap: inside the context, visual tokens of some layers go through the parameters of text.
 
     Args:
         layers: all by default.

@@ -1,4 +1,4 @@
-"""One figure a measure; what was averaged over stands under each."""
+"""One figure a measure; a line under each says what was averaged."""
 
 import math
 from collections.abc import Mapping, Sequence

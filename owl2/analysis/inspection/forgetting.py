@@ -64,7 +64,7 @@ def text_ability(
 
 
 def _perplexity(losses: np.ndarray) -> float:
-    """Of [texts, 2]: summed losses and numbers of tokens."""
+    """Perplexity from the summed losses and the numbers of tokens of texts, [texts, 2]."""
     return math.exp(losses[:, 0].sum() / losses[:, 1].sum())
 
 

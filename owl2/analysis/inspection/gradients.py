@@ -1,6 +1,6 @@
 """Do text and pictures pull the shared matrices in different directions? Cosines of gradients beside their noise.
 
-Cosines of small batches are near 0 for everybody. So the batches of each modality are split in halves: the cosine of
+Cosines of small batches are near 0 for every model. So the batches of each modality are split in halves: the cosine of
 the two halves says how much of a direction there is at all.
 
 Shapes: the gradient of a matrix is flattened.

@@ -1,4 +1,4 @@
 """Names of the measures of `owl2 inspect`, for a command line that has not imported torch yet."""
 
 MEASURES = ("swap", "drift", "conflict", "alignment", "forgetting")
-"""A file of a figure, and one of a table, each."""
+"""Each has a figure and a table of its name."""

@@ -41,7 +41,7 @@ class Subject(NamedTuple):
     """What is inspected, and on what.
 
     Attributes:
-        name: of the model, in figures.
+        name: Name of the model in figures.
         earlier: checkpoints of the same training by name, oldest first; each is loaded when it is its turn.
     """
 
@@ -59,8 +59,8 @@ def write_inspection(
     """Measures what the module does inside a model, and writes what was found.
 
     Args:
-        only: of `measures.MEASURES`; by default all that the model has copies for.
-        say: told why a measure is left out.
+        only: Some of `measures.MEASURES`; by default all that the model has copies for.
+        say: Called with the reason why a measure is left out.
 
     Returns:
         The files.
@@ -199,7 +199,7 @@ def _ends(interval: tuple[float, float], prefix: str = "") -> dict[str, float | 
 
 
 def _number(value: Any) -> Any:
-    """`None` for NaN, which JSON has not."""
+    """`None` for NaN, which JSON does not have."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

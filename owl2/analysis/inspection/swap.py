@@ -1,4 +1,4 @@
-"""The causal swap: accuracy that is lost when visual tokens take the parameters of text, a layer at a time, and in all.
+"""The causal swap: accuracy lost when visual tokens take the parameters of text, in one layer at a time or in all.
 
 Shapes: n questions.
 """
@@ -23,8 +23,8 @@ class Swap(NamedTuple):
 
     Attributes:
         layer: `None` for all layers at once.
-        accuracy: with the swap.
-        lost: accuracy without it less that with it, the mean over questions, with its BCa interval over questions.
+        accuracy: Accuracy with the swap.
+        lost: Accuracy without the swap less that with it: the mean over questions and its BCa interval.
     """
 
     layer: int | None

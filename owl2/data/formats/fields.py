@@ -1,6 +1,6 @@
-"""What the fields of a record and of its turns mean: which are read, and which would be lost if nobody said so.
+"""The meaning of the fields of a record and of its turns: which are read, and which would be lost silently.
 
-A field that is neither read nor of any of the kinds below says nothing to a model, such as `model` or `source`: it is
+A field that is neither read nor of any of the kinds below means nothing to a model, such as `model` or `source`: it is
 counted, not reported.
 """
 
@@ -69,7 +69,7 @@ def read_media_fields(record: dict[str, Any], draft: RecordBuilder) -> None:
 
 
 def read_system_field(record: dict[str, Any], draft: RecordBuilder) -> None:
-    """Makes a system turn of the record's system text, where the turns have none.
+    """Makes the record's system text a system turn, where the turns have none.
 
     It stands in front; two different texts are a problem.
     """
@@ -123,7 +123,7 @@ def report_unread_of_turn(turn: dict[str, Any], number: int, draft: RecordBuilde
 
 
 def report_unread_of_record(record: dict[str, Any], draft: RecordBuilder) -> None:
-    """Reports the fields of a record that say something and are not read; call it when its media were taken."""
+    """Reports the fields of a record that say something and are not read; to be called after its media were taken."""
     has_media = any(draft.media.values())
     for name, value in record.items():
         if name in _RECORD_FIELDS or _is_empty(value):
@@ -146,15 +146,15 @@ def _where_to_write(name: str) -> str:
 def _names_media(value: Any, has_media: bool) -> bool:
     """Whether a value names what would be lost.
 
-    That is the case of any text where the record has no other image or video. Else a text may be about those, such as
-    an identifier or where they were downloaded from, unless it ends as the name of a file does.
+    Any text does where the record has no other image or video. Otherwise it may be about those, such as an identifier
+    or the address that they came from, unless it ends as the name of a file does.
     """
     texts = list(_texts_in(value))
     return any(_LOCAL_SOURCE.match(text.strip()) for text in texts) or (bool(texts) and not has_media)
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    """Texts that are not empty, in a value, its items and what its objects carry."""
+    """Texts that are not empty in a value, its items and the values of its objects."""
     if isinstance(value, str) and value.strip():
         yield value
     elif isinstance(value, list):

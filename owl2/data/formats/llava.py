@@ -1,4 +1,4 @@
-"""Conversations as LLaVA keeps them.
+"""Conversations in the form of LLaVA's files.
 
 `{"id", "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"}, {"from": "gpt", ...}]}`, with
 a list of images where there are several, and `video` likewise.

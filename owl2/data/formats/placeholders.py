@@ -6,7 +6,7 @@ from typing import Any
 Part = dict[str, Any]
 
 PLACEHOLDERS = {"<image>": "image", "<|image|>": "image", "<video>": "video", "<|video|>": "video"}
-"""In a text: those of LLaVA, and those of the official mPLUG-Owl2."""
+"""The placeholders that are read in texts: those of LLaVA and of the official mPLUG-Owl2."""
 
 _PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
 
@@ -68,7 +68,7 @@ def foreign_placeholder(text: str, is_part: bool = False) -> str | None:
 
 
 def _without_edges(parts: list[Part]) -> list[Part]:
-    """No line breaks, and no empty texts, between the media at the beginning or the end and the text."""
+    """Removes line breaks and empty texts between the text and the media at its beginning or end."""
     written = [index for index, part in enumerate(parts) if part["type"] == "text" and part["text"].strip("\r\n")]
     first, last = (written[0], written[-1]) if written else (len(parts), -1)
     kept = []

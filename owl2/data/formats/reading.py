@@ -1,4 +1,4 @@
-"""What a record means: its form by its keys, its turns, its media, and whatever of it is not read."""
+"""Reads a record: its form by its keys, its turns, its media, and what of it is not read."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def holds_records(whole: dict[str, Any], fields: Sequence[str]) -> bool:
     """Whether an object holds records and nothing else that could be one: a single list of them, or one a key.
 
     Args:
-        fields: of which a record has one.
+        fields: Names, one of which every record has.
     """
     lists = [value for value in whole.values() if isinstance(value, list) and any(isinstance(x, dict) for x in value)]
     objects = [value for value in whole.values() if isinstance(value, dict)]
@@ -40,7 +40,7 @@ def read_record(record: dict[str, Any], name: str) -> RecordBuilder:
     """A draft of the record's conversation, with all that is wrong with it but the files of its media.
 
     Args:
-        name: its id.
+        name: The id of the record.
     """
     draft = RecordBuilder(name)
     forms = [form for form in FORMS if form in record]

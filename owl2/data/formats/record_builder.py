@@ -10,21 +10,21 @@ from owl2.data.records import Conversation
 MEDIA = ("image", "video")
 
 _BLANK = " \t\r\n\v\f\u00a0\u200b\u2060\ufeff"
-"""Characters that alone are no text, those without a width too."""
+"""Characters that are no text by themselves, including those without a width."""
 
 _SOURCES = ("path", "url", "base64")  # of an object that stands for an image or a video, and the kind itself
 
 
 @dataclass
 class RecordBuilder:
-    """What a reader of a format fills in.
+    """A conversation that the reader of a format fills in.
 
     Attributes:
         messages: turns with `role` and `content`, a list of parts; media parts carry nothing.
-        media: sources of the images and of the videos, in the order of their placeholders.
-        problems: found so far.
-        unread: names of fields that are not read and say nothing to the model.
-        turns_before: messages that are not turns of the file, at the beginning.
+        media: Sources of the images and of the videos, in the order of their placeholders.
+        problems: Problems found so far.
+        unread: Names of fields that are not read and mean nothing to the model.
+        turns_before: Number of messages at the beginning that are not turns of the file.
     """
 
     id: str
@@ -38,7 +38,7 @@ class RecordBuilder:
         self.problems.append(Problem(kind, text))
 
     def report_foreign(self, number: int, foreign: str) -> None:
-        """A turn holds a placeholder of another model, as `foreign_placeholder` describes it."""
+        """Reports that a turn holds a placeholder of another model, as `foreign_placeholder` describes it."""
         self.report(ProblemKind.PLACEHOLDERS, f"turn {number} holds {foreign}")
 
     def sources_of(self, kind: str, name: str, value: Any) -> list[str] | None:
@@ -51,7 +51,7 @@ class RecordBuilder:
         return None
 
     def finish(self, root: MediaRoot) -> Conversation | None:
-        """Checks the turns and finds the media; the conversation, if nothing was wrong with the record."""
+        """Checks the turns and finds the media. Returns the conversation, if nothing is wrong with the record."""
         if not any(problem.kind == ProblemKind.MALFORMED for problem in self.problems):
             self._check_order()
             self._check_counts()
@@ -113,7 +113,7 @@ class RecordBuilder:
 
 
 def source_in(value: dict[str, Any], kind: str = "image") -> Any:
-    """What an object carries: a path, an address, or base64 (here as a data URL); `None` if it carries nothing."""
+    """The source in an object: a path, an address, or base64 (here as a data URL); `None` if there is none."""
     name = next((name for name in (kind, *_SOURCES) if value.get(name) is not None), None)
     if name == "base64" and isinstance(value[name], str) and not value[name].startswith("data:"):
         return f"data:{kind};base64,{value[name]}"

@@ -30,7 +30,7 @@ class RecordFile:
     """The records of a file, read when they are asked for.
 
     Both forms of records (`conversations`, `messages`) may be in all kinds of files: a JSON list, one record a line,
-    records that go over lines, a list or records by their names inside one object. Blank lines are not records. Only
+    records over several lines, a list or records by their names inside one object. Blank lines are not records. Only
     the offsets of the records are kept in memory, and processes that are forked share the pages of the file.
 
     Args:
@@ -40,7 +40,7 @@ class RecordFile:
         spans: Spans of an earlier `RecordFile` of the same contents, so that the file is not searched again.
 
     Attributes:
-        unread: how many of the records that were examined have a field that is not read, by its name. Fields that say
+        unread: How many of the examined records have a field that is not read, by its name. Fields that mean
             something to a model are problems instead.
 
     Raises:
@@ -117,13 +117,13 @@ def is_list(buffer: mmap.mmap) -> bool:
 
 
 def find_records(buffer: mmap.mmap, path: Path, fields: Sequence[str]) -> RecordOffsets:
-    """Where the records of a file lie: in a list, one a line, over lines, or inside a single object.
+    """Finds the records of a file: in a list, one a line, over several lines, or inside a single object.
 
     Args:
-        fields: of which a record has one.
+        fields: Names, one of which every record has.
 
     Raises:
-        ValueError: the file is a single object, of which nobody knows what in it is a record.
+        ValueError: The file is a single object in which the records cannot be told from the rest.
     """
     first = first_byte(buffer)
     if is_list(buffer):

@@ -1,7 +1,7 @@
-"""Where the records of a file lie, found without parsing them.
+"""Finds the records of a file without parsing them.
 
-The bytes are a memory map; what is kept of each record is the offsets of its first byte and of the byte after its last,
-and its line number (int64 arrays [records]).
+The bytes are a memory map. For each record, the offsets of its first byte and of the byte after its last and its line
+number are kept (int64 arrays [records]).
 """
 
 import mmap
@@ -32,7 +32,7 @@ class RecordOffsets(NamedTuple):
 
 
 def first_byte(buffer: mmap.mmap) -> int:
-    """Where text begins: after a byte order mark, if there is one."""
+    """The offset at which text begins: after a byte order mark, if there is one."""
     return len(_BYTE_ORDER_MARK) if buffer[: len(_BYTE_ORDER_MARK)] == _BYTE_ORDER_MARK else 0
 
 
@@ -73,10 +73,10 @@ def has_objects_over_lines(buffer: mmap.mmap, first: int) -> bool:
 def spans_of_objects(buffer: mmap.mmap, first: int, inside: bool = False) -> RecordOffsets:
     """Records that are objects one after the other, over any number of lines.
 
-    What stands between them, commas aside, and an object without an end are spans too, which cannot be parsed.
+    Anything between them but commas, and an object without an end, are spans too, which cannot be parsed.
 
     Args:
-        inside: they are the objects inside of one object, in which anything may stand between them.
+        inside: Whether the records lie inside one object, in which anything may stand between them.
     """
     level = 2 if inside else 1
     starts: list[int] = []
@@ -108,8 +108,8 @@ def spans_of_objects(buffer: mmap.mmap, first: int, inside: bool = False) -> Rec
 def spans_of_list(buffer: mmap.mmap, first: int) -> RecordOffsets:
     """Records of a JSON list whose bracket opens at or after byte `first`: its objects.
 
-    What stands between them and is not a single comma, and the rest of a list that is cut short, are spans too: they
-    cannot be parsed, so that they are found where they are.
+    Anything between them but a single comma, and the rest of a list that is cut short, are spans too: they cannot be
+    parsed, and so they are reported where they are.
     """
     starts: list[int] = []
     ends: list[int] = []

@@ -1,4 +1,4 @@
-"""Files of JSON as a memory map in UTF-8, however they were written, where there is no doubt how."""
+"""Files of JSON as a memory map in UTF-8, whatever their encoding, where it can be told without doubt."""
 
 import codecs
 import gzip
@@ -14,7 +14,7 @@ from owl2.files import map_file
 
 _SAMPLE = 1 << 20  # bytes that are looked at
 _LEAST_FOREIGN, _LEAST_SHARE = 4, 0.25
-"""How many bytes, and which share of those beyond ASCII, are not UTF-8 in a file that is taken for another encoding."""
+"""The number of bytes, and their share of those beyond ASCII, that are not UTF-8 in a file of another encoding."""
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -43,7 +43,7 @@ def map_text(path: Path, what: str) -> mmap.mmap:
         what: what the file is called in errors.
 
     Raises:
-        ValueError: it is empty, cut off, of another kind or in another encoding; in words, with what to do.
+        ValueError: The file is empty, cut off, of another kind or in another encoding; the message says what to do.
     """
     if not path.stat().st_size:
         raise ValueError(f"the {what} {path} is empty (0 bytes)")
@@ -82,7 +82,7 @@ def _copied(source: Any) -> mmap.mmap:
 
 
 def _other_encoding(start: bytes) -> str | None:
-    """What an encoding looks like, if much of what is beyond ASCII is not UTF-8; less is damage of single records."""
+    """The likely encoding, if many bytes beyond ASCII are not UTF-8; a few are damage of single records."""
     if start.isascii():
         return None
     foreign = len(start) - len(start.translate(None, bytes(range(0x80, 0x100))))

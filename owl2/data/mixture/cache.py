@@ -1,4 +1,4 @@
-"""What was read from sources, kept so that the next run opens it at once: any record without reading the others.
+"""Keeps what was read from sources, so that the next run opens any record at once without reading the others.
 
 An entry is a directory named after a source and a hash of all that decides its contents: the contents of the source's
 files, the arguments of its reader, and the code of the readers. Entries are not changed. An annotation file is kept
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 _HASHES = "hashes.json"
 
 EXAMINED_AGAIN = 100
-"""How many of the records that an entry leaves out are examined whenever it is opened, spread evenly."""
+"""The number of left-out records that are examined again whenever an entry is opened, spread evenly."""
 
 
 def conversations_entry(
@@ -79,7 +79,7 @@ def conversations_entry(
 def record_file_entry(root: Path, name: str, file: Path, images: Path | None) -> Path:
     """The entry of a file of records; see `conversations_entry`.
 
-    It is made again when records that were left out are valid now, such as those whose images were missing.
+    It is made again when records that were left out have become valid, such as those whose images were missing.
 
     Raises:
         ValueError: the file is missing; none of its records is valid.
@@ -168,7 +168,7 @@ def _identity(value: Any, root: Path) -> Any:
 
 
 def _contents_hash(path: Path, memory: Path) -> str:
-    """SHA-256 of a file, remembered as long as its size and its time of change stay."""
+    """SHA-256 of a file, remembered as long as its size and time of change stay the same."""
     status = path.stat()
     seen = [status.st_size, status.st_mtime_ns]
     known = _remembered(memory).get(str(path))
@@ -187,7 +187,7 @@ def _remembered(memory: Path) -> dict[str, Any]:
 
 @cache
 def _code() -> str:
-    """SHA-256 of the code that reads sources: what another version of it read is read again."""
+    """SHA-256 of the code that reads sources: what another version of the code read is read again."""
     digest = hashlib.sha256()
     for package in (owl2.data.formats, owl2.data.sources):
         for file in sorted(Path(package.__path__[0]).glob("*.py")):

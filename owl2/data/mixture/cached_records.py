@@ -1,7 +1,7 @@
 """Sources as random access: from an entry of the cache, or some records in memory.
 
-Offsets, sizes and records are memory maps, which processes share: opening reads none of them, and what a process then
-holds does not grow with the number of records.
+Offsets, sizes and records are memory maps, which processes share: opening reads none of them, and the memory of a
+process does not grow with the number of records.
 """
 
 import json
@@ -59,7 +59,7 @@ class StoredConversations:
 
 
 class StoredRecordFile:
-    """The valid records of a file, by an entry that `record_file_entry` made."""
+    """The valid records of a file, as listed in an entry that `record_file_entry` made."""
 
     def __init__(self, entry: Path, file: Path, images: Path | None) -> None:
         self._arguments = entry, file, images
@@ -112,7 +112,7 @@ def _left_out_of(entry: Path) -> Rejected:
 
 
 def size_of(conversation: Conversation) -> RecordSize:
-    """What the texts, images and videos of a conversation amount to."""
+    """The size of a conversation by its texts, images and videos."""
     parts = [part for message in conversation.messages for part in message["content"]]
     text_bytes = sum(len(part["text"].encode()) for part in parts if part["type"] == "text")
     videos = sum(part["type"] == "video" for part in parts)

@@ -1,6 +1,6 @@
 """A check of the sources of a mixture: every problem of its files of records, every image of its official sources.
 
-Images of official sources are only named by their annotations, and reading those looks up no file; this does.
+Annotations of official sources only name their images, and reading them looks up no file; this check does.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from owl2.processing import Owl2Processor
 
 OF_FILES = (ProblemKind.MISSING, ProblemKind.UNREADABLE, ProblemKind.OVERSIZED)
-"""Problems of an image, whichever record names it."""
+"""Problems of an image, which are the same for every record that names it."""
 
 
 class SourceCheck:
@@ -65,7 +65,7 @@ class SourceCheck:
         return self.error is not None or self.summary.faulty > 0
 
     def parts(self, num_workers: int = 1) -> Iterator[CheckedPart]:
-        """As of `RecordCheck`; of an official source each image once, at the first record that names it."""
+        """As in `RecordCheck`; each image of an official source is checked once, at the first record that names it."""
         self.summary, check = CheckSummary(), self._check
         if check is None:
             return
@@ -105,7 +105,7 @@ class OfficialRecords:
 
 
 def _without_named(part: CheckedPart, named: set[str]) -> CheckedPart:
-    """Without the problems of files that are `named`, which those of this part join."""
+    """Drops problems of files that are in `named` already, and adds the files of this part to it."""
     findings: list[RecordFinding] = []
     for finding in part.findings:
         if finding.kind not in OF_FILES or finding.text not in named:

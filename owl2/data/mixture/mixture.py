@@ -23,7 +23,7 @@ class Records(Protocol):
     """Records of a source in one epoch.
 
     Attributes:
-        rejected: Invalid records, which are not among them.
+        rejected: Invalid records, which are left out.
     """
 
     rejected: Rejected
@@ -35,7 +35,7 @@ class Records(Protocol):
     def size(self, number: int) -> RecordSize: ...
 
     def total_size(self) -> RecordSize:
-        """What all records hold together."""
+        """The size of all records together."""
         ...
 
 
@@ -47,7 +47,7 @@ class Mixture:
     Args:
         recipe: The sources.
         limit: Maximum number of records of each source, which are then held in memory instead of cached.
-        skip_limit: Share of broken records at which a file of records is refused; as of pairs by default.
+        skip_limit: Share of broken records at which a file of records is refused; by default that of pairs.
 
     Raises:
         ValueError: a file is missing; a source has no records; a broken record of an annotation file, or too many of a

@@ -15,8 +15,8 @@ class Permutation:
     """A random order of the numbers below a size.
 
     Args:
-        size: How many numbers.
-        key: Names the order: another text, another order.
+        size: The number of numbers.
+        key: Names the order: another text gives another order.
 
     Raises:
         ValueError: `size` is not positive.
@@ -54,7 +54,7 @@ class Permutation:
 
 
 def _mixed(value: int) -> int:
-    """64 bits of which each depends on all 64 of the value: the finalizer of SplitMix64 (Steele et al. 2014)."""
+    """64 bits, each of which depends on all 64 bits of the value: the finalizer of SplitMix64 (Steele et al. 2014)."""
     value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _MASK
     value = (value ^ value >> 27) * 0x94D049BB133111EB & _MASK
     return value ^ value >> 31

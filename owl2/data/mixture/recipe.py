@@ -49,7 +49,7 @@ class SourceRecipe:
 
     Attributes:
         format: Name of a source of Table 8, one of `OPINIONS`, or `RECORDS`.
-        arguments: Arguments of the reader: `Path`s, and what else it takes.
+        arguments: Arguments of the reader: `Path`s and others.
         size: Maximum number of records that are used; `None` for all.
         weight: Weight, relative to the other sources; `None` for the number of records that are used.
     """
@@ -84,7 +84,7 @@ def load_mixture_recipe(path: str | PathLike[str]) -> MixtureRecipe:
         path: YAML file, or the name of a mixture of the package, whose relative paths begin where the command runs.
 
     Raises:
-        ValueError: the file is missing or no YAML; a key is unknown, missing or repeated; a value is of the wrong
+        ValueError: the file is missing or not YAML; a key is unknown, missing or repeated; a value is of the wrong
             kind. Whether the files that it names exist is not checked.
     """
     file = find_recipe(path) if "://" not in str(path) else Path(check_local_path(path, "mixture recipe"))
@@ -120,7 +120,7 @@ def depends_on_epoch(format_: str) -> bool:
 
 
 def counts_left_out(format_: str) -> bool:
-    """Whether a source has records that nobody can learn from, which its reader counts."""
+    """Whether the reader of a source counts records that no model can learn from."""
     return "rejected" in inspect.signature(reader(format_)).parameters
 
 
@@ -151,7 +151,7 @@ def _source(name: str, value: Any, root: Path, where: str) -> SourceRecipe:
 
 
 def _parameters(format_: str) -> Mapping[str, inspect.Parameter]:
-    """What a source takes from its user: files, folders and, rarely, a number."""
+    """The arguments that a user gives a source: files, folders and, rarely, a number."""
     function = _records if format_ == RECORDS else reader(format_)
     parameters = inspect.signature(function).parameters
     return {name: parameter for name, parameter in parameters.items() if name not in _NOT_THE_USERS}
@@ -214,7 +214,7 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 class StrictLoader(yaml.SafeLoader):
-    """Plain data only, and no key twice, of which YAML would keep the last."""
+    """Loads plain data only, and refuses a key given twice, of which YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

@@ -1,4 +1,4 @@
-"""The order in which the records of a source are drawn: all that are used, once an epoch, another order in each."""
+"""The order in which a source's records are drawn: every used record once an epoch, in another order each time."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ class RecordOrder:
     """The order of one source, computed place by place.
 
     Args:
-        source: How many of its records are used.
+        source: The source, which says how many of its records are used.
         seed: Decides which records are used, and the order of every epoch.
     """
 

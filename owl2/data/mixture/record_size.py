@@ -1,10 +1,10 @@
-"""How much work a record is, known without opening it."""
+"""The size of a record, known without opening it, from which its work is estimated."""
 
 from typing import NamedTuple
 
 
 class RecordSize(NamedTuple):
-    """What a record holds.
+    """The numbers of what a record holds.
 
     Attributes:
         text_bytes: Bytes of all its texts in UTF-8.

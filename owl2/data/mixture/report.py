@@ -1,4 +1,4 @@
-"""What a mixture yields: of every source what was found, what is used and how often, and some of its records."""
+"""What a mixture yields: how much of every source was found, is used and how often, and some of its records."""
 
 from collections.abc import Iterator
 from itertools import islice

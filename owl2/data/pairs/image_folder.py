@@ -1,4 +1,4 @@
-"""Pairs in a folder: each image with its caption beside it, as img2dataset writes them if not told otherwise.
+"""Pairs in a folder: each image with its caption beside it, as img2dataset writes them by default.
 
 `00000/000000000.jpg` with `00000/000000000.txt` or, where there is none, the field "caption" of `000000000.json`.
 """

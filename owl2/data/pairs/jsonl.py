@@ -1,7 +1,7 @@
 """Pairs in JSON lines or a JSON list: `{"image": "images/1.jpg", "caption": "A circle.", "id": "1"}`.
 
 The image is a path below the root, or a data URL; the id may be absent. The caption may also be the only answer of a
-conversation, as in the list of 558,000 pairs that LLaVA is pretrained on. The file is mapped into memory.
+conversation, as in the list of 558,000 pairs on which LLaVA is pretrained. The file is mapped into memory.
 """
 
 import os

@@ -80,7 +80,7 @@ class PairParquet:
         return image
 
     def _row_group(self, group: int, where: str) -> tuple[Any, Any]:
-        """Columns of a row group."""
+        """The columns of a row group."""
         if group not in self._kept:
             pyarrow, parquet = _arrow()
             number, row_group = self._places[group]
@@ -105,7 +105,7 @@ def _parquet_files(path: Path) -> list[Path]:
 
 
 def _row_groups(path: Path, columns: tuple[str, str]) -> list[int]:
-    """Rows of each group of a file whose columns can be read."""
+    """The number of rows in each group of a file whose columns can be read."""
     pyarrow, parquet = _arrow()
     try:
         with parquet.ParquetFile(path) as file:

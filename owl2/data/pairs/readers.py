@@ -43,7 +43,7 @@ def open_pairs(
         name: Name of the source.
         path: A folder or address of tar shards; a folder of images with their captions; a `.jsonl` file or a JSON list;
             a `.parquet` file or a folder of them; a `.json` file of COCO captions.
-        format: One of `FORMATS`; by default what the path looks like.
+        format: One of `FORMATS`; by default it follows from the path.
         root: Folder of the images that are given as paths; the folder of the file by default.
         index: Folder of the index of tar shards.
         image_field: Field or column of the image in JSON lines and parquet; see the sources for the default.
@@ -78,7 +78,7 @@ def _format_of(location: str) -> str:
 
 
 def _format_of_folder(folder: Path) -> str:
-    """img2dataset puts a parquet file of metadata beside each tar file or folder of images, so those decide."""
+    """img2dataset puts a parquet file of metadata beside each tar file or folder of images, so the images decide."""
     if next(folder.rglob("*.tar"), None) is not None:
         return "webdataset"
     if image_files(folder):
@@ -112,7 +112,7 @@ class PairCheck:
         self.faults: Counter[Fault] = Counter()
 
     def __iter__(self) -> Iterator[InvalidSample]:
-        """Each broken pair."""
+        """Yields each broken pair."""
         for position in range(self.most):
             try:
                 pair = self.source.read(*self.order.place(0, position))

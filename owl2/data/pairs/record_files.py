@@ -1,4 +1,4 @@
-"""What sources of records in files share: groups of records, packed texts, and images that a record names."""
+"""The common parts of sources of records in files: groups of records, packed texts, and images of a record."""
 
 import os
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ def named_image(root: MediaRoot, value: Any, where: str) -> str:
     """The file or data URL that a record names as its image.
 
     Raises:
-        InvalidSample: it is missing, outside of the root, an address, or no name.
+        InvalidSample: It is missing, outside of the root, an address, or not a name.
     """
     if not isinstance(value, str) or not value:
         raise InvalidSample(Fault.MISSING_IMAGE, f"{where}: the image is {value!r:.60}, not a path")
@@ -55,5 +55,5 @@ def named_image(root: MediaRoot, value: Any, where: str) -> str:
 
 
 def image_root(file: str | os.PathLike, root: str | os.PathLike | None) -> MediaRoot:
-    """Where the images of a file of records lie: `root`, or beside the file."""
+    """The folder of the images of a file of records: `root`, or that of the file."""
     return MediaRoot(os.path.dirname(os.path.abspath(file)) if root is None else root)

@@ -25,7 +25,7 @@ Sample = dict[str, Any]
 
 
 class PairSettings(NamedTuple):
-    """How pairs become samples.
+    """The settings by which pairs become samples.
 
     Attributes:
         image_size: Pixels of a side.
@@ -81,7 +81,7 @@ class PairSamples(Dataset[DrawnSample]):
         raise ValueError(f"{_SUBSTITUTES} pairs of {draw.source!r} in a row are broken; the last: {skips[-1].text}")
 
     def place(self, draw: Draw) -> tuple[Any, ...]:
-        """Where the pair of a draw lies: the same for all draws of a pair."""
+        """The place of the pair of a draw, which is the same for all draws of a pair."""
         return draw.source, *self.orders[draw.source].place(draw.epoch, draw.position)
 
     def _sample(self, pair: StoredPair, draw: Draw) -> Sample:

@@ -1,4 +1,4 @@
-"""What all sources of stage-1 pairs have in common: a pair, what can be wrong with one, and how pairs are asked for."""
+"""The interface of all sources of stage-1 pairs: a pair, what can be wrong with it, and how pairs are read."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -30,14 +30,15 @@ class PairSource(Protocol):
 
     Attributes:
         name: unique among the sources of a run.
-        groups: numbers of pairs that lie together, as in one shard; those of a group are read at about the same time.
+        groups: numbers of pairs that lie together, as in one shard; the pairs of a group are read at about the same
+            time.
     """
 
     name: str
     groups: Sequence[int]
 
     def read(self, group: int, index: int) -> StoredPair:
-        """Pair `index` of a group.
+        """Reads pair `index` of a group.
 
         Raises:
             InvalidSample: The pair does not exist after all, or lacks its image or caption.
@@ -50,7 +51,7 @@ def caption_text(value: Any, where: str) -> str:
 
     Args:
         value: text, UTF-8 or nothing.
-        where: Place that the error begins with.
+        where: The place with which the error begins.
 
     Raises:
         InvalidSample: It is empty, or not valid text.

@@ -16,7 +16,7 @@ _REMOTE = ("s3://", "gs://", "msc://")
 
 
 class Folder(Protocol):
-    """Where shards lie; names are relative, with `/`."""
+    """A folder of shards; names are relative, with `/`."""
 
     location: str
 
@@ -25,15 +25,15 @@ class Folder(Protocol):
         ...
 
     def size(self, name: str) -> int:
-        """Bytes of a file."""
+        """The size of a file in bytes."""
         ...
 
     def open(self, name: str) -> Any:
-        """Context manager of a binary file that can seek."""
+        """A context manager for a binary file that can seek."""
         ...
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        """Part of a file, less where the file ends.
+        """Reads part of a file, and less at its end.
 
         Raises:
             OSError: it cannot be read.
@@ -42,7 +42,7 @@ class Folder(Protocol):
 
 
 def open_folder(location: str | os.PathLike) -> Folder:
-    """The folder of that path, or of an address `s3://bucket/folder`, `gs://...` or `msc://profile/folder`.
+    """Opens the folder of a path, or of an address `s3://bucket/folder`, `gs://...` or `msc://profile/folder`.
 
     Raises:
         ValueError: it is not a folder, or an address of another kind.
@@ -57,7 +57,7 @@ def open_folder(location: str | os.PathLike) -> Folder:
 
 
 class LocalFolder:
-    """A folder of the file system. Its open files are read at offsets, so that forked processes may share them."""
+    """A folder of the file system. Open files are read at offsets, so that forked processes may share them."""
 
     def __init__(self, location: str) -> None:
         self.location = os.path.abspath(location)

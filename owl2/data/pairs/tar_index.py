@@ -1,7 +1,7 @@
-"""Where the pairs of tar shards begin, so that any one can be read without what lies before it.
+"""An index of where the pairs of tar shards begin, so that any pair can be read without those before it.
 
 The index of a shard is that of Megatron-Energon, `SHARD.tar.idx`: little-endian uint64, the offset of the first header
-of each pair, and at last of the end. A folder that `energon prepare` has seen needs nothing more. Otherwise
+of each pair, and finally of the end. A folder prepared by `energon prepare` needs nothing more. Otherwise
 `index_shards` writes the same files and a list of them, into a folder of their own since data sets are often read-only;
 a remote shard is fetched once for that. Unlike `energon prepare` it accepts shards that are cut off in the middle or
 hold no pair, and keys that come twice.
@@ -56,7 +56,7 @@ def key_and_suffix(name: str) -> tuple[str, str] | None:
 
 
 def find_index(folder: Folder, index: str | os.PathLike | None) -> ShardIndex:
-    """The index of a folder: in `index`, beside the shards, or of Energon.
+    """Finds the index of a folder: in `index`, beside the shards, or Energon's.
 
     Raises:
         ValueError: there is none, or it is damaged.
@@ -96,12 +96,12 @@ def index_shards(
     """Index all shards of a folder; those that are unchanged since the last time are not read again.
 
     Args:
-        location: as of `open_folder`.
+        location: A path or address, as for `open_folder`.
         index: local folder for the index; `.owl2-index` beside the shards by default, required for a remote folder.
         num_workers: processes.
 
     Yields:
-        Each shard, in the order of names. The index is complete when all were taken.
+        Each shard, in the order of names. The index is complete once all of them were taken.
 
     Raises:
         ValueError: there are no shards, or no place for the index.
@@ -125,7 +125,7 @@ def index_shards(
 
 
 def _what_there_is(folder: Folder) -> str:
-    """Endings of the files of a local folder, with their numbers, as the end of a sentence."""
+    """The endings of the files of a local folder, with their counts, as the end of a sentence."""
     if not isinstance(folder, LocalFolder):
         return ""
     names = [path.name for path in Path(folder.location).rglob("*") if path.is_file()]
@@ -139,7 +139,7 @@ def _what_there_is(folder: Folder) -> str:
 def scan(file: IO[bytes]) -> tuple[list[int], str | None]:
     """Offsets of the pairs of a tar file and of the end, as Energon counts them, and what is wrong with the file.
 
-    A pair begins with each regular file of another key than the one before. Of a file that is cut off, the last pair is
+    A pair begins with each regular file of another key than the one before. The last pair of a file that is cut off is
     left out, since it may lack its end.
     """
     offsets: list[int] = []
@@ -185,7 +185,7 @@ def _index_folder(folder: Folder, index: str | os.PathLike | None) -> Path | Non
 
 
 def _known_shards(path: Path) -> dict[str, Shard]:
-    """What an index has by now; nothing if it must be made again."""
+    """The shards that an index has so far; none if it must be made again."""
     if not path.is_file():
         return {}
     try:

@@ -37,7 +37,7 @@ class TarShards:
         name: Name of the source.
         location: a folder, or an address `s3://bucket/folder` (extra `pretrain`).
         index: folder of the index, if it is not beside the shards; see `tar_index.index_shards`.
-        caption_field: field of `.json` that holds the caption, as of a data set that was captioned again; by default
+        caption_field: Field of `.json` that holds the caption, such as that of a data set captioned anew; by default
             `.txt`, or the field "caption" where there is none.
 
     Raises:
@@ -116,11 +116,11 @@ class TarShards:
 
 
 def members_of(octets: bytes, where: str) -> tuple[str, dict[str, bytes]]:
-    """The key of a pair and its members by suffix, in small letters.
+    """The key of a pair and its members by suffix, in lower case.
 
     Args:
         octets: headers and contents of the members of one pair, cut out of a tar file.
-        where: Place that errors begin with.
+        where: The place with which errors begin.
 
     Raises:
         InvalidSample: a header is damaged, a suffix comes twice, a member is a link or no file, or the key is refused.

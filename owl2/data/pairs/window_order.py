@@ -2,7 +2,7 @@
 
 Megatron-Energon's own loader divides the shards among all workers of all ranks, so that its order changes with their
 number (except where ranks and workers trade places) and its shuffle buffer is part of the state. Here the order is a
-formula of the seed: in every epoch a source's groups (shards) are put in a random order, and what follows is shuffled
+function of the seed: in every epoch a source's groups (shards) are put in a random order, and what follows is shuffled
 within windows of `WINDOW` pairs, as a shuffle buffer would do. Any position can be asked for at any time.
 
 The random numbers are splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014), here
@@ -38,7 +38,7 @@ def permutation(size: int, *key: Any) -> np.ndarray:
 
 
 class PairPlace(NamedTuple):
-    """Where a pair lies in its source."""
+    """The place of a pair in its source."""
 
     group: int
     number: int
@@ -67,7 +67,7 @@ class WindowOrder:
         self._window: tuple[int, int, np.ndarray] | None = None
 
     def place(self, epoch: int, position: int) -> PairPlace:
-        """Where the pair at a position of an epoch lies; every pair has one position in an epoch."""
+        """The place of the pair at a position of an epoch; every pair has one position in an epoch."""
         number = position // self.window
         if self._window is None or self._window[:2] != (epoch, number):
             size = min(self.window, self.size - number * self.window)
@@ -82,7 +82,7 @@ class WindowOrder:
         return self._place(epoch, start + int(bits[0]) % size)
 
     def _place(self, epoch: int, rank: int) -> PairPlace:
-        """Where number `rank` in the order of the groups lies."""
+        """The place of number `rank` in the order of the groups."""
         if self._epoch is None or self._epoch[0] != epoch:
             order = permutation(len(self.groups), *self.key, "groups", epoch)
             self._epoch = epoch, order, np.cumsum(self.groups[order])

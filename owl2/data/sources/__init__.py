@@ -1,1 +1,1 @@
-"""One small file a source."""
+"""The sources of the instruction mixture, one small file each."""

@@ -1,9 +1,9 @@
 """A-OKVQA as multiple choice: `aokvqa_v1p0_train.json`, images in `train2017/`.
 
 The paper augments it "by switching the order of options" (supplement, B.1) and counts 50K records of 17,056 questions:
-three orders of each (51,168). The right option has another letter in each, and each epoch has its own orders. Worded
-as the published evaluation of multiple choice without a hint, its typographic apostrophe included; the answer is the
-letter. `direct_answers` and `rationales` are not used.
+three orders of each (51,168). The right option has another letter in each, and each epoch has its own orders. The
+wording is that of the published evaluation of multiple choice without a hint, its typographic apostrophe included; the
+answer is the letter. `direct_answers` and `rationales` are not used.
 """
 
 import random

@@ -1,6 +1,6 @@
 """Conversations in the form of ShareGPT, `conversations: [{"from": "human", "value": "..."}, ...]`, as messages.
 
-Of published files, which are trusted to be of one form: a record of another is an error, texts lose the white space
+Published files are trusted to be of one form: a record of another is an error, texts lose the white space
 around them, and `<image>` in a text-only source is only text. A user's own files, `formats.llava`, are read by other
 rules: all that is wrong with a record is listed, texts stay as they are, and placeholders may stand anywhere.
 """
@@ -38,9 +38,10 @@ def turns_of(row: Row) -> list[Turn]:
 
 
 def fault(turns: list[Turn]) -> str | None:
-    """Why no model can learn from the turns: the first reason found, or `None`.
+    """The first reason found why no model can learn from the turns, or `None`.
 
-    Right is a system turn or none, then user and assistant in turns, from the user's to the assistant's, none empty.
+    Valid turns are a system turn or none, then those of user and assistant by turns, ending with the assistant's; none
+    is empty.
     """
     spoken = turns[1:] if turns and turns[0][0] == "system" else turns
     if not spoken:

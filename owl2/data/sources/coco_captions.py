@@ -1,7 +1,7 @@
 """COCO captions in the Karpathy split: `dataset_coco.json`, images in `train2014/`.
 
 Only split `train` is read (82,783 images): Table 8's 82K, without `restval`. The caption is `raw`, with white space
-collapsed; see `captions.py` for the prompt and which caption an epoch gets.
+collapsed; see `captions.py` for the prompt and the choice of the caption of an epoch.
 """
 
 from collections.abc import Iterator

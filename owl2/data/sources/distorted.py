@@ -56,7 +56,7 @@ def write_distorted(out: Path, count: int, seed: int = 0, size: int = 64) -> Pat
 
 
 def rated(severity: float, generator: random.Random) -> tuple[float, float]:
-    """Mean and standard deviation of what the raters say of a severity."""
+    """The mean and standard deviation of the raters' scores of a severity."""
     raters = [min(5.0, max(1.0, generator.gauss(5 - 4 * severity, RATER_DEVIATION))) for _ in range(RATERS)]
     return statistics.fmean(raters), statistics.stdev(raters)
 
@@ -92,4 +92,4 @@ DISTORTIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
     "jpeg": _compressed,
     "darkness": _darkened,
 }
-"""By name; each takes a severity from 0 to 1 and a seed."""
+"""The distortions by name; each takes a severity from 0 to 1 and a seed."""

@@ -40,7 +40,7 @@ def load_questions(split: str) -> list[Question]:
 def pairs(questions: list[Question]) -> list[Pair]:
     """One caption an image ("a teal circle."), from what the answers to its questions say about its colour and shape.
 
-    An image of which only the colour or only the shape was asked gets the caption that says so.
+    An image about which only the colour or only the shape was asked gets a caption of that alone.
     """
     found = []
     for image, asked in _by_image(questions).items():
@@ -61,7 +61,7 @@ def conversations(questions: list[Question], seed: int = 0, max_questions: int |
 
 
 def thinned(questions: list[Question], seed: int = 0) -> list[Question]:
-    """Questions without every second of those that name another colour than the image's.
+    """Drops every second question that names another colour than the image's.
 
     Seven of eight questions whether there is a teal shape are about a shape that is not teal, so that a model may learn
     the frequent answer and never compare the colours. (With "yes" as frequent as "no" it would have nothing to start
@@ -116,7 +116,7 @@ def _described(asked: list[Question]) -> str | None:
 
 
 def _revealed(asked: list[Question], words: tuple[str, ...]) -> str | None:
-    """Which of the words is true of the image: an answer, or named by a question that supposes or confirms it."""
+    """The word that is true of the image: an answer, or named by a question that supposes or confirms it."""
     for question in asked:
         if question.answer in words:
             return question.answer

@@ -1,4 +1,4 @@
-"""English texts written for this project: passages, instructions, and facts to ask about. For small models."""
+"""English texts written for this project, for small models: passages, instructions, and facts to ask about."""
 
 import json
 from importlib.resources import files

@@ -1,6 +1,6 @@
 """GQA: `train_balanced_questions.json`, images in one folder.
 
-943,000 questions of 72,140 images, merged by image (Table 8's 72K). Of a file with all questions only those with
+943,000 questions of 72,140 images, merged by image (Table 8's 72K). From a file with all questions, only those with
 `isBalanced` are read. The short `answer` is learnt, to a question worded as in the published evaluation.
 """
 

@@ -11,8 +11,8 @@ class Asked(NamedTuple):
     """One question about an image.
 
     Attributes:
-        name: names the image in the ids of the records; questions of one name go together.
-        image: its file.
+        name: Names the image in the ids of the records; questions of one name are merged.
+        image: The file of the image.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How many conversations each source of the instruction mixture gives: Table 8 of the supplement, 1.23 M in all."""
+"""The number of conversations of each source of the instruction mixture: Table 8 of the supplement, 1.23 M in all."""
 
 from typing import NamedTuple
 
@@ -25,4 +25,4 @@ TABLE_8 = (
     Expected("regional vqa", "refcoco", 30_000),
     Expected("regional vqa", "visual_genome", 86_000),
 )
-"""`source` is the name of the module that reads it."""
+"""Table 8; `source` is the name of the module that reads a source."""

@@ -1,7 +1,7 @@
 """OKVQA: `OpenEnded_mscoco_train2014_questions.json` and `mscoco_train2014_annotations.json`.
 
-9,009 questions in the format of VQAv2, images in `train2014/`, merged by image (Table 8's 9K). Of an annotator's
-`raw_answer` and `answer`, the latter is learnt: it is the one that the benchmark compares with. `vqa_annotations.py`
+9,009 questions in the format of VQAv2, images in `train2014/`, merged by image (Table 8's 9K). An annotator's
+`answer` is learnt, not the `raw_answer`: it is the one that the benchmark compares with. `vqa_annotations.py`
 has the rule for the answer; every question is worded as in the published evaluation.
 """
 

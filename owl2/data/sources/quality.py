@@ -35,7 +35,7 @@ class OpinionRow(NamedTuple):
     """One image or video with what people said of it, in the scale of its set.
 
     Attributes:
-        name: as the file has it; `path` is where it lies.
+        name: The name in the file; `path` is that of the image or video.
         deviation: None where the set does not give it.
     """
 
@@ -54,7 +54,7 @@ def read_opinions(annotations: AnyPath, images: AnyPath) -> Iterator[OpinionRow]
 
     Args:
         annotations: `.csv`, `.json`, `.jsonl`, or AVA's `.txt`.
-        images: the folder that the names begin in.
+        images: The folder that the names are relative to.
 
     Raises:
         ValueError: a broken record, by file and number; no column that can be the image or the score.
@@ -79,7 +79,7 @@ def conversations(annotations: AnyPath, images: AnyPath) -> Iterator[Conversatio
 
 
 def opinion_conversations(annotations: AnyPath, images: AnyPath, aspect: str) -> Iterator[Conversation]:
-    """As `conversations`, for any aspect."""
+    """Conversations about any aspect, as in `conversations`."""
     scores = [row.score for row in read_opinions(annotations, images)]
     for number, row in enumerate(read_opinions(annotations, images), start=1):
         opinion = opinion_in_levels(row.score, row.deviation, min(scores), max(scores))

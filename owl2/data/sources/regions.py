@@ -14,7 +14,7 @@ from owl2.data.annotations import Row
 from owl2.data.records import Conversation, turns
 
 MAX_REGIONS = 10
-"""Exchanges in one conversation, as LLaVA-1.5 limits its regional data."""
+"""The largest number of exchanges in one conversation, as in LLaVA-1.5's regional data."""
 
 
 class Region(NamedTuple):
@@ -33,14 +33,14 @@ class SizedImage(NamedTuple):
 
     @classmethod
     def of(cls, file: str, row: Row) -> "SizedImage":
-        """With the `width` and `height` of a record."""
+        """Reads the `width` and `height` of a record."""
         return cls(file, row.positive("width"), row.positive("height"))
 
 
 def normalized_box(
     x: float, y: float, width: float, height: float, image_width: float, image_height: float
 ) -> tuple[float, float, float, float] | None:
-    """The box of a corner and a size in pixels, cut at the edges of the image; `None` if nothing of it is inside."""
+    """The box of a corner and a size in pixels, cut at the edges of the image; `None` if it lies outside."""
     left, right = (min(max(edge / image_width, 0.0), 1.0) for edge in (x, x + width))
     top, bottom = (min(max(edge / image_height, 0.0), 1.0) for edge in (y, y + height))
     return (left, top, right, bottom) if left < right and top < bottom else None

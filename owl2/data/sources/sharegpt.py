@@ -1,9 +1,9 @@
-"""ShareGPT: conversations of people with ChatGPT, text only; Table 8's 40K is a part which the paper does not name.
+"""ShareGPT: conversations of people with ChatGPT, text only; Table 8's 40K are a part that the paper does not name.
 
-Public collections, such as `ShareGPT_V3_unfiltered_cleaned_split.json`, hold what people shared. A conversation
-is made to begin with the person and to end with an answer: answers before the first question and questions after the
-last answer are dropped. What then is not person and model in turns, or has an empty turn, is left out, counted and
-logged, as LLaVA-1.5 leaves out invalid conversations. Nothing is cut here for its length.
+Public collections, such as `ShareGPT_V3_unfiltered_cleaned_split.json`, hold what people shared. A conversation is made
+to begin with the person and to end with an answer: answers before the first question and questions after the last
+answer are dropped. A conversation in which person and model then do not alternate, or that has an empty turn, is left
+out, counted and logged, as LLaVA-1.5 leaves out invalid conversations. Nothing is cut here for its length.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """SlimOrca: `oo-labeled_correct.gpt4.sharegpt.jsonl`, text only; 517,982 records, Table 8's 518K.
 
 One system prompt, question and answer of GPT-4 a line, taken as they are; an empty system prompt is omitted. `weight`
-says which turns are learnt, which are the answers, as everywhere here, so it is not read.
+says which turns are learnt; here these are always the answers, so it is not read.
 """
 
 from collections.abc import Iterator

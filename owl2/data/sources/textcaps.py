@@ -1,7 +1,7 @@
 """TextCaps: `TextCaps_0.1_train.json`, images of TextVQA in `train_images/`.
 
 The file has a record for each caption (109,765), five an image; the records of one `image_id` become one conversation
-(21,953, Table 8's 22K). See `captions.py` for the prompt and which caption an epoch gets.
+(21,953, Table 8's 22K). See `captions.py` for the prompt and the choice of the caption of an epoch.
 """
 
 from collections.abc import Iterator

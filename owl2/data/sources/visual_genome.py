@@ -1,8 +1,8 @@
 """Visual Genome's region descriptions: `region_descriptions.json`, `image_data.json`, images in two folders.
 
-One record an image (108,077; Table 8's 86K is a part of them which the paper does not name), with at most ten of its
-regions. `regions.py` has the wording and the form of a box, and which regions an epoch gets. Boxes are cut at the edges
-of the image; regions that then have no area or that have no phrase are left out, counted and logged.
+One record an image (108,077; Table 8's 86K are a part of them that the paper does not name), with at most ten of its
+regions. `regions.py` has the wording and the form of a box, and the choice of the regions of an epoch. Boxes are cut at
+the edges of the image; regions that then have no area or that have no phrase are left out, counted and logged.
 """
 
 import logging

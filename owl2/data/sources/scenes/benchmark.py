@@ -1,4 +1,4 @@
-"""Questions to measure a model by, as many of each template, their answers as equally frequent as their number allows.
+"""Questions that measure a model: equally many of each template, their answers as equally frequent as possible.
 
 The scenes are those of the splits `test` and `held_out`, with a seed of their own, so that no training sees them.
 """
@@ -34,7 +34,7 @@ from .world import (
 
 SPLITS = ("test", "held_out", "counterfactual", "region", "text", "unrelated_image")
 PER_TEMPLATE = 120
-"""Questions of a template in a split; 60 pairs in `counterfactual`."""
+"""The number of questions of a template in a split; 60 pairs in `counterfactual`."""
 
 _SEED = "scenes-benchmark"
 _MOST_TRIES = 2000
@@ -44,10 +44,10 @@ class Item(NamedTuple):
     """A question of the benchmark.
 
     Attributes:
-        text: what is asked; in `text` and `unrelated_image` the scene is told in words first.
-        scene: what the question is about; `None` for facts.
+        text: The question; in `text` and `unrelated_image` the scene is described in words first.
+        scene: The scene of the question; `None` for facts.
         other: a scene that has nothing to do with it.
-        pair: of a counterfactual, the number that its two questions share.
+        pair: The number that the two questions of a counterfactual share.
     """
 
     id: str
@@ -154,7 +154,7 @@ def _changes(scene: Scene, level: Difficulty, generator: random.Random) -> Itera
 def _balanced(
     name: str, number: int, level: Difficulty, split: Split, generator: random.Random
 ) -> tuple[Scene, Question]:
-    """A question whose answer is the next in turn."""
+    """A scene and a question about it; the answers take turns with the number."""
     answers = TEMPLATES[name].answers(level)
     return scene_for(name, level, split, generator, answers[number % len(answers)] if answers else None)
 

@@ -7,7 +7,7 @@ PLACES = (
     ("at the top", "in the middle", "at the bottom"),
     ("at the top right", "on the right", "at the bottom right"),
 )
-"""By column and row of the grid."""
+"""The words for a place, by column and row of the grid."""
 
 _REFERENCES = (
     ("shape",),
@@ -19,13 +19,13 @@ _REFERENCES = (
     ("size", "texture", "shape"),
     ("size", "color", "texture", "shape"),
 )
-"""Attributes that may name a thing, the fewest first."""
+"""The sets of attributes that may name a thing, the smallest first."""
 
 
 def caption(scene: Scene) -> str:
     """Everything in the scene as it is read, row by row: "At the top is a small red plain star." and so on.
 
-    The order and the place, which comes first, leave nothing in a sentence to guess for who sees the scene.
+    The order and the place, which comes first, leave nothing in a sentence to guess for a reader who sees the scene.
     """
     items: list[Thing | Sign] = [*scene.things, *([scene.sign] if scene.sign else [])]
     return " ".join(_sentence(item) for item in sorted(items, key=lambda item: cell_of(item.x, item.y)[::-1]))
@@ -60,7 +60,7 @@ def plural(words: str) -> str:
 
 
 def place(item: Thing | Sign) -> str:
-    """Where it is, in words; no two things of a scene are in one place."""
+    """The place of a thing, in words; no two things of a scene are in one place."""
     column, row = cell_of(item.x, item.y)
     return PLACES[column][row]
 

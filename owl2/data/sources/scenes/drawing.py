@@ -22,13 +22,13 @@ RGB = {
 _INK = (25, 25, 30)
 _PAPER = (255, 255, 255)
 PICTURE_SIZE = 256
-"""Pixels a side at which a scene is drawn; larger images are drawn in their own size."""
+"""The side, in pixels, at which a scene is drawn; larger images are drawn at their own size."""
 
 
 def draw(scene: Scene, size: int) -> Image.Image:
     """The scene as an RGB image of `size` pixels a side, the same on every call.
 
-    Up to `PICTURE_SIZE` it is what resizing the picture of that size gives (bicubic, as in `Owl2ImageProcessor`), so
+    Up to `PICTURE_SIZE`, it is the picture of that size, resized (bicubic, as in `Owl2ImageProcessor`), so
     that a model may learn from small images and be measured on pictures that it resizes itself.
     """
     side = max(size, PICTURE_SIZE)
@@ -51,7 +51,7 @@ def draw(scene: Scene, size: int) -> Image.Image:
 
 
 def data_url(image: Image.Image) -> str:
-    """The image as a data URL, which `load_image` reads: a bitmap, which costs less time than PNG."""
+    """The image as a data URL, which `load_image` reads: a bitmap, which takes less time than PNG."""
     return f"data:image/bmp;base64,{base64.b64encode(image_bytes(image, 'BMP')).decode()}"
 
 
@@ -69,7 +69,7 @@ def _mixed(color: tuple[int, int, int], other: tuple[int, int, int], share: floa
 
 @lru_cache(maxsize=256)
 def _masks(shape: str, texture: str, radius: int, side: int) -> tuple[Image.Image, Image.Image, Image.Image | None]:
-    """Where a thing is, where its colour is inside its outline, and where its pattern is."""
+    """Masks of a thing, of its colour inside the outline, and of its pattern."""
     box = 2 * radius + 1
     outer = _silhouette(shape, radius, radius, box)
     inner = _silhouette(shape, radius, radius - max(side // 90, 1), box)

@@ -22,7 +22,7 @@ def export_scenes(settings: SceneSettings, out: Path) -> list[Path]:
     """Writes records with their images into a new directory.
 
     `conversations.jsonl` and `pairs.jsonl` are records of stage 2 and stage 1 in the formats that `owl2 data` and
-    recipes read, `scenes.jsonl` has the scene of each image, and of a conversation the programs of its questions, and
+    recipes read, `scenes.jsonl` has the scene of each image and the programs of the questions of a conversation, and
     `sheet.png` shows the first images.
 
     Returns:

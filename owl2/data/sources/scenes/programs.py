@@ -8,7 +8,7 @@
                       ["same", ATTRIBUTE, THING, THING]  ["is_beside", DIRECTION, THING, THING]
                       ["phrase", THING]  ["box", THING]  ["written", KIND]  ["says", TEXT]
 
-A program that supposes what is not so, such as one star where there are two, has no answer.
+A program that supposes something false, such as one star where there are two, has no answer.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ CLEAR = 0.2
 
 
 class NoAnswerError(Exception):
-    """The program supposes what is not so in this scene."""
+    """The program supposes something that is false in this scene."""
 
 
 def answer(program: Program, scene: Scene) -> str:
@@ -94,7 +94,7 @@ def _thing(program: Program, scene: Scene) -> Thing:
 
 
 def distance(direction: str, thing: Thing, other: Thing) -> float:
-    """How far a thing is from another in a direction; negative if it is on the other side."""
+    """The distance of a thing from another in a direction; negative if it is on the other side."""
     axis, sign = DIRECTIONS[direction]
     return sign * float(getattr(thing, axis) - getattr(other, axis))
 

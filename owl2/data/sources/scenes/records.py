@@ -17,7 +17,7 @@ Kind = Literal["caption", "vqa", "region", "dialogue", "text"]
 KINDS: tuple[Kind, ...] = ("caption", "vqa", "region", "dialogue", "text")
 
 QUESTIONS = 4
-"""Questions of a conversation of the kinds vqa, region and text."""
+"""The number of questions of a conversation of the kinds vqa, region and text."""
 
 DESCRIBE = "Describe the picture."
 IMAGINE = "Imagine a picture and describe it."
@@ -28,12 +28,12 @@ _Exchanges = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """Which records there are.
+    """The settings that decide the records.
 
     Attributes:
-        count: how many.
-        seed, split: of the scenes; two splits share no scene but by chance.
-        kinds: that take turns from record to record.
+        count: The number of records.
+        seed, split: Seed and split of the scenes; two splits share a scene only by chance.
+        kinds: Kinds of conversations, which take turns from record to record.
         image_size: pixels a side of the images.
     """
 
@@ -49,8 +49,8 @@ class Exchanges(NamedTuple):
     """A record before its image is drawn.
 
     Attributes:
-        scene: what its image shows; `None` if it is text alone.
-        questions: those of its exchanges that are programs.
+        scene: The scene that its image shows; `None` if it is text alone.
+        questions: The exchanges that are programs.
     """
 
     kind: Kind
@@ -112,7 +112,7 @@ class ScenePairs(Sequence[Pair]):
 
 
 def record_name(settings: SceneSettings, number: int) -> str:
-    """Names a record, and decides all that is random about it."""
+    """The name of a record, which decides everything random about it."""
     return f"scenes-{settings.difficulty}-{settings.split}-{settings.seed}-{number}"
 
 
@@ -145,7 +145,7 @@ def scene_for(
     """A scene that allows a question of a template, and this question.
 
     Args:
-        wanted: its answer; by default drawn as `draw_answer` does.
+        wanted: The answer; by default it is drawn as in `draw_answer`.
     """
     wanted = draw_answer(name, level, generator) if wanted is None else wanted
     for _ in range(_MOST_SCENES):
@@ -171,7 +171,7 @@ def _region(level: Difficulty, split: Split, generator: random.Random) -> Exchan
 
 
 def _dialogue(level: Difficulty, split: Split, generator: random.Random) -> Exchanges:
-    """Whether there is a thing, then more and more about it or about another one, which is only called "it"."""
+    """Asks whether there is a thing, then more and more about it or another one, which is only called "it"."""
     scene, opening = scene_for("exists", level, split, generator)
     exchanges = [(opening.text, opening.answer)]
     named = opening.program[1][1]

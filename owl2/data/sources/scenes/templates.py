@@ -1,4 +1,4 @@
-"""Question templates: of each, the questions that a scene allows, and one of them by its answer.
+"""Question templates: the questions of each that a scene allows, and one of them by its answer.
 
 The words of a question say nothing about its answer. What asks for a colour, a shape, a text or a place is fair because
 scenes are (`random_scene`); what is answered by yes or no is asked for an answer that was drawn first; and templates
@@ -20,7 +20,7 @@ from .world import COLORS, NUMBERS, SHAPES, SIZES, TEXTURES, WORDS, Difficulty, 
 YES_NO = ("yes", "no")
 MOST_COUNTED = 3
 CHANCE_OF_A_BOX = 0.12
-"""Share of boxes that the best constant box meets with an intersection over union of a half; measured in the tests."""
+"""The share of boxes that the best constant box meets with an IoU of one half; the tests measure it."""
 
 Candidates = Iterator[tuple[str, Program]]
 
@@ -40,9 +40,9 @@ class Template(NamedTuple):
     Attributes:
         skill: attribute, count, compare, relation, existence, ocr or region.
         candidates: texts and programs of the questions that a scene allows, in random order.
-        answers: those that are asked for in equal shares; `None` where there are too many, such as boxes.
-        chance: of a guess that knows the question alone, at a level of difficulty.
-        needs_scene: not every scene has questions for all answers.
+        answers: Answers that are asked for in equal shares; `None` where there are too many, such as boxes.
+        chance: The accuracy of a guess that knows only the question, at a level of difficulty.
+        needs_scene: Whether some scenes have no question for some answer.
     """
 
     skill: str
@@ -113,7 +113,7 @@ def _same(name: str) -> Callable[[Scene, Difficulty, random.Random], Candidates]
 
 
 def _names_alike(first: dict[str, str], second: dict[str, str]) -> bool:
-    """Two names of the same attributes: what is left out of one only would tell that it differs in the other."""
+    """Two names with the same attributes: one that is in a single name would tell that the things differ in it."""
     return first.keys() == second.keys()
 
 
@@ -181,7 +181,7 @@ def _region_box(scene: Scene, level: Difficulty, generator: random.Random) -> Ca
 
 
 def _combinations(scene: Scene, level: Difficulty) -> tuple[tuple[str, str], ...]:
-    """Shapes with colours that may be asked for: new ones in a scene that has new ones, else those of training."""
+    """The combinations that may be asked for: new ones in a scene that has new ones, otherwise those of training."""
     known = combinations(level, held_out=False)
     new = combinations(level, held_out=True)
     return new if any((thing.shape, thing.color) in new for thing in scene.things) else known

@@ -1,4 +1,4 @@
-"""What a scene may hold, how hard it is, and how one is drawn at random."""
+"""The contents of a scene, its difficulty, and how one is drawn at random."""
 
 import random
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ WORDS = (
 )
 NUMBERS = ("1", "2", "3", "4", "5", "6", "7", "8", "9")
 ATTRIBUTES = ("size", "color", "texture", "shape")
-"""In the order in which English names them."""
+"""The attributes, in the order in which English names them."""
 
 Split = Literal["train", "test", "held_out"]
 DifficultyName = Literal["simple", "easy", "medium", "hard"]
@@ -62,8 +62,10 @@ class Sign(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Attributes:
-    background: red, green and blue, 0 to 255.
+    """Things and perhaps a sign on a background.
+
+    Attributes:
+        background: Red, green and blue, 0 to 255.
     """
 
     things: tuple[Thing, ...]
@@ -71,7 +73,7 @@ class Scene(NamedTuple):
     background: tuple[int, int, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, which JSON holds."""
+        """The scene as plain values for JSON."""
         return {
             "things": [thing._asdict() for thing in self.things],
             "sign": self.sign._asdict() if self.sign else None,
@@ -83,12 +85,12 @@ class Difficulty(NamedTuple):
     """How hard a scene is.
 
     Attributes:
-        things: fewest and most of them, signs aside; with a sign, a cell of the grid stays empty.
-        shapes, colors, textures, words: how many of each there are.
-        similarity: share of things that take over the shape or the colour of an earlier one: what makes counts larger
+        things: Smallest and largest number of things, not counting signs; with a sign, a cell of the grid stays empty.
+        shapes, colors, textures, words: The number of each.
+        similarity: Share of things that take the shape or the colour of an earlier one, which makes counts larger
             than one, and a thing hard to tell from its neighbours.
         signs: share of scenes with a sign.
-        templates: questions that are asked; those about regions come with every level.
+        templates: The questions that are asked; those about regions belong to every level.
     """
 
     things: tuple[int, int]
@@ -116,15 +118,15 @@ DIFFICULTIES: dict[DifficultyName, Difficulty] = {
 def is_held_out(shape: str, color: str) -> bool:
     """Whether training never shows this combination, as in CLEVR's CoGenT.
 
-    A quarter of the combinations, in every level of difficulty as many of each shape and of each colour, so that
-    neither says anything about the other but what it cannot be.
+    A quarter of the combinations is held out, at every level of difficulty equally many of each shape and of each
+    colour, so that neither says anything about the other but what it cannot be.
     """
     return (SHAPES.index(shape) + COLORS.index(color)) % 4 == 0
 
 
 @lru_cache
 def combinations(level: Difficulty, held_out: bool) -> tuple[tuple[str, str], ...]:
-    """Shape and colour of what a level shows in training, or of what it never shows there."""
+    """The combinations of shape and colour that a level shows in training, or those that it never shows there."""
     shapes, colors = SHAPES[: level.shapes], COLORS[: level.colors]
     return tuple((shape, color) for shape in shapes for color in colors if is_held_out(shape, color) == held_out)
 
