@@ -15,7 +15,7 @@ _COMPLETE, _ABSENT = "complete", "absent"
 
 @dataclass(frozen=True)
 class SplitFinding:
-    """What was found of a split of a benchmark.
+    """What was found for a split of a benchmark.
 
     Attributes:
         state: "complete", "absent" (no file of it exists), or what is wrong.
@@ -39,13 +39,14 @@ class SplitFinding:
 
 
 def check_data(root: Path, tasks: Sequence[str] = (), split: str | None = None) -> Iterator[SplitFinding]:
-    """One finding for each split of all benchmarks, or for the split of each of some on which it would be run.
+    """Yields a finding for each split of all benchmarks, or for the split of each of `tasks`.
 
     Args:
-        split: Split to check of the only benchmark of `tasks`, in place of its default.
+        split: The split to check in place of the default, where `tasks` has one benchmark.
 
     Raises:
-        ValueError: the root is not a directory; there is no such benchmark or split, or the split is not of one alone.
+        ValueError: the root is not a directory; there is no such benchmark or split, or a split is given for several
+            benchmarks.
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a directory")

@@ -20,7 +20,7 @@ from .tasks import task_named
 
 _PACKAGES = ("torch", "transformers", "pillow")
 _PROCESSING = ("*processor_config.json", "tokenizer*", "chat_template*", "adapter_config.json")
-"""What images and texts go through on their way into the model, and which model an adapter belongs to."""
+"""Files that decide how images and texts are processed, and which model an adapter belongs to."""
 
 
 def evaluate(
@@ -39,14 +39,14 @@ def evaluate(
     Args:
         judge: Also score under the protocols that need a judge. Without it, only the benchmarks that have no other
             protocol ask their own judge, unless `no_judge`.
-        on_result: Told each result.
-        on_warning: Told, before a model is loaded, of each split whose number of samples is not the official one.
+        on_result: Called with each result.
+        on_warning: Called, before a model is loaded, for each split whose number of samples is not the official one.
 
     Returns:
-        The results; none on ranks but the first.
+        The results; an empty list on all ranks but the first.
 
     Raises:
-        StopRequested: Ctrl-C or SIGTERM, after the batch in progress was saved; the same call goes on.
+        StopRequested: Ctrl-C or SIGTERM, after the batch in progress was saved; the same call resumes.
         ValueError: a task or a setting is unknown, a file or image is missing, a judge lacks its key, the directory
             holds predictions of another setting, a prompt does not fit the context.
     """
@@ -84,7 +84,7 @@ def evaluate(
 def _judges(
     tasks: Sequence[Task], settings: Settings, judge: JudgeSettings | None, no_judge: bool
 ) -> dict[str, JudgeSettings]:
-    """The judge of each task that is to be asked one, by name.
+    """The judge of each task that asks one, by name of the task.
 
     Raises:
         ValueError: it has no key, or its prompts are missing.
@@ -101,10 +101,10 @@ def _judges(
 
 
 def _description(model: str, dtype: str) -> dict[str, Any]:
-    """The model, as a result names it: all files that it consists of, by hash.
+    """The model as it is described in a result: all files that it consists of, by hash.
 
-    Weights are hashed whole: a run must not resume with those of another model, as another training left them under the
-    same name and in the same size. That takes as long as reading them once, which loads them faster afterwards.
+    Weights are hashed as a whole, because a run must not resume with those that another training left under the same
+    name and in the same size. That takes as long as reading them once, which makes loading them faster afterwards.
     """
     directory = Path(model).expanduser()
     config = directory / "config.json"

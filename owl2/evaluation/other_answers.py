@@ -1,4 +1,4 @@
-"""Answers that another program generated, as predictions of a task: scored by the same rules, on the same samples.
+"""Takes the answers of another program as predictions of a task, to score them by the same rules on the same samples.
 
 LLaVA's and most other harnesses write a JSON line, or an element of a JSON list, for each question: its id
 (`question_id`) and the answer (`text`).
@@ -22,7 +22,7 @@ def adopt_answers(task: Task, file: Path, settings: Settings) -> Path:
     """Writes the answers of a file as predictions of a task.
 
     Args:
-        settings: where the data lies and the predictions go; split and prompt.
+        settings: Root of the data, directory of the predictions, split and prompt.
 
     Returns:
         The directory of the predictions, ready for `score_directory`.
@@ -47,7 +47,7 @@ def adopt_answers(task: Task, file: Path, settings: Settings) -> Path:
 
 
 def read_answers(file: Path) -> dict[str, str]:
-    """Each answer by the id of its question.
+    """Reads each answer by the id of its question.
 
     Raises:
         ValueError: by file and record: a field is missing, or an id comes twice.

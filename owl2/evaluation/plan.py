@@ -1,4 +1,4 @@
-"""What a task will predict, before there is a model: samples, checked to be complete, and the header of the result."""
+"""Plans what a task will predict, without a model: complete samples, and the header of the result."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ PROMPT_FORMATS = ("chat", "raw")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a task is run; None takes the task's default.
+    """The settings of a task; None takes the task's default.
 
     Attributes:
         prompt_format: "raw" sends without the chat template what is otherwise sent in it (specification, 13). The
@@ -34,7 +34,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """What is to be predicted: the samples, complete and with their files in place, and the header of the result."""
+    """The samples to predict, complete and with their files in place, and the header of the result."""
 
     task: Task
     samples: list[Sample]
@@ -43,10 +43,10 @@ class TaskPlan:
 
 
 def plan_task(task: Task, settings: Settings, setting_of_model: dict[str, Any]) -> TaskPlan:
-    """Loads the samples and checks the files they need, before any model is.
+    """Loads the samples and checks the files they need, before a model is loaded.
 
     Args:
-        setting_of_model: goes into the header.
+        setting_of_model: Entries of the header that describe the model.
 
     Raises:
         ValueError: a file of the data is missing or broken, an image is missing, an id occurs twice, or a setting is
@@ -106,14 +106,14 @@ def _load(task: Task, data: Path, split: str, prompt: str, files: Sequence[Path]
 
 
 def _raw(sample: Sample, suffix: str) -> Sample:
-    """The sample without the chat template. What stood between it and a ranked choice follows the prompt."""
+    """The sample without the chat template. The text between the template and a ranked choice follows the prompt."""
     if not sample.uses_chat_template:
         return sample
     return replace(sample, uses_chat_template=False, prompt=sample.prompt + (suffix if sample.choices else ""))
 
 
 def check_ids(task: Task, samples: Sequence[Sample]) -> None:
-    """Refuses samples that cannot be told apart, or none.
+    """Refuses an empty list of samples, and samples that cannot be told apart.
 
     Raises:
         ValueError: there is no sample, or two have one id.
@@ -128,7 +128,7 @@ def check_ids(task: Task, samples: Sequence[Sample]) -> None:
 
 
 def missing_media(samples: Sequence[Sample]) -> tuple[list[str], int]:
-    """The images and videos of the samples that are missing, and how many there should be."""
+    """The missing images and videos of the samples, and the number that there should be."""
     named = {path for sample in samples for path in _paths(sample)}
     return sorted(str(path) for path in named if not path.is_file()), len(named)
 

@@ -31,7 +31,7 @@ def read_predictions(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
     """Header and records of a file of predictions.
 
     Raises:
-        ValueError: the file is missing, or a line of it cannot be read, which is named.
+        ValueError: The file is missing, or a line of it cannot be read; the line is named.
     """
     if not path.is_file():
         raise ValueError(f"{path} was not found: owl2 evaluate writes it when a task is complete")
@@ -45,17 +45,17 @@ def read_predictions(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header alone.
+    """Reads only the header.
 
     Raises:
-        ValueError: the first line is none.
+        ValueError: The first line is not a header.
     """
     with path.open(encoding="utf-8") as file:
         return _header(file.readline(), path)
 
 
 def read_partial(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
-    """As `read_predictions` of a file that is being written: a last line that was cut off is left out."""
+    """Reads a file that is being written, as `read_predictions` does; a last line that was cut off is left out."""
     contents = path.read_text(encoding="utf-8", errors="replace")
     complete = contents.split("\n")[:-1]  # not splitlines: a text may hold U+2028, U+0085 and their like
     if not complete:
@@ -65,7 +65,7 @@ def read_partial(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
 
 
 def write_predictions(path: Path, header: dict[str, Any], records: Sequence[Prediction], scores: Scores | None) -> None:
-    """Writes a file of predictions, whole or not at all."""
+    """Writes a file of predictions completely or not at all."""
     parsed: Iterable[Any] = scores.parsed if scores else [None] * len(records)
     values: Iterable[float | None] = scores.scores if scores else [None] * len(records)
     lines = (line_of(*entry) for entry in zip(records, parsed, values, strict=True))
@@ -84,7 +84,7 @@ _RENAMED = {
 
 
 def with_current_names(header: Mapping[str, Any]) -> dict[str, Any]:
-    """A header or result of an earlier version, which called the prompt format the frame, and "raw" bare."""
+    """Renames what an earlier version wrote in a header or result: "frame" for the prompt format, "bare" for "raw"."""
     named = {_RENAMED.get(name, name): value for name, value in header.items()}
     for name in ("prompt_format", "prompt_format_expected"):
         if named.get(name) == "bare":
@@ -98,7 +98,7 @@ def ids_hash(ids: Iterable[str]) -> str:
 
 
 def predictions_hash(records: Iterable[Prediction]) -> str:
-    """SHA-256 of all that scores are made of."""
+    """SHA-256 of everything that scores are computed from."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(line_of(record).encode(errors="surrogatepass"))
@@ -111,7 +111,7 @@ class CheckedPredictions:
 
     Attributes:
         duplicated: ids that occurred again; what came first counts.
-        is_complete: exactly the samples of the header, in their order.
+        is_complete: Whether they are exactly the samples of the header, in their order.
     """
 
     records: list[Prediction]
@@ -123,7 +123,7 @@ def check_complete(header: dict[str, Any], records: Sequence[Prediction], allow_
     """The records to score.
 
     Raises:
-        ValueError: there are none; samples are missing, unknown or there more than once, unless `allow_partial`.
+        ValueError: There are none; or samples are missing, unknown or repeated, unless `allow_partial`.
     """
     if not records:
         raise ValueError(f"the file of predictions of {header['task']} has none: nothing to score")
@@ -174,7 +174,7 @@ def _ranking(
     context_log_probability: float,
     context_tokens: int,
 ) -> Ranking:
-    """A ranking from JSON, whose tuples are lists."""
+    """A ranking from JSON, in which tuples are lists."""
     return Ranking(tuple(choices), tuple(log_probabilities), tuple(tokens), context_log_probability, context_tokens)
 
 

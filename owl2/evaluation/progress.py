@@ -1,11 +1,11 @@
-"""The bar of long work over samples."""
+"""The progress bar of long work over samples."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 def sample_progress(is_shown: bool, console: Console | None = None) -> Progress:
-    """What was done of how many, the time, and the time left.
+    """Shows how many samples are done, the time, and the time left.
 
     Args:
         is_shown: Nothing is shown without it.

@@ -30,13 +30,14 @@ def predict(
     known: Mapping[str, Prediction] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, Any], list[Prediction]] | None:
-    """Predicts what is not predicted yet, and writes the whole file when all is.
+    """Predicts the samples that are not predicted yet, and writes the whole file when all are.
 
     A run that was killed resumes where it stopped, on any number of ranks.
 
     Args:
-        on_batch: Told how many samples of how many this rank has predicted, in place of a progress bar.
-        known: What `known_predictions` found, if it was asked already.
+        on_batch: Called with the number of samples that this rank has predicted and their total, in place of a progress
+            bar.
+        known: The result of `known_predictions`, if it was called already.
         stopped: Whether to stop; asked before each batch.
 
     Returns:
@@ -83,7 +84,7 @@ def predict(
 def _predicted(
     predictor: Predictor, samples: Sequence[Sample], batch_size: int, stopped: Callable[[], bool]
 ) -> Iterator[list[Prediction]]:
-    """Records of one batch after the other. Images of the next samples are read while the model works."""
+    """Predicts one batch after the other. Images of the next samples are read while the model works."""
     pictures = max((each.clip.num_frames if each.clip else len(each.images) for each in samples), default=1)
     window = batch_size * max(1, _GROUPED // max(1, pictures))  # twice as many samples wait in memory
     with ThreadPoolExecutor(2) as pool:
@@ -100,7 +101,7 @@ def _predicted(
 
 
 def _batches(block: Sequence[Prepared], batch_size: int) -> Iterator[list[Prepared]]:
-    """Batches of like length. Samples to rank stay in their order, in which they share their beginnings."""
+    """Batches of similar length. Samples to rank stay in their order, in which they share their beginnings."""
     ranked = [entry for entry in block if entry.choices is not None]
     answered = sorted((entry for entry in block if entry.choices is None), key=_length)
     for group in (ranked, answered):
@@ -113,7 +114,7 @@ def _length(entry: Prepared) -> int:
 
 
 def known_predictions(plan: TaskPlan) -> dict[str, Prediction]:
-    """What is predicted already, by id.
+    """The existing predictions, by id.
 
     Raises:
         ValueError: the directory holds predictions of another setting (it is named).

@@ -1,4 +1,4 @@
-"""What a benchmark is: samples from local files, a prompt, decoding, a way to score (specification, 0.3).
+"""A benchmark: samples from local files, a prompt, decoding, a way to score (specification, 0.3).
 
 A task is data and functions, one file under `tasks`. Neither loading nor scoring needs a model, so that saved
 predictions can be scored again.
@@ -102,13 +102,13 @@ class Ranking:
     context_tokens: int
 
     def best(self) -> int:
-        """Index of the likeliest choice; the first of equals."""
+        """Index of the likeliest choice; the first one of equals."""
         return self.log_probabilities.index(max(self.log_probabilities))
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A sample with what the model said, as it is saved: all that a scorer gets.
+    """A sample with the model's answer, as it is saved: everything that a scorer gets.
 
     Attributes:
         prompt: Text as it was sent, chat template and placeholders included.
@@ -146,7 +146,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scores:
-    """What became of the records, in their order.
+    """The scores of the records, in their order.
 
     Attributes:
         parsed: The answers as the parser read it, JSON; None where it could not.
@@ -161,14 +161,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class JudgedScoring:
-    """How a judge scores the records under some protocols.
+    """The scoring of records by a judge under some protocols.
 
     Attributes:
         model: Judge that the benchmark's own program asks.
         runs: Number of independent repetitions.
         protocols: Protocols that need the judge.
         prompts: Names of the files with its prompts.
-        items: Makes what to ask of the records, under a protocol, with the prompts by name.
+        items: Makes the questions to the judge from the records, under a protocol, with the prompts by name.
         score: Makes the scores from the values by id of each run.
     """
 
@@ -182,7 +182,7 @@ class JudgedScoring:
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark. Of splits, prompts and protocols, the first is the default.
+    """A benchmark. The first split, prompt and protocol are the defaults.
 
     Attributes:
         name: Name on the command line and of its folder in a run.

@@ -1,4 +1,4 @@
-"""What the harnesses ask of a model: answers to prompts with images, and likelihoods of tokens."""
+"""The requests of the harnesses to a model: answers to prompts with images, and likelihoods of tokens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from owl2.processing import Owl2Processor
 
 
 class Completion:
-    """A model with its processor, by the directory that holds both; see `load_for_chat` for dtype and device."""
+    """A model with its processor, from the directory that holds both; see `load_for_chat` for dtype and device."""
 
     def __init__(self, pretrained: str, dtype: str = "auto", device: str = "auto", batch_size: int = 8) -> None:
         self.model: Owl2ForConditionalGeneration
@@ -22,7 +22,7 @@ class Completion:
 
     @property
     def context(self) -> int:
-        """Most tokens of prompt and answer together."""
+        """The largest number of tokens of prompt and answer together."""
         return self.model.config.text_config.max_position_embeddings
 
     def chat_prompt(self, text: str, num_images: int = 0) -> str:
@@ -74,6 +74,6 @@ class Completion:
 
 
 def stop_texts(settings: Mapping[str, Any]) -> list[str]:
-    """What ends an answer, from the settings of a request: `until` is one text or several."""
+    """The texts that end an answer, from the settings of a request: `until` is one text or several."""
     until = settings.get("until") or []
     return [text for text in ([until] if isinstance(until, str) else until) if text]

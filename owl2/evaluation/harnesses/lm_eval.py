@@ -6,8 +6,8 @@
     simple_evaluate(model=Owl2LM("DIR"), tasks=["arc_easy"])
 
 On the command line the model is known as `owl2` once this module is imported; `docs/evaluation/evaluate.md` shows how
-to give the harness local files. Its protocols differ from the paper's (specification, 98): a cross-check, not the
-record.
+to give the harness local files. Its protocols differ from the paper's (specification, 98): they are a cross-check,
+not the record.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ except ImportError:
     LM = object
 
     def register_model(*names: str) -> Any:
-        """Nothing to register with: importing stays possible, using does not."""
+        """Registers nothing: without the harness, this module can be imported but not used."""
         return lambda model: model
 
 
@@ -70,7 +70,7 @@ class Owl2LM(LM):  # type: ignore[misc]  # an object where the harness is not in
         return found
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-        """Log-probability of whole texts; each token once, with as much before it as the context holds."""
+        """Log-probability of whole texts; each token counts once, after as many tokens as the context holds."""
         found = []
         for request in requests:
             (text,) = request.args
@@ -94,7 +94,7 @@ class Owl2LM(LM):  # type: ignore[misc]  # an object where the harness is not in
         return answers
 
     def _row(self, context: str, continuation: str) -> tuple[list[int], int]:
-        """Tokens of both together, and how many belong to the continuation; the context is cut on its left."""
+        """The tokens of both together, and how many belong to the continuation; the context is cut on its left."""
         encode = self._completion.processor.encode_prompt
         tokens, alone = encode(context + continuation)["input_ids"], encode(context)["input_ids"]
         shared = max(shared_length(tokens, alone), int(self._opens(tokens)))

@@ -18,7 +18,7 @@ except ImportError:
     lmms = object
 
     def register_model(*names: str) -> Any:
-        """Nothing to register with: importing stays possible, using does not."""
+        """Registers nothing: without the harness, this module can be imported but not used."""
         return lambda model: model
 
 

@@ -18,11 +18,11 @@ def greedy_texts(
     stop: Sequence[str] = (),
     **settings: Any,
 ) -> list[str]:
-    """What greedy decoding adds to a batch padded on the left, without special tokens, cut before the first stop.
+    """The texts that greedy decoding adds to a left-padded batch, without special tokens, cut before the first stop.
 
     Args:
-        inputs: of `generate`, on the device of the model.
-        settings: further ones of `generate`.
+        inputs: Inputs of `generate`, on the device of the model.
+        settings: Further arguments of `generate`.
     """
     stopping = {"stop_strings": list(stop), "tokenizer": processor.tokenizer} if stop else {}
     output = model.generate(

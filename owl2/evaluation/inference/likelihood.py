@@ -1,4 +1,4 @@
-"""Likelihoods of choices after a context, with what they share run once.
+"""Likelihoods of choices after a context; what choices share is run once.
 
 Three things are shared: text that opens the contexts of a batch, such as the shots of a subject, is kept from batch to
 batch; a context with its image runs once for all its choices; and a choice of one token is read off the context's last
@@ -21,7 +21,7 @@ _SHORTEST_SHARED = 16  # tokens; a shorter beginning is not worth a pass of its 
 
 @dataclass(frozen=True)
 class Choices:
-    """What to rank for one sample, in tokens.
+    """The choices to rank for one sample, in tokens.
 
     Attributes:
         context: `input_ids` and `mm_token_type_ids` of all that stands before the choices.
@@ -43,7 +43,7 @@ def tokenize_choices(
     processor: Owl2Processor, prompt: str, choices: Sequence[str], pixel_values: torch.Tensor | None = None
 ) -> Choices:
     """Tokens of a prompt and its choices: each is tokenized with the prompt, since the pieces of a word depend on what
-    stands before it. The context is what all of them share of the prompt.
+    stands before it. The context is the part of the prompt that all of them share.
 
     Raises:
         ValueError: no choices, or one that is empty.
@@ -63,7 +63,7 @@ class LikelihoodScorer:
     """Ranks the choices of batches of samples.
 
     Args:
-        shares_prefixes: keep the text that opens the contexts from batch to batch.
+        shares_prefixes: Keep the state after the text that opens the contexts from batch to batch.
     """
 
     model: Owl2ForConditionalGeneration
@@ -77,7 +77,7 @@ class LikelihoodScorer:
         """Likelihoods of the choices of each sample.
 
         Args:
-            whole_sequences: also those of the contexts, which take logits at every position.
+            whole_sequences: Also compute those of the contexts, which takes logits at every position.
         """
         contexts = self._run_contexts(samples, whole_sequences)
         chosen = self._run_choices(samples, contexts)
@@ -121,7 +121,7 @@ class LikelihoodScorer:
         return rows[0][:length] if length >= _SHORTEST_SHARED else []
 
     def _run_prefix(self, prefix: list[int], whole_sequences: bool, count: int) -> "_State":
-        """The state after the prefix, `count` times; run only if the last one run does not begin with it."""
+        """The state after the prefix, `count` times; it is run only if the last prefix does not begin with it."""
         if not prefix:
             return _State.empty(self.model, count)
         known, state = shared_length(self._prefix, prefix), self._prefix_state
@@ -193,7 +193,7 @@ class LikelihoodScorer:
     def _continuation_log_probabilities(
         self, state: "_State", inputs: Sequence[dict[str, list[int]]], rows: Sequence[tuple[int, ...]]
     ) -> list[float]:
-        """Of all but the first token of each row, which are run after the state."""
+        """Log-probabilities of all but the first token of each row, which are run after the state."""
         extended = self._extend(_State(state.cache, state.mask, None, [[] for _ in rows], False), inputs, None, True)
         assert extended.last is not None
         return [sum(extended.tokens[index]) + float(extended.last[index, row[-1]]) for index, row in enumerate(rows)]
@@ -212,12 +212,12 @@ class LikelihoodScorer:
 
 @dataclass
 class _State:
-    """What the model has read of B samples.
+    """The state of the model after what it has read of B samples.
 
     Attributes:
         mask: [B, S], 0 at padding.
         last: log-probabilities [B, V] of the next token; None where nothing was read.
-        tokens: log-probabilities of the tokens read but the first, if `is_whole`.
+        tokens: Log-probabilities of all tokens read except the first, if `is_whole`.
     """
 
     cache: DynamicCache
@@ -236,7 +236,7 @@ class _State:
         return [sum(tokens) for tokens in self.tokens]
 
     def selected(self, indices: list[int], length: int | None = None) -> "_State":
-        """A copy of some samples, which may occur again; or of no more than their first `length` tokens."""
+        """A copy of some samples, which may be repeated, or of their first `length` tokens."""
         length = self.mask.shape[1] if length is None else length
         is_shorter = length < self.mask.shape[1]
         cache = DynamicCache()
@@ -253,7 +253,7 @@ class _State:
 
 
 def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two rows have in common at their beginning."""
+    """The number of tokens that two rows have in common at their beginning."""
     pairs = zip(first, second, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 

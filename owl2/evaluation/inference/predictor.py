@@ -1,4 +1,4 @@
-"""What the model says to samples of a task: prompts, images, batches, greedy answers or likelihoods."""
+"""Predicts samples of a task: prompts, images, batches, greedy answers or likelihoods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Predictor:
     """Prepares samples, which may run while the model works, and predicts batches of them.
 
     Args:
-        suffix: follows the chat template.
+        suffix: The text after the chat template.
         shares_prefixes: see `LikelihoodScorer`.
     """
 
@@ -82,7 +82,7 @@ class Predictor:
         )
 
     def predict(self, batch: Sequence[Prepared]) -> list[Prediction]:
-        """Records of a batch, whose samples are either all ranked or all answered."""
+        """Predicts a batch, whose samples are either all ranked or all answered."""
         ranked = [entry.choices for entry in batch if entry.choices is not None]
         if ranked:
             whole = any(entry.sample.whole_sequence for entry in batch)

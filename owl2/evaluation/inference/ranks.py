@@ -17,7 +17,7 @@ class Ranks:
     """This process among `size`; as a context manager it opens and closes the group of processes."""
 
     group: dist.ProcessGroup | None = None
-    """The default one if `None`."""
+    """The group of processes; the default one if `None`."""
 
     def __init__(self) -> None:
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -37,18 +37,18 @@ class Ranks:
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """The device of this process, where "auto" was asked for on several GPUs: one each."""
+        """The device of this process: with "auto" on several GPUs, each process has its own."""
         if name != "auto" or self.size == 1 or not torch.cuda.is_available():
             return name
         return f"cuda:{self.local_rank}"
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Waits until all processes are here."""
         if self.size > 1:
             dist.barrier(group=self.group)
 
     def any_of(self, is_so: bool) -> bool:
-        """Whether it is so on any process; they wait for each other."""
+        """Whether a condition holds on any process; the processes wait for each other."""
         if self.size == 1:
             return is_so
         found = torch.tensor(int(is_so))

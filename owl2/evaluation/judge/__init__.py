@@ -1,1 +1,1 @@
-"""The parts of a judge: requests, their cache, the endpoint, and what each benchmark asks."""
+"""The parts of a judge: requests, their cache, the endpoint, and the questions of each benchmark."""

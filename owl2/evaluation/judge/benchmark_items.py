@@ -1,4 +1,4 @@
-"""What a judge is asked in MM-Vet, MMHal-Bench, video question answering and MMBench (specification, 6.4 and 10 to 12).
+"""Questions to a judge in MM-Vet, MMHal-Bench, video question answering and MMBench (specification, 6.4, 10 to 12).
 
 Prompts are files under `owl2/evaluation/prompts`, in our own words; their README says what is official in them. Each
 function takes another `prompt`, such as the official one from a file.
@@ -28,10 +28,10 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def read_prompt(name: str, directory: Path | None = None) -> str:
-    """The text of a prompt file without the line end that closes it: of the directory if it has it, else ours.
+    """The text of a prompt file without its last line end: that of the directory if it has one, otherwise ours.
 
     Raises:
-        ValueError: the directory is none, or its file is not UTF-8.
+        ValueError: It is not a directory, or its file is not UTF-8.
     """
     if directory is not None and not directory.is_dir():
         raise ValueError(f"the judge's prompts are to be in {directory}, which is not a directory")
@@ -140,7 +140,7 @@ def _user(text: str) -> JudgeMessage:
 
 
 def _fill(template: str, **values: str) -> str:
-    """The template with its slots filled, in one pass: braces in a value stay what they are."""
+    """The template with its slots filled in one pass: braces in a value stay as they are."""
     lacking = sorted(set(values) - set(_SLOT.findall(template)))
     if lacking:
         raise ValueError(f"the judge's prompt lacks the slots {lacking}: {template!r:.200}")
@@ -148,6 +148,6 @@ def _fill(template: str, **values: str) -> str:
 
 
 def _mmhal_rating(reply: str) -> int | None:
-    """As `mmhal_score`, but `None` where that warns and gives 0, to be counted."""
+    """The rating of `mmhal_score`, but `None` where that warns and gives 0, so that it is counted."""
     ratings = mmhal_ratings(reply)
     return ratings[0] if len(ratings) == 1 else None

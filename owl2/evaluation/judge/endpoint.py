@@ -34,7 +34,7 @@ class JudgeFailure(Exception):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a judge runs: `base_url` without "/chat/completions"; `timeout` in seconds, for a whole request."""
+    """The endpoint of a judge: `base_url` is without "/chat/completions", `timeout` is for a whole request."""
 
     base_url: str
     api_key: str = field(repr=False)
@@ -42,7 +42,7 @@ class Endpoint:
 
     @classmethod
     def from_environment(cls, base_url: str | None, api_key: str | None, timeout: float) -> "Endpoint":
-        """An endpoint; `OPENAI_BASE_URL` and `OPENAI_API_KEY` replace what is `None`.
+        """An endpoint; `OPENAI_BASE_URL` and `OPENAI_API_KEY` replace arguments that are `None`.
 
         Raises:
             ValueError: no key, a base URL that is not http(s), or a timeout that is not positive.
@@ -61,7 +61,7 @@ class Endpoint:
         return cls(base_url.rstrip("/"), api_key, timeout)
 
     def send(self, request: JudgeRequest) -> JudgeReply:
-        """Ask once.
+        """Asks once.
 
         Raises:
             JudgeFailure: no usable answer this time.
@@ -103,14 +103,14 @@ class Endpoint:
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """A redirect would hand the key to another server."""
+    """Refuses redirects, which would hand the key to another server."""
 
     def redirect_request(self, *arguments: Any, **keywords: Any) -> None:
         return None
 
 
 def _read_until(deadline: float, read: Callable[[int], bytes]) -> bytes:
-    """A whole body; a socket's own timeout starts again with each byte."""
+    """Reads a whole body by a deadline: a socket's own timeout starts again with each byte."""
     chunks = []
     while chunk := read(_CHUNK):
         chunks.append(chunk)

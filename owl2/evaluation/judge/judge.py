@@ -6,7 +6,7 @@
     mean, deviation = mean_and_deviation([100 * fmean(run.values().values()) for run in runs])
 
 Every reply is kept on disk before it is read, so a run that was cut off resumes where it stopped, and `replay=True`
-gives the same verdicts again without network or key. What fails is counted by kind, item by item.
+gives the same verdicts again without network or key. Failures are counted by kind, item by item.
 """
 
 import os
@@ -36,9 +36,9 @@ class JudgeItem(Generic[T]):
 
     Attributes:
         id: Name of the sample.
-        asks: What to ask; each but the first only if the reply to the one before could not be read.
-        parse: the value in a reply, or `None` if it has none. Runs in several threads.
-        fallback: the benchmark's value where no reply can be read.
+        asks: The questions; each but the first is asked only if the reply to the one before could not be read.
+        parse: Finds the value in a reply, or `None` if it has none. Runs in several threads.
+        fallback: The benchmark's value where no reply can be read.
     """
 
     id: str
@@ -49,14 +49,14 @@ class JudgeItem(Generic[T]):
 
 @dataclass(frozen=True)
 class Verdict(Generic[T]):
-    """What became of an item.
+    """The outcome of an item.
 
     Attributes:
         value: The judge's value; the fallback where its replies could not be read; `None` without an answer.
         reply: the last reply, if there was any.
         failure: `None`, "unparsed", or the kind of the failure that left the item without an answer.
-        failed_attempts: number of attempts that failed by kind, those made good by a later attempt included.
-        served_by: the model that wrote the last reply, by the endpoint's word.
+        failed_attempts: Number of failed attempts by kind, including those followed by a successful one.
+        served_by: The model that wrote the last reply, according to the endpoint.
     """
 
     id: str
@@ -81,16 +81,16 @@ class JudgeRun(Generic[T]):
 
     @property
     def failed_attempts(self) -> dict[str, int]:
-        """Number of attempts by kind of failure, those made good later included."""
+        """Number of failed attempts by kind, including those followed by a successful one."""
         return _count(kind for verdict in self.verdicts for kind in Counter(verdict.failed_attempts).elements())
 
     @property
     def served_by(self) -> dict[str, int]:
-        """Number of items by the model that wrote the reply, by the endpoint's word."""
+        """Number of items by the model that wrote the reply, according to the endpoint."""
         return _count(verdict.served_by for verdict in self.verdicts)
 
     def values(self, allow_partial: bool = False) -> dict[str, T]:
-        """Value of each item by id.
+        """The value of each item by id.
 
         Args:
             allow_partial: leave out the items that got no answer.
@@ -126,7 +126,7 @@ class Judge:
             malformed answer. They wait 1, 2, 4, ... up to 60 seconds, less up to a half by chance, or as long as the
             endpoint asks for, again up to 60.
         concurrency: requests at a time.
-        wait: how to wait a number of seconds.
+        wait: Waits a number of seconds.
 
     Raises:
         ValueError: no key, unless `replay`; a base URL that is not http(s); a number out of range.
@@ -157,7 +157,7 @@ class Judge:
         self._locks: dict[str, Lock] = {}  # by request, so that equal ones are sent once
 
     def run(self, items: Sequence[JudgeItem[T]], run: int = 0) -> JudgeRun[T]:
-        """Judge all items; `run` numbers independent repetitions, which share no reply.
+        """Judges all items; `run` numbers independent repetitions, which share no reply.
 
         Raises:
             JudgeCacheMiss: a replay lacks replies. The message says how many items lack one, and names the first.

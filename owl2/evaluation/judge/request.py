@@ -1,4 +1,4 @@
-"""What a judge is asked and what it replies, independent of where the judge runs."""
+"""Questions to a judge and its replies, independent of where the judge runs."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True)
 class JudgeReply:
-    """Text of a judge, and the model that the endpoint says has written it."""
+    """The text of a judge, and the model that wrote it according to the endpoint."""
 
     text: str
     served_by: str | None = None

@@ -1,6 +1,6 @@
 """The scores of every benchmark as pure functions: no model, no torch, no files.
 
-Each takes what a model said and what is right, and follows the program that the benchmark is scored with. Where several
+Each takes what a model said and the right answer, and follows the program that scores the benchmark. Where several
 programs disagree, `protocol` names one.
 """
 

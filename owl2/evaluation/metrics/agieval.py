@@ -61,7 +61,7 @@ def _cloze_answer(text: str) -> str | None:
 
 
 def _after_announcement(text: str) -> str:
-    """What follows the last announcement of an answer; of a text that begins with one, what follows that one."""
+    """The text after the last announcement of an answer, or after an announcement at the very beginning."""
     for announcement in _ANNOUNCEMENTS:
         if text.startswith(announcement):
             text = text.removeprefix(announcement).strip()
@@ -84,7 +84,7 @@ def _last_boxed(text: str) -> str | None:
 
 
 def _between_dollars(text: str) -> str | None:
-    """Right side of what stands between the first and the last dollar sign of the last line that has two."""
+    """The right side of the text between the first and the last dollar sign of the last line that has two."""
     matches = _BETWEEN_DOLLARS.findall(text)
     return _right_side(matches[-1]) if matches else None
 

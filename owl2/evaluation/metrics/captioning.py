@@ -44,8 +44,8 @@ def caption_scores(
     averaged, and a set of one image scores 0, with a warning. An empty caption scores 0 and counts.
 
     Args:
-        references: for each image its reference captions as written, at least one.
-        hypotheses: for each image the caption to score. The ids must be those of the references.
+        references: The reference captions of each image as written, at least one.
+        hypotheses: The caption of each image to score. The ids must be those of the references.
         metrics: any of "CIDEr", "BLEU_1" to "BLEU_4", "ROUGE_L", "METEOR". The last needs Java and pycocoevalcap.
 
     Returns:
@@ -55,7 +55,7 @@ def caption_scores(
     Raises:
         ValueError: an unknown metric, no image, ids that differ, an image without references, or a caption that is no
             text.
-        ImportError, RuntimeError: METEOR is asked for, and pycocoevalcap or Java is not there.
+        ImportError, RuntimeError: METEOR is asked for, and pycocoevalcap or Java was not found.
     """
     _check(references, hypotheses, metrics)
     ids = list(references)
@@ -98,7 +98,7 @@ def cider(references: References, hypotheses: Hypotheses, sigma: float = 6.0) ->
 
 
 def _cosines(hypothesis: Mapping[NGram, float], reference: Mapping[NGram, float]) -> list[float]:
-    """For n = 1 to 4 the cosine of the two vectors, each weight of the hypothesis at most that of the reference."""
+    """The cosines of the two vectors for n = 1 to 4; weights of the hypothesis are cut at those of the reference."""
     products, squares, reference_squares = [0.0] * 4, [0.0] * 4, [0.0] * 4
     for gram, weight in hypothesis.items():
         squares[len(gram) - 1] += weight**2
@@ -170,7 +170,7 @@ def _longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> 
 
 
 def _counts(text: str) -> Counter[NGram]:
-    """How often each n-gram of 1 to 4 words is in the text."""
+    """The count of each n-gram of 1 to 4 words in the text."""
     words = text.split()
     return Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
 

@@ -1,4 +1,4 @@
-"""What a judge's reply says: MM-Vet, MMHal-Bench, video question answering (specification, sections 10 to 12).
+"""Reads replies of judges: MM-Vet, MMHal-Bench, video question answering (specification, sections 10 to 12).
 
 Each reads replies as the benchmark's official script does, except for replies that make it crash or poison its means.
 """

@@ -16,8 +16,8 @@ def meteor_scores(references: Sequence[Sequence[str]], hypotheses: Sequence[str]
     """Scores tokenized hypotheses with METEOR 1.5 (`-l en -norm`), as the official evaluation does.
 
     Args:
-        references: for each image its tokenized references, at least one.
-        hypotheses: for each image its tokenized caption.
+        references: The tokenized references of each image, at least one.
+        hypotheses: The tokenized caption of each image.
 
     Returns:
         The score of the whole set (not the mean of the images: METEOR adds up their statistics first), and of each.
@@ -64,7 +64,7 @@ def _jar() -> Path:
 
 
 def _field(text: str) -> str:
-    """The text without what separates fields."""
+    """The text without separators of fields."""
     return text.replace("|||", "").replace("  ", " ")
 
 

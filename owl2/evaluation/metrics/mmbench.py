@@ -66,7 +66,7 @@ def mmbench_circular(rows: Iterable[Mapping[str, Any]], protocol: str = "vlmeval
     Args:
         rows: columns of the official TSV (`index`, `A`, `B`, ..., `answer`, `category`, `l2-category`, perhaps
             `g_index`) and `prediction`, in any order. Empty, `None` or NaN is a missing option or an empty prediction.
-        protocol: of `mmbench_choice`.
+        protocol: The protocol of `mmbench_choice`.
 
     Returns:
         `accuracy`: mean over questions. `groups`: 0 or 1 by index of the question's base row. `per_l2` and

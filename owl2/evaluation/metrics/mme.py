@@ -25,7 +25,7 @@ _PREFIX = 4  # characters of an answer that are read
 
 
 def mme_answer(prediction: str) -> Literal["yes", "no", "other"]:
-    """What an answer says: "yes", then "no", if its first four characters hold that word, in any case.
+    """Reads an answer: "yes", or else "no", if its first four characters hold that word, in any case.
 
     Nothing is stripped and no word boundary asked for: "    yes" is other, "know" and "None" are no.
     """

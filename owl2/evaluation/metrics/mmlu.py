@@ -86,10 +86,10 @@ class MmluScores(TypedDict):
 
 
 def mmlu_scores(correct: Mapping[str, Sequence[bool]], protocol: str = "opencompass2023") -> MmluScores:
-    """Accuracies of the subjects that are given; whether all 57 are is for the caller to check.
+    """Accuracies of the given subjects; the caller checks whether all 57 are among them.
 
     Args:
-        correct: for each subject ("college_biology"), whether each of its questions was answered correctly.
+        correct: Whether each question of a subject ("college_biology") was answered correctly, by subject.
         protocol: "opencompass2023" averages the subjects of a group and has anatomy in STEM;
             "classic" (the original repository) averages the questions of a group and has anatomy in "other".
 

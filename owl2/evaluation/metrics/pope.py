@@ -11,7 +11,7 @@ _NEGATIVE = {"No", "no", "not"}
 
 
 def pope_answer(prediction: str) -> Literal["yes", "no"]:
-    """What an answer says: "no" if No, no or not stands between spaces before the first period, else "yes".
+    """Reads an answer: "no" if No, no or not stands between spaces before the first period, otherwise "yes".
 
     Commas are deleted, nothing is stripped: "", "NO", "no!", "cannot", "isn't", "\\nno" and "Yes. Not red" are yes.
     """
@@ -24,7 +24,7 @@ def pope_scores(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, 
 
     Args:
         predictions: raw texts, or what `pope_answer` made of them.
-        labels: in the order of the predictions; whatever is not "no" counts as yes.
+        labels: The labels in the order of the predictions; whatever is not "no" counts as yes.
 
     Returns:
         `accuracy`, `precision`, `recall`, `f1` and `yes_ratio` (of the predictions), as fractions. A ratio of 0 to 0,

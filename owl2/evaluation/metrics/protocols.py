@@ -1,4 +1,4 @@
-"""Choosing among the programs that score a benchmark differently."""
+"""The choice among the programs that score a benchmark differently."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -10,7 +10,7 @@ def chosen_protocol(protocols: Mapping[str, Rule], name: str) -> Rule:
     """The protocol of that name.
 
     Raises:
-        ValueError: there is none; the message has those that there are.
+        ValueError: There is none; the message lists the existing ones.
     """
     if name not in protocols:
         raise ValueError(f"unknown protocol {name!r}: choose one of {', '.join(protocols)}")

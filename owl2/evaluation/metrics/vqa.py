@@ -39,7 +39,7 @@ _WITHOUT_ONE_OF_TWO = """
 
 
 def _contractions() -> dict[str, str]:
-    """What the official table turns into what: contractions that lack one apostrophe, and its oddities.
+    """The replacements of the official table: contractions that lack one apostrophe, and its oddities.
 
     Keys with a capital I never match, since the text is lower case by then; they are the table's.
     """
@@ -141,8 +141,8 @@ def human_agreement(predicted: str, references: list[str]) -> float:
 
 
 def unanswerable_scores(predictions: Sequence[str], unanswerable: Sequence[bool]) -> dict[str, float]:
-    """How well predictions tell which questions have no answer, as VizWiz' program counts it: `average_precision` and
-    `f1` of the prediction "unanswerable", which is compared as in `vizwiz_official`.
+    """Scores how well predictions tell which questions have no answer, as VizWiz' program does: `average_precision`
+    and `f1` of the prediction "unanswerable", which is compared as in `vizwiz_official`.
 
     The prediction is yes or no, so the precision-recall curve has two points: the predicted ones, and all. Where no
     question is unanswerable both are 0.

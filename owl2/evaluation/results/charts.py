@@ -11,7 +11,7 @@ _OURS, _PUBLISHED = "tab:blue", "tab:orange"
 
 
 class Compared(Protocol):
-    """What is drawn of a comparison."""
+    """The parts of a comparison that are drawn."""
 
     @property
     def label(self) -> str: ...

@@ -42,7 +42,7 @@ class PublishedComparison:
 
 
 def read_results(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """The results of runs, in the order of the tasks. A task may be there with several splits, prompts and frames.
+    """The results of runs, in the order of the tasks. A task may occur with several splits, prompts and prompt formats.
 
     Raises:
         ValueError: a run has no result, or two runs have one of the same task, split, prompt and prompt format.
@@ -75,7 +75,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def compare(results: Sequence[dict[str, Any]]) -> list[PublishedComparison]:
-    """All measures of the results that a published table has too."""
+    """Compares all measures of the results that a published table has too."""
     tables = published_tables()
     found: list[PublishedComparison] = []
     for result in results:
@@ -115,7 +115,7 @@ def _compare(
 
 
 def fairest(comparisons: Sequence[PublishedComparison]) -> list[PublishedComparison]:
-    """Of the comparisons of a measure, which several splits and prompts may have, that with the fewest reasons."""
+    """The comparison with the fewest reasons, among those of a measure with several splits and prompts."""
     chosen: dict[tuple[str, str], PublishedComparison] = {}
     for entry in sorted(comparisons, key=lambda entry: len(entry.reasons)):
         chosen.setdefault((entry.table, entry.measure), entry)
@@ -123,7 +123,7 @@ def fairest(comparisons: Sequence[PublishedComparison]) -> list[PublishedCompari
 
 
 def _column(table: PublishedTable, measure: str) -> tuple[PublishedColumn, float | None]:
-    """Column of a measure, and the value of mPLUG-Owl2."""
+    """The column of a measure, and the value of mPLUG-Owl2."""
     for reference in table.references:
         measures = table.measures(reference)
         if measure in measures:
@@ -146,7 +146,7 @@ def _expected(task: Task, split: str, named: str) -> tuple[str, str]:
 
 
 def _reasons(task: Task, result: dict[str, Any], protocol: str, named: str) -> Iterator[str]:
-    """Why a result must not be compared with the published one, as far as its samples and prompts go."""
+    """Reasons why a result must not be compared with the published one that lie in its samples and prompts."""
     if result["partial"]:
         yield f"{result['samples']} of {result['samples_of_split']} samples"
     expected = result["samples_expected"]
@@ -168,7 +168,7 @@ def _reasons(task: Task, result: dict[str, Any], protocol: str, named: str) -> I
 
 
 def _reasons_of_judge(task: Task, entry: dict[str, Any]) -> Iterator[str]:
-    """The same, as far as the judge goes."""
+    """Reasons why a result must not be compared with the published one that lie in the judge."""
     judged = entry.get("judged_by")
     if not judged or not task.judged:
         return

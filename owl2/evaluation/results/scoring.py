@@ -1,4 +1,4 @@
-"""Scores of saved predictions, in any protocol, from their file alone."""
+"""Scores saved predictions under any protocol, from their file alone."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ _OF_HEADER = (
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """The judge to use; see `Judge`. `model` None is the one that the benchmark's own program asks, `runs` likewise.
+    """The judge to use; see `Judge`. Where `model` or `runs` is None, it is that of the benchmark's own program.
 
     Attributes:
         prompts: directory of prompt files that take the place of ours of the same name, such as the official texts.
@@ -86,7 +86,7 @@ def task_directories(run: Path) -> list[Path]:
 
 
 def with_protocol(directories: Sequence[Path], protocol: str | None) -> tuple[list[Path], dict[Path, str]]:
-    """The directories whose predictions a protocol can score, and of the others why not; all, where it is None.
+    """The directories whose predictions a protocol can score, and the reasons of the others; all where it is None.
 
     Raises:
         ValueError: it can score none of several; the message has those that can.
@@ -108,7 +108,7 @@ def _protocols(directory: Path) -> tuple[str, ...]:
 
 
 def with_submission(directories: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """The directories whose predictions an evaluation server takes, and of the others why it does not.
+    """The directories whose predictions an evaluation server takes, and the reasons of the others.
 
     Raises:
         ValueError: it takes none of several.
@@ -123,7 +123,7 @@ def with_submission(directories: Sequence[Path]) -> tuple[list[Path], dict[Path,
 
 
 def _not_submitted(header: Mapping[str, Any]) -> str | None:
-    """Why no evaluation server takes predictions of this header; None if one does."""
+    """The reason why no evaluation server takes predictions of this header; None if one does."""
     task = task_named(header["task"])
     if task.submission is None:
         return f"{task.title} has no submission to an evaluation server"
@@ -136,7 +136,7 @@ def _not_submitted(header: Mapping[str, Any]) -> str | None:
 
 
 def default_judge_cache(run: Path) -> Path:
-    """Where `owl2 evaluate` keeps a judge's replies: in the run, also where `run` is one of its tasks."""
+    """The directory in which `owl2 evaluate` keeps a judge's replies: in the run, even if `run` is one of its tasks."""
     return (run.parent if (run / PREDICTIONS).is_file() else run) / "judge_cache"
 
 
@@ -148,8 +148,8 @@ def score_directory(
 ) -> dict[str, Any]:
     """Scores the predictions of a task and adds the result to its `scores.json`, next to those of other protocols.
 
-    Results of other predictions than these are dropped there. Each line of the predictions gets what the default
-    protocol made of it, and the header names that protocol as `parser` and `scorer`.
+    Results of other predictions are dropped there. Each line of the predictions gets the answer and the score of the
+    default protocol, and the header names that protocol as `parser` and `scorer`.
 
     Args:
         protocol: Protocol to score; by default all that need no judge and no other program, and with a `judge` those
@@ -180,7 +180,7 @@ def score_directory(
 
 
 def write_submission(directory: Path, out: Path) -> Path:
-    """Writes what the evaluation server of a task takes, and says where.
+    """Writes what the evaluation server of a task takes, and returns the file.
 
     Raises:
         ValueError: no server takes these predictions, or some are missing.
@@ -231,7 +231,7 @@ def _scores(
 
 
 def _described(name: str, prompt: str) -> dict[str, Any]:
-    """A prompt of a judge by its hash, and whether it is the one in this project's own words."""
+    """A prompt of a judge by its hash, and whether it is in this project's own words."""
     return {"sha256": hashlib.sha256(prompt.encode()).hexdigest(), "own_words": prompt == read_prompt(name)}
 
 
@@ -262,7 +262,7 @@ def _add_results(
 
 
 def not_comparable(counted: Mapping[str, Any]) -> str | None:
-    """What to say of a header or a result whose split has another number of samples than the official one."""
+    """The warning about a header or result whose split has another number of samples than the official one."""
     if counted["samples_expected"] in (None, counted["samples_of_split"]):
         return None
     return f"NOT COMPARABLE: the official split has {counted['samples_expected']} samples"

@@ -53,7 +53,7 @@ _INTRODUCTIONS = {
         }.items()
     },
 }
-"""Of OpenCompass' mixed configuration (agieval_mixed)."""
+"""The introductions of OpenCompass' mixed configuration (agieval_mixed)."""
 
 _LETTERS = re.compile("[A-G]+")  # of a label
 _FIRST_LETTERS = re.compile("[A-D]+")
@@ -86,7 +86,7 @@ def _options(row: Row) -> list[str]:
 
 
 def _gold(row: Row, name: str) -> str | list[str]:
-    """The label, one letter or several; of the cloze sets the answer."""
+    """The label, one letter or several; for the cloze sets, the answer."""
     if AGIEVAL_DATASETS[name] == "cloze":
         return row.text("answer")
     label = row.values.get("label")
@@ -97,7 +97,7 @@ def _gold(row: Row, name: str) -> str | list[str]:
 
 
 def _opencompass(name: str, dataset: str, passage: str, question: str, options: list[str], gold: Any) -> Sample:
-    """One question of OpenCompass' mixed configuration: letters are ranked, the rest is generated."""
+    """A question of OpenCompass' mixed configuration: letters are ranked, other answers are generated."""
     text = f"{_INTRODUCTIONS[dataset]}\n{passage}{question}"
     hint = "答案是：" if dataset in _CHINESE_HINT else "The answer is "
     choices: tuple[str, ...] = ()

@@ -108,7 +108,7 @@ def _score(records: Sequence[Prediction], protocol: str) -> Scores:
 
 
 def _parsed(text: str, target: str, name: str, protocol: str) -> tuple[str, str]:
-    """Answer and target as they are compared."""
+    """The answer and the target in the form in which they are compared."""
     if name in CHOICE_TASKS:
         return bbh_answer(text, "choice", protocol), bbh_answer(target, "choice", protocol)
     answer = bbh_answer(text, "free", protocol)

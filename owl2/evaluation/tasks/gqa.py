@@ -62,7 +62,7 @@ def _type(row: Row, name: str, known: Sequence[str]) -> str:
 
 
 def _steps(row: Row) -> int:
-    """Steps of reasoning, without those that only look whether something exists or ask for its name."""
+    """The number of reasoning steps, without those that only check whether something exists or ask for its name."""
     steps = [f"{step.string('operation')}: {step.string('argument')}" for step in row.rows("semantic")]
     return sum(not any(part in step for part in _NO_STEPS) for step in steps)
 

@@ -95,7 +95,7 @@ def _score(records: Sequence[Prediction], protocol: str) -> Scores:
 
 
 def _circular(records: Sequence[Prediction], predictions: Sequence[str], protocol: str) -> Scores:
-    """CircularEval of predictions, which a judge's letters may have replaced."""
+    """CircularEval of predictions, in which a judge's letters may have replaced answers."""
     parsed = [
         mmbench_choice(text, record.details["options"], protocol)
         for text, record in zip(predictions, records, strict=True)
@@ -120,7 +120,7 @@ def _circular(records: Sequence[Prediction], predictions: Sequence[str], protoco
 
 
 def _metric_row(record: Prediction, prediction: str) -> dict[str, Any]:
-    """A row as `mmbench_circular` takes it."""
+    """The row that `mmbench_circular` takes."""
     details = record.details
     named = {name: details[name] for name in ("g_index", "category", "l2-category")}
     return {"index": record.id, "answer": record.gold, "prediction": prediction, **named, **details["options"]}
@@ -140,7 +140,7 @@ def _judge_items(records: Sequence[Prediction], protocol: str, prompts: Mapping[
 
 
 def _judged_score(records: Sequence[Prediction], runs: Sequence[Mapping[str, Any]], protocol: str) -> Scores:
-    """With the judge's letters in place of undecided answers; of several runs the means."""
+    """Scores with the judge's letters in place of undecided answers; the means over several runs."""
     of_runs = [
         _circular(records, [run.get(record.id, record.answer) for record in records], "vlmevalkit") for run in runs
     ]

@@ -100,7 +100,7 @@ def _row(where: str, image: str, question: str, gold: str) -> Row:
 
 
 def _check_pairs(rows: Sequence[Row]) -> None:
-    """Two rows in a row ask about one image, which no others do."""
+    """Checks that each two consecutive rows ask about one image, and no others do."""
     for first, second in zip(rows[::2], rows[1::2], strict=False):
         if first.text("image") != second.text("image"):
             raise second.error(
@@ -129,7 +129,7 @@ def _score(records: Sequence[Prediction], protocol: str) -> Scores:
 
 
 def _paired(rows: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """Rows of images with both questions, and the number of the others, which only a part of the files has."""
+    """The rows of images with both questions, and the number of other rows, which incomplete files have."""
     by_image: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         by_image.setdefault((row["category"], row["image"]), []).append(row)
@@ -142,7 +142,7 @@ def _paired(rows: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
 
 
 def _lmms_answer(prediction: str) -> str:
-    """As lmms-eval: white space around and periods are dropped, and `y` and `n` count."""
+    """Reads an answer as lmms-eval does: outer white space and periods are dropped, and `y` and `n` count."""
     text = prediction.lower().strip().replace(".", "")
     return {"y": "yes", "n": "no"}.get(text) or mme_answer(text)
 

@@ -14,7 +14,7 @@ from owl2.evaluation.tasks.shared.common import only_judged, verbatim
 from owl2.evaluation.tasks.shared.judged_runs import summary_over_runs
 
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
-"""Of the questions, by their index modulo 8."""
+"""The types of the questions, by their index modulo 8."""
 
 _HALLUCINATES_BELOW = 3
 
@@ -71,7 +71,7 @@ def _score(records: Sequence[Prediction], runs: Sequence[Mapping[str, int]], pro
 
 
 def _measures(records: Sequence[Prediction], ratings: Mapping[str, int]) -> dict[str, float]:
-    """Of one run: mean rating, share of answers that hallucinate, mean rating of each type of question."""
+    """Measures of one run: mean rating, share of answers that hallucinate, mean rating of each type of question."""
     rated = [(_kind(record), ratings[record.id]) for record in records if record.id in ratings]
     if not rated:
         return {}

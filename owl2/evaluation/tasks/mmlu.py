@@ -120,7 +120,7 @@ def _score(records: Sequence[Prediction], protocol: str) -> Scores:
 
 
 def _parsed(record: Prediction, protocol: str) -> str:
-    """The letter chosen; of a generated answer its first capital letter or the first option that it names, if any."""
+    """The letter chosen; in a generated answer, its first capital letter or the first option that it names, if any."""
     if protocol == "opencompass2023_gen":
         return next((character for character in record.answer if character.isupper()), "")
     if protocol == "opencompass_gen":

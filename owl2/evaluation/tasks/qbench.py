@@ -1,4 +1,4 @@
-"""Q-Bench: low-level perception (A1), and as an option quality scores of images (A3) (specification, 8)."""
+"""Q-Bench: low-level perception (A1) and, optionally, quality scores of images (A3) (specification, 8)."""
 
 import json
 import math
@@ -83,7 +83,7 @@ def _score(records: Sequence[Prediction], protocol: str) -> Scores:
 
 
 def _quality_scores(records: Sequence[Prediction]) -> Scores:
-    """The probability of "good" against "poor" as a quality, correlated with the mean opinion scores."""
+    """Correlates the probability of "good" against "poor" with the mean opinion scores."""
     qualities = []
     for record in records:
         good, poor = record.ranking.log_probabilities

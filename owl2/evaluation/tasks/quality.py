@@ -20,7 +20,7 @@ _MOST_FRAMES = 24  # of a video, one a second
 
 
 def _annotations(root: Path, split: str) -> Path:
-    """`quality/<set>` with one of the endings; the first that is there."""
+    """The first existing file `quality/<set>` with one of the endings."""
     files = [root / "quality" / f"{split}{ending}" for ending in _ENDINGS]
     return next((file for file in files if file.is_file()), files[0])
 
@@ -58,7 +58,7 @@ def _score(records: Sequence[Prediction], protocol: str) -> Scores:
 
 
 def _weighted(log_probabilities: Sequence[float]) -> float:
-    """Mean of the levels under the softmax over them alone."""
+    """The mean of the levels under the softmax over their tokens alone."""
     highest = max(log_probabilities)
     parts = [math.exp(value - highest) for value in log_probabilities]
     return sum(part * value for part, value in zip(parts, LEVEL_VALUES, strict=True)) / sum(parts)

@@ -53,7 +53,7 @@ def _shipped_frames(root: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def _kind(row: Row) -> str:
-    """Whether the question is about an image or a video, on which type and data must agree."""
+    """The kind of the question, image or video, on which its type and its data must agree."""
     kind, number = row.text("data_type"), row.integer("question_type_id")
     if number not in _TYPES or kind != ("video" if number >= _FIRST_VIDEO_TYPE else "image"):
         raise row.error(
@@ -89,7 +89,7 @@ def _image(root: Path, row: Row) -> Path:
 
 
 def _clip(root: Path, row: Row, number: int, prompt: str) -> Clip:
-    """The part of the video: seconds in EPIC-Kitchens, frames in Breakfast; of Something-Something the whole."""
+    """The part of the video: in seconds for EPIC-Kitchens, in frames for Breakfast; all of it for Something-Something."""
     path = Path(image_path(root / "seed" / "videos" / _FOLDERS[number], row.text("data_id"), row))
     # One frame is LLaVA's, the middle of the part; several are spread as SEED-Bench's program does.
     frames = _FRAMES[prompt]

@@ -73,7 +73,7 @@ def _ocr_words(file: Path) -> dict[str, list[str]]:
 
 
 def _score(records: Sequence[Prediction], protocol: str) -> Scores:
-    """The accuracy is given twice: also by whether the prompt had OCR words, which the paper reports apart."""
+    """Accuracy over all questions, and by whether the prompt had OCR words, which the paper reports apart."""
     scores = score_vqa(records, protocol)
     kind = "with_ocr" if records[0].details["ocr"] else "without_ocr"
     return Scores(scores.parsed, scores.scores, {**scores.summary, kind: scores.summary["accuracy"]})

@@ -14,7 +14,7 @@ _TYPES = {"0": "object", "1": "number", "2": "color", "3": "location"}
 
 
 def _questions(folder: Path) -> Iterator[VideoQuestion]:
-    """The rows of a file that is separated by tabs in spite of its name.
+    """The rows of a file, which is separated by tabs in spite of its name.
 
     Raises:
         ValueError: the columns are others, or a row has too few or too many, or an unknown type, or no one-word answer.

@@ -1,4 +1,4 @@
-"""Predictions that programs in the way of Video-ChatGPT have saved, to be scored here (specification, 12).
+"""Imports predictions saved by programs in the manner of Video-ChatGPT, to score them here (specification, 12).
 
     import_predictions("pred.json", "msvd_qa", "runs/other")  # then: owl2 score runs/other --judge
 
@@ -19,7 +19,7 @@ from owl2.evaluation.tasks.shared.video_qa import JUDGED
 from . import task_named
 
 IMPORTED = "imported"
-"""The name of the prompt in the header: it is unknown."""
+"""The name in the header of the prompt, which is unknown."""
 
 
 def import_predictions(path: AnyPath, task: str, run: AnyPath) -> Path:

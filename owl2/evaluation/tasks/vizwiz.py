@@ -36,7 +36,7 @@ def _load(root: Path, split: str, prompt: str) -> list[Sample]:
 
 
 def _rows(root: Path, split: str) -> Iterator[tuple[Row, str, Row | None]]:
-    """Each row with its image's name, and where its answers stand; None in the test split."""
+    """Each row with its image's name and the place of its answers, which is None in the test split."""
     file, *annotations = _files(root, split)
     if file.suffix == ".jsonl":
         yield from converted_rows(file, *annotations)
@@ -54,7 +54,7 @@ def _kinds(row: Row) -> dict[str, str | int]:
 
 
 def _score(records: Sequence[Prediction], protocol: str) -> Scores:
-    """Accuracy and, as the benchmark's own program, how well the unanswerable questions are found."""
+    """Accuracy and, as in the benchmark's own program, how well the unanswerable questions are found."""
     scores = score_vqa(records, protocol)
     if protocol != "vizwiz_official" or not all("answerable" in record.details for record in records):
         return scores

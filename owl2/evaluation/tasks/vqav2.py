@@ -1,4 +1,4 @@
-"""VQAv2: the answers of val are public, test-dev and test are scored by a server (specification, 2.4)."""
+"""VQAv2: the answers of val are public; test-dev and test are scored by a server (specification, 2.4)."""
 
 from collections.abc import Sequence
 from dataclasses import replace

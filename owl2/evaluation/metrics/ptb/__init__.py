@@ -1,1 +1,1 @@
-"""The Penn Treebank tokenizer that caption metrics stand on."""
+"""The Penn Treebank tokenizer of the caption metrics."""

@@ -44,12 +44,12 @@ QUOTES |= {character: "''" for character in "\u0094»”"}
 
 
 def _verbatim(text: str) -> list[str]:
-    """One token; a space inside becomes a no-break space."""
+    """Writes one token; a space inside becomes a no-break space."""
     return [text.replace(" ", "\u00a0")]
 
 
 def _whole(text: str) -> list[str]:
-    """One token as `_verbatim` writes it, but without soft hyphens."""
+    """Writes one token as `_verbatim` does, but without soft hyphens."""
     return [_verbatim(text)[0].replace("\u00ad", "") or "-"]
 
 

@@ -73,7 +73,7 @@ def _lines(text: str) -> list[list[str]]:
 
 
 def _longest(text: str, position: int, rules: list[Rule]) -> tuple[int, list[str]]:
-    """Where the next token ends, and what is written for it; white space and unknown characters give nothing."""
+    """The end of the next token and the text written for it, which is empty for white space and unknown characters."""
     best, end, seen = None, position + 1, position
     for pattern, write in rules:
         match = pattern.match(text, position)

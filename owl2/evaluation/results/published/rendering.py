@@ -19,7 +19,7 @@ def markdown(
     Args:
         ours: our results, in the units of their columns, by column key: `vqav2`, or `gpt_assisted.msvd_qa.score` where
             mPLUG-Owl2 has several rows.
-        reasons: by the same keys, why a result of ours must not be compared with the published one. They get a
+        reasons: Reasons why a result of ours must not be compared with the published one, by the same keys. They get a
             column of their own; the difference is still shown.
 
     Raises:
@@ -62,7 +62,7 @@ def _by_rows(table: PublishedTable, ours: Mapping[str, float], reasons: Mapping[
 def _our_rows(
     table: PublishedTable, reference: PublishedRow, ours: Mapping[str, float], reasons: Mapping[str, str]
 ) -> list[list[str]]:
-    """Our row and the row of differences; none where nothing of `ours` belongs to `reference`."""
+    """Our row and the row of differences, where something of `ours` belongs to `reference`."""
     measures = table.measures(reference)
     if not any(measure in ours for measure in measures):
         return []

@@ -69,12 +69,12 @@ class PublishedTable:
         return [row for row in self.rows if row.model == REFERENCE]
 
     def measures(self, reference: PublishedRow) -> list[str]:
-        """The names under which ours is given, one a column: `section.column` if there are several references."""
+        """The names of our results, one a column: `section.column` if there are several references."""
         prefix = f"{reference.section}." if len(self.references) > 1 else ""
         return [prefix + column.key for column in self.columns]
 
     def decimals(self, index: int) -> int:
-        """How many decimals the source prints in the column at `index`."""
+        """The number of decimals that the source prints in the column at `index`."""
         printed = [repr(row.values[index]) for row in self.rows if row.values[index] is not None]
         return max(len(value.partition(".")[2]) for value in printed)
 
@@ -103,6 +103,6 @@ def _table(name: str, data: dict[str, Any]) -> PublishedTable:
 
 
 def _tuples(kind: type, data: dict[str, Any]) -> dict[str, Any]:
-    """`data` of JSON with its lists as tuples. An unknown field is an error of `kind` later."""
+    """`data` of JSON with its lists as tuples. An unknown field raises an error in `kind` later."""
     assert data.keys() <= {part.name for part in fields(kind)}, data.keys()
     return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}

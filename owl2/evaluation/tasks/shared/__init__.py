@@ -1,1 +1,1 @@
-"""What several benchmarks have in common."""
+"""The common parts of several benchmarks."""

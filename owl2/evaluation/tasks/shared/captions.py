@@ -1,4 +1,4 @@
-"""What COCO Caption and Flickr30K share: Karpathy's test images, the prompt, CIDEr (specification, 1)."""
+"""The common parts of COCO Caption and Flickr30K: Karpathy's test images, prompt, CIDEr (specification, 1)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -10,18 +10,18 @@ from owl2.evaluation.task import Decoding, Prediction, Sample, Scores
 
 ONE_SENTENCE = "Provide a one-sentence caption for the provided image."
 DECODING = Decoding(max_new_tokens=60, min_new_tokens=8)
-"""Specification, 0.2."""
+"""The decoding of the specification, 0.2."""
 
 PROTOCOLS = ("coco_caption", "with_meteor")
 ON_REQUEST = ("with_meteor",)
-"""METEOR is a Java program (specification, 1: an optional extra)."""
+"""Protocols computed only on request: METEOR is a Java program (specification, 1: an optional extra)."""
 
 _KARPATHY_SPLITS = ("train", "restval", "val", "test")
 _MEASURES = ("CIDEr", *BLEU_NAMES, "ROUGE_L")
 
 
 def present_file(*files: Path) -> list[Path]:
-    """The first of these that exists; the first of all if none does."""
+    """The first of these files that exists, or the first one if none does."""
     return [next((file for file in files if file.is_file()), files[0])]
 
 
@@ -78,10 +78,10 @@ def _coco_form(contents: Row, images: Path) -> Iterator[tuple[int, list[str], Pa
 
 
 def score_captions(records: Sequence[Prediction], protocol: str) -> Scores:
-    """CIDEr, BLEU and ROUGE-L, `with_meteor` METEOR too, and of each image its CIDEr: raw values, which are printed
-    times 100.
+    """CIDEr, BLEU and ROUGE-L, with `with_meteor` METEOR too, and the CIDEr of each image: raw values, which are
+    printed times 100.
 
-    CIDEr weighs words by the images at hand: that of a part of the images is not comparable with that of all.
+    CIDEr weighs words by the images at hand: a score of some images is not comparable with that of all.
 
     Raises:
         ImportError: METEOR needs pycocoevalcap, which is not installed.

@@ -1,4 +1,4 @@
-"""What several benchmarks share: instructions, ways to read files, where COCO's images lie, means by kind."""
+"""The common parts of several benchmarks: instructions, ways to read files, places of COCO's images, means by kind."""
 
 import csv
 from collections import defaultdict
@@ -14,7 +14,7 @@ from owl2.evaluation.task import Prediction, Scores
 Kind = TypeVar("Kind", str, int)
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
-"""Specification, 2.4 and 5."""
+"""The instruction to answer shortly (specification, 2.4 and 5)."""
 
 
 def coco_val2014(root: Path, name: str, row: Row) -> Path:
@@ -31,10 +31,10 @@ def list_or_line_rows(path: Path) -> Iterator[Row]:
 
 @contextmanager
 def naming_file_errors(path: Path) -> Iterator[None]:
-    """Names the file that is read here where its text cannot be.
+    """Names the file in errors of reading it inside the context.
 
     Raises:
-        ValueError: it is not UTF-8, or not the table that it should be.
+        ValueError: The file is not UTF-8, or not the table that it should be.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def naming_file_errors(path: Path) -> Iterator[None]:
 
 
 def verbatim(row: Row, name: str) -> str:
-    """A text that must not be empty, with the white space around it."""
+    """A text that must not be empty, including the white space around it."""
     row.text(name)
     return row.string(name)
 
@@ -57,7 +57,7 @@ def identifier(row: Row, name: str) -> str:
 
 
 def only_judged(records: Sequence[Prediction], protocol: str) -> Scores:
-    """The scorer of benchmarks whose every protocol needs a judge."""
+    """The scorer of benchmarks all of whose protocols need a judge."""
     raise ValueError(f"{protocol} needs a judge: it cannot score {len(records)} records alone")
 
 

@@ -28,9 +28,9 @@ class BenchRow:
         index: Index of the row: that of the question plus `ROTATION` for each step of the rotation.
         line: number of the row in the file, from 1.
         group: index of the question's first row.
-        options: texts by letter, as far as the question has them.
+        options: Texts of the question's options by letter.
         answer: a letter; None in the test splits.
-        split: as the file says, if it does.
+        split: The split that the file names, if any.
     """
 
     index: int
@@ -162,7 +162,7 @@ def write_submission(records: Sequence[Prediction], out: Path) -> Path:
     sheet = book.create_sheet()
 
     def cell(text: str | None) -> Any:
-        """A cell that is text whatever it holds, "=1+1" too; characters that xlsx does not take are left out."""
+        """A cell of text, even if it is "=1+1"; characters that xlsx does not allow are left out."""
         made = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", text or ""))
         made.data_type = "s"
         return made

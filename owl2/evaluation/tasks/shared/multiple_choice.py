@@ -10,7 +10,7 @@ from owl2.evaluation.task import Scores
 
 ANSWER_WITH_LETTER = "Answer with the option's letter from the given choices directly."
 OWL2_ANSWER_WITH_LETTER = ANSWER_WITH_LETTER.replace("'", "\N{RIGHT SINGLE QUOTATION MARK}")
-"""Of the official scripts (specification, 6.2)."""
+"""The instruction of the official scripts (specification, 6.2)."""
 
 
 def lettered(texts: Iterable[str]) -> dict[str, str]:
@@ -19,7 +19,7 @@ def lettered(texts: Iterable[str]) -> dict[str, str]:
 
 
 def option_lines(options: Mapping[str, str]) -> str:
-    """`A. text`, one line each."""
+    """The options, one a line as `A. text`."""
     return "\n".join(f"{letter}. {text}" for letter, text in options.items())
 
 
@@ -29,7 +29,7 @@ def owl2_prompt(hint: str, question: str, options: Mapping[str, str]) -> str:
 
 
 def first_option(text: str, letters: str) -> str:
-    """The letter that an answer names: behind "answer is", standing alone, or the first there is; "" without one.
+    """The letter that an answer names: after "answer is", standing alone, or the first one; "" if there is none.
 
     OpenCompass' `first_option_postprocess` tries some forty patterns, mostly Chinese, in this order.
     """
@@ -44,6 +44,6 @@ def first_option(text: str, letters: str) -> str:
 
 
 def without_answers(parsed: Sequence[str | None]) -> Scores:
-    """Of a split whose answers only the benchmark's server knows: no score, but how many predictions were read."""
+    """The result of a split whose answers only the benchmark's server knows: the number of predictions read."""
     read = sum(letter is not None for letter in parsed)
     return Scores(parsed, [None] * len(parsed), {"without_gold": len(parsed), "read": read})

@@ -130,7 +130,7 @@ def _check_types(found: Sequence[PerceptionRow], path: Path) -> None:
     and most that can be answered with yes that of "yes or no" (specification, 8).
 
     Raises:
-        ValueError: they have not.
+        ValueError: They do not.
     """
     how = [row.type for row in found if row.question.strip().lower().startswith("how")]
     yes = [row.type for row in found if any(text.strip(". ").lower() == "yes" for text in row.options.values())]
@@ -148,7 +148,7 @@ def quality_file(root: Path, split: str) -> Path:
 
 
 def quality_rows(root: Path, split: str) -> list[QualityRow]:
-    """The images of a database with their scores, which the files have as text."""
+    """The images of a database with their scores, which are text in the files."""
     path = quality_file(root, split)
     return [
         QualityRow(name, Path(image_path(path.with_suffix(""), name, row)), _opinion(row))

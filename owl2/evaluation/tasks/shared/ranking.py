@@ -4,12 +4,12 @@ from owl2.evaluation.task import Ranking
 
 
 def likeliest(ranking: Ranking) -> int:
-    """Index of the choice of the highest summed log-probability; the first of equals."""
+    """Index of the choice with the highest summed log-probability; the first one of equals."""
     return ranking.best()
 
 
 def likeliest_per_character(ranking: Ranking) -> int:
-    """As `acc_norm` of lm-eval: log-probability divided by the characters of the choice, outer white space aside."""
+    """The choice of lm-eval's `acc_norm`: log-probability divided by the characters without outer white space."""
     scores = [
         value / max(1, len(choice.strip()))
         for value, choice in zip(ranking.log_probabilities, ranking.choices, strict=True)
@@ -18,12 +18,12 @@ def likeliest_per_character(ranking: Ranking) -> int:
 
 
 def likeliest_sequence(ranking: Ranking) -> int:
-    """As OpenCompass: the lowest mean negative log-likelihood over prompt and choice together.
+    """OpenCompass' choice: the lowest mean negative log-likelihood over prompt and choice together.
 
     Where all choices have the same number of tokens this is the likeliest choice, whatever the prompt.
 
     Raises:
-        ValueError: it is needed, but was not kept.
+        ValueError: The likelihood of the prompt is needed, but was not kept.
     """
     if len(set(ranking.tokens)) == 1:
         return likeliest(ranking)

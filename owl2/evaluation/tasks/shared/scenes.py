@@ -18,7 +18,7 @@ from owl2.evaluation.task import Decoding, Prediction, Sample, Scores, Task
 from .common import means_by
 
 IMAGES = ("matching", "unrelated", "blank", "no_image")
-"""What is shown with a question: the scene that it is about, another one, a gray picture, or nothing."""
+"""The image shown with a question: the scene that it is about, another one, a gray picture, or none."""
 
 _BOX = re.compile(r"\[\s*" + r",\s*".join([r"(\d*\.?\d+)"] * 4) + r"\s*\]")
 _GRAY = (128, 128, 128)
@@ -44,7 +44,7 @@ def scenes_task(name: str, difficulty: DifficultyName) -> Task:
 
 
 def _load(difficulty: DifficultyName, root: Path, split: str, prompt: str) -> list[Sample]:
-    """Facts have no scene of their own: with the prompt `matching` they are left out."""
+    """Loads the samples. Facts have no scene of their own: with the prompt `matching` they are left out."""
     return [
         Sample(item.id, item.text, item.answer, images=_shown(item, prompt), details=_details(item))
         for item in items(split, difficulty)
@@ -72,7 +72,7 @@ def _shown(item: Item, prompt: str) -> tuple[Callable[[], Image.Image], ...]:
 
 
 def _score(records: Sequence[Prediction], protocol: str) -> Scores:
-    """Answers by exact match but for case and a full stop; boxes by an intersection over union of at least a half."""
+    """Scores answers by exact match but for case and a full stop, boxes by an intersection over union of 0.5."""
     correct = [float(_is_right(record)) for record in records]
     by = {
         f"by_{name}": means_by([record.details[name] for record in records], correct) for name in ("skill", "template")
@@ -93,7 +93,7 @@ def _is_right(record: Prediction) -> bool:
 
 
 def _pairs(records: Sequence[Prediction], correct: Sequence[float]) -> list[float]:
-    """Of each pair whose questions are both there, whether both answers are right."""
+    """Whether both answers are right, for each pair whose questions are both present."""
     found = defaultdict(list)
     for record, score in zip(records, correct, strict=True):
         if record.details["pair"] is not None:

@@ -1,6 +1,6 @@
-"""What MSRVTT-QA, MSVD-QA and TGIF-QA share (specification, 12): their samples, exact match, and the judge.
+"""The common parts of MSRVTT-QA, MSVD-QA and TGIF-QA (specification, 12): samples, exact match, and the judge.
 
-Each has an original form of its own, and a repackaged one in the way of Video-ChatGPT: `test_q.json` and `test_a.json`,
+Each has an original form of its own, and one repackaged in the form of Video-ChatGPT: `test_q.json` and `test_a.json`,
 whose records belong together by `question_id`, whatever their order.
 """
 
@@ -20,10 +20,10 @@ from .common import SHORT_ANSWER, identifier, means_by, verbatim
 from .judged_runs import summary_over_runs
 
 NUM_FRAMES = 8
-"""Spread evenly; how many the published model was given is unknown."""
+"""The number of evenly spread frames; the number given to the published model is unknown."""
 
 ENDINGS = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
-"""Of video files, in the order in which they are looked for."""
+"""The endings of video files, in the order in which they are tried."""
 
 JUDGED = "gpt_assisted"
 
@@ -57,7 +57,7 @@ def video_task(
     questions: Callable[[Path], Iterable[VideoQuestion]],
     download_hint: str,
 ) -> Task:
-    """A task that reads `files`, or else the repackaged ones, below the folder of its name, and `videos/` beside them.
+    """A task that reads `files`, or else the repackaged ones, in the folder of its name, and `videos/` beside them.
 
     Args:
         count: Number of test questions.
@@ -166,15 +166,15 @@ def _sample(asked: VideoQuestion, videos: Path, prompt: str) -> Sample:
 
 
 def _video_file(videos: Path, asked: VideoQuestion) -> Path:
-    """The file of a video; where there is none, the name it would have."""
+    """The file of a video, or the name that it would have if it is missing."""
     path = image_path(videos, asked.video, asked.row)
     named = [Path(path)] if asked.video.lower().endswith(ENDINGS) else [Path(path + ending) for ending in ENDINGS]
     return next((file for file in named if file.is_file()), named[0])
 
 
 def _exact_match(records: Sequence[Prediction], protocol: str) -> Scores:
-    """Right where prediction and answer are equal: once lower case, without space around them and one last period
-    (`exact_match`), or once normalised as in VQA (`vqa_norm`)."""
+    """Scores a prediction as right if it equals the answer: in lower case, without outer white space and one last
+    period (`exact_match`), or normalised as in VQA (`vqa_norm`)."""
     if protocol == "vqa_norm":
         parsed = [normalize_vqa_answer(record.answer) for record in records]
         golds = [normalize_vqa_answer(record.gold) for record in records]
@@ -205,7 +205,7 @@ def _judged(records: Sequence[Prediction], runs: Sequence[Mapping[str, tuple[str
 
 
 def _measures(verdicts: Sequence[tuple[str, int]]) -> dict[str, float]:
-    """Of one run: share of yes among yes and no, and the mean score of all, those of neither word included."""
+    """Measures of one run: the share of yes among yes and no, and the mean score, which includes other verdicts."""
     if not verdicts:
         return {}
     yes, no = (sum(said == word for said, _ in verdicts) for word in ("yes", "no"))

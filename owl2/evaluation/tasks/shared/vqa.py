@@ -1,4 +1,4 @@
-"""What VQAv2, OK-VQA, VizWiz, TextVQA and GQA share: prompts, ten human answers, accuracy (specification, 2)."""
+"""The common parts of VQAv2, OK-VQA, VizWiz, TextVQA and GQA: prompts, ten answers, accuracy (specification, 2)."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from .common import SHORT_ANSWER, means_by
 DECODING = Decoding(max_new_tokens=10)
 
 OF_THE_SCRIPTS = "vqa_owl2:"
-"""Before the key of a measure: by the protocol of the official scripts, which scored the published val results."""
+"""The prefix of measures under the protocol of the official scripts, which scored the published val results."""
 
 _ANSWER_TYPES = ("yes/no", "number", "other")
 _UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
@@ -36,10 +36,10 @@ def with_instruction(question: str, prompt: str, between: str = "") -> str:
 
 
 def questions_of(file: Path, *subtypes: str) -> list[Row]:
-    """The questions of a file in the format of VQAv2, which says of which part of COCO it is.
+    """The questions of a file in the format of VQAv2, which names its part of COCO.
 
     Raises:
-        ValueError: it is none of these parts; the file is broken.
+        ValueError: It names another part, or the file is broken.
     """
     contents = Row(read_json(file), str(file))
     if (subtype := contents.text("data_subtype")) not in subtypes:
@@ -51,7 +51,7 @@ def annotated_samples(root: Path, questions: Path, annotations: Path, prompt: st
     """The questions of COCO val2014 in the format of VQAv2, with the human answers of their annotations.
 
     Args:
-        stemmed: each answer also has a `raw_answer`, of which `answer`, which is scored, is the stemmed form.
+        stemmed: Each answer also has a `raw_answer`; `answer`, its stemmed form, is scored.
 
     Raises:
         ValueError: a broken record, by file and number; a question without annotation or the reverse.
@@ -106,7 +106,7 @@ def coco_image(root: Path, part: str, image: int) -> Path:
 
 
 def ten_answers(row: Row, stemmed: bool = False) -> list[str]:
-    """What the ten people answered, as they wrote it.
+    """The answers of the ten people as they wrote them.
 
     Raises:
         ValueError: there are not ten answers, or one has no text.
@@ -126,7 +126,7 @@ def exactly_ten(row: Row, answers: list[str]) -> list[str]:
 
 
 def score_vqa(records: Sequence[Prediction], protocol: str) -> Scores:
-    """Accuracy over all questions and by their kinds. Of a split whose answers are not public there is none."""
+    """Accuracy over all questions and by their kinds; none for a split whose answers are not public."""
     if any(record.gold is None for record in records):
         parsed = [evalai_answer(record.answer) for record in records]
         return Scores(parsed, [None] * len(records), {"without_gold": len(records)})
@@ -140,6 +140,6 @@ def score_vqa(records: Sequence[Prediction], protocol: str) -> Scores:
 
 
 def write_answers(answers: list[dict[str, Any]], path: Path) -> Path:
-    """Writes what a server takes."""
+    """Writes the answers in the form that a server takes."""
     path.write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8")
     return path

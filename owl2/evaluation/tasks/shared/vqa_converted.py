@@ -1,8 +1,8 @@
-"""Files that Qwen-VL converted TextVQA and VizWiz into, which the scripts of mPLUG-Owl2 read (specification, 2.4).
+"""Qwen-VL's converted files of TextVQA and VizWiz, which the scripts of mPLUG-Owl2 read (specification, 2.4).
 
 Rows of `image`, `question` and `question_id`, one a line or as a JSON list whatever the file's name says
-(specification, 0.2), and annotations in the format of VQAv2, joined by `question_id`. Of an image's path only the file
-name counts. VQAv2 and OK-VQA were converted too, but need their original questions and annotations beside that, which
+(specification, 0.2), and annotations in the format of VQAv2, joined by `question_id`. Only the file name of an image's
+path counts. VQAv2 and OK-VQA were converted too, but need their original questions and annotations beside that, which
 are read in their place.
 """
 
