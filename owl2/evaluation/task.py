@@ -91,8 +91,8 @@ class Ranking:
     Attributes:
         log_probabilities: Log-probability of each choice after the context.
         tokens: Number of tokens of each choice.
-        context_log_probability, context_tokens: The same of the context but its first token; scorers that rank
-            whole sequences need it.
+        context_log_probability, context_tokens: The same for the context without its first token; scorers that
+            rank whole sequences need it.
     """
 
     choices: tuple[str, ...]
@@ -205,7 +205,7 @@ class Task:
         paper_results: Our measures by (table, measure) of `published`: keys of the summary, dots for nesting;
             `PROTOCOL:KEY` if it is not the default protocol's.
         not_comparable: Why scores must not be compared with the published ones, by split or prompt. That a prompt
-            or a protocol is not the default goes without saying.
+            or a protocol is not the default is always a reason.
     """
 
     name: str

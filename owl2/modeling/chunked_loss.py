@@ -9,19 +9,19 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_LOGITS = 2**25
-"""Logits at a time: 1,024 positions of a vocabulary of 32,768, 128 MiB in float32."""
+"""The number of logits computed at a time: 1,024 positions of a vocabulary of 32,768, 128 MiB in float32."""
 
 
 def summed_next_token_loss(
     head: nn.Module, hidden_states: torch.Tensor, targets: torch.Tensor, vocab_size: int
 ) -> torch.Tensor:
-    """Summed cross-entropy in float32, a chunk of positions after the other.
+    """Summed cross-entropy in float32, one chunk of positions after another.
 
     The logits of a chunk are thrown away and computed again in the backward pass, so that memory does not grow with the
-    number of positions times the vocabulary. Where one chunk holds all, its logits are kept.
+    number of positions times the vocabulary. Where one chunk holds all positions, its logits are kept.
 
     Args:
-        head: hidden states [n, D] to logits [n, V]; called as a module, so that what is hooked to it works.
+        head: hidden states [n, D] to logits [n, V]; called as a module, so that its hooks run.
         hidden_states: [N, D]; N may be 0, which gives 0 with gradients of 0.
         targets: [N], none of them ignored.
         vocab_size: V.

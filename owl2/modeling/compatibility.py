@@ -1,4 +1,4 @@
-"""The differences between the supported versions of transformers, known here alone.
+"""The differences between the supported versions of transformers, which only this file knows.
 
 transformers 5.24 renamed `past_key_values` to `cache` in models, outputs, masks and generation.
 """
@@ -9,13 +9,13 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
-"""What the installed version calls the keys and values of the tokens read so far."""
+"""The installed version's name for the keys and values of the tokens read so far."""
 
 
 def named_cache(past_key_values: Any, cache: Any) -> dict[str, Any]:
     """A cache given under either name, by its name in the installed version; empty if there is none.
 
-    The paged cache of continuous batching, which is no `Cache`, is called `cache` in every version.
+    The paged cache of continuous batching, which is not a `Cache`, is called `cache` in every version.
 
     Raises:
         ValueError: two are given.

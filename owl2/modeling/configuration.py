@@ -19,11 +19,11 @@ NO_FSDP_PLAN: dict[str, str] = {}
 """transformers' default plan names modules that these parts do not have."""
 
 ROUTINGS = ("modality", "hash", "hash_vision")
-"""What decides which tokens go to the second copies: the paper's modality, or a control (`hashed_routing`)."""
+"""The rules that send tokens to the second copies: the paper's modality, or a control (`hashed_routing`)."""
 
 
 CONNECTORS = ("abstractor", "mlp")
-"""What leads from the vision encoder to the decoder: the paper's visual abstractor, or LLaVA's MLP over all patches."""
+"""The connectors of vision encoder and decoder: the paper's visual abstractor, or LLaVA's MLP over all patches."""
 
 
 class Owl2VisionConfig(PreTrainedConfig):
@@ -82,7 +82,8 @@ class Owl2AbstractorConfig(PreTrainedConfig):
 
     Args:
         num_learnable_queries: visual tokens per image, without the end-of-image token that follows them.
-        layer_norm_eps: of the norm inside SwiGLU; the other norms of a layer use 1e-5 as the official code does.
+        layer_norm_eps: Epsilon of the norm inside SwiGLU; the other norms of a layer use 1e-5 as the official code
+            does.
     """
 
     model_type = "mplug_owl2_abstractor"
@@ -117,9 +118,9 @@ class Owl2TextConfig(PreTrainedConfig):
         modality_adaptive: which of `norm`, `q`, `k`, `v` have a copy of their own for vision. `("norm", "k", "v")` is
             the paper's module, `()` the plain decoder, the others the rows of the supplement's Table 2; `ffn` separates
             the feed-forward network, which the paper shares.
-        routing: what decides which tokens go to the copies: `modality`, or for controls `hash` (any token, by its
+        routing: The rule that sends tokens to the copies: `modality`, or for controls `hash` (any token, by its
             sample and position) and `hash_vision` (visual tokens alone, by the same).
-        routing_share, routing_seed: of a hash: the share of the tokens that go to the copies.
+        routing_share, routing_seed: Share of the tokens that a hash sends to the copies, and its seed.
         kv_adapter_rank: a control without copies: low-rank adapters of keys and values that every token goes through.
         attention_bias: bias of the query, key and value projections; `attention_output_bias` defaults to the same.
         qk_norm: RMS norm of each query and key head (Qwen3).
@@ -223,7 +224,7 @@ class Owl2Config(PreTrainedConfig):
         connector: one of `CONNECTORS`. With "mlp" only `hidden_size` and `initializer_range` of the abstractor's
             configuration count, and images must have `image_size`, which decides how many rows they take.
         image_token_id: id of the placeholder that each visual token takes in `input_ids`. By default `vocab_size` of
-            the text part: outside the embedding, which the model never looks it up in.
+            the text part: outside the embedding, in which the model never looks it up.
     """
 
     model_type = "mplug_owl2"

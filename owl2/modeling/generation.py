@@ -33,20 +33,20 @@ LOOK_UP_THE_PROMPT = (
 
 
 class Owl2GenerationMixin(GenerationMixin):
-    """What `Owl2ForConditionalGeneration` adds to the generation of transformers."""
+    """The methods that `Owl2ForConditionalGeneration` adds to the generation of transformers."""
 
     config: Owl2Config
 
     def generate(
         self, *args: Any, past_key_values: Cache | None = None, cache: Cache | None = None, **kwargs: Any
     ) -> Any:
-        """As in transformers; a cache kept from the turns before may have either name in every version."""
+        """Generates as in transformers; a cache kept from earlier turns may have either name in every version."""
         if self.config.text_config.routing != "modality" and "routing_key" not in kwargs:
             kwargs["routing_key"] = self._key_of_prompt(*args, **kwargs)
         return super().generate(*args, **named_cache(past_key_values, cache), **kwargs)
 
     def _key_of_prompt(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """[B, 1]: generated tokens are routed as those of the prompt's sample."""
+        """The key of the prompt's sample [B, 1], by which generated tokens are routed."""
         ids = kwargs.get("input_ids", inputs)
         if ids is None:
             raise ValueError("a model that routes by a hash generates from input_ids")
@@ -55,7 +55,7 @@ class Owl2GenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: torch.LongTensor, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """As in transformers; an assistant model, which is never said to be in its first step, gets the images too."""
+        """Prepares inputs; an assistant model, whose first step transformers does not mark, gets the images too."""
         if kwargs.get("mm_token_type_ids") is not None:
             kwargs["mm_token_type_ids"] = complete_types(kwargs["mm_token_type_ids"], input_ids)
         encoded = kwargs.pop("image_hidden_states", None)
@@ -94,8 +94,9 @@ class Owl2GenerationMixin(GenerationMixin):
     ) -> tuple[torch.LongTensor, dict[str, Any]]:
         """Repeats the samples for beams and returned sequences; the images of a sample stay together.
 
-        What is repeated are their visual tokens: an image is encoded once. Of a prompt whose beginning is in the cache
-        already, the images of that beginning may be given or not.
+        Their visual tokens are repeated: an image is encoded once. Where the beginning of a prompt is in the cache
+            already,
+        the images of that beginning may be given or not.
         """
         types = model_kwargs.get("mm_token_type_ids")
         pixel_values, encoded = (model_kwargs.pop(name, None) for name in ("pixel_values", "image_hidden_states"))
@@ -125,7 +126,7 @@ class Owl2GenerationMixin(GenerationMixin):
         return input_ids, model_kwargs | {name: values for name, values in given.items() if values is not None}
 
     def _vision_rows(self, ids: torch.Tensor | None, types: torch.Tensor | None) -> torch.Tensor | None:
-        """Where the visual rows of a whole prompt are, [B, S] bool; `None` if nothing says so."""
+        """A mask of the visual rows of a whole prompt, [B, S] bool; `None` if it is not known."""
         if types is not None:
             return types != 0
         return None if ids is None else ids == self.config.image_token_id
@@ -133,7 +134,7 @@ class Owl2GenerationMixin(GenerationMixin):
     def _uncached_images(
         self, values: torch.Tensor | None, is_vision: torch.Tensor, cached: int
     ) -> torch.Tensor | None:
-        """Of the images [N, ...] of whole prompts, those behind the first `cached` tokens; another number as it is."""
+        """The images [N, ...] after the first `cached` tokens of whole prompts; another number of images is kept."""
         rows = self.config.tokens_per_image
         images = (is_vision.sum(1) // rows).tolist()
         if values is None or sum(images) != values.shape[0]:
@@ -159,7 +160,7 @@ class PlaceholderTolerantProcessor(LogitsProcessor):
 
 
 def placeholder_tolerant(processors: LogitsProcessorList) -> LogitsProcessorList:
-    """The same processors, of which those that look up the prompt bear placeholders; nothing changes for the others."""
+    """Wraps the processors that look up the prompt, so that they bear placeholders; the others stay as they are."""
     return LogitsProcessorList(
         PlaceholderTolerantProcessor(processor) if isinstance(processor, LOOK_UP_THE_PROMPT) else processor
         for processor in processors
@@ -169,9 +170,9 @@ def placeholder_tolerant(processors: LogitsProcessorList) -> LogitsProcessorList
 def without_placeholders(generator: CandidateGenerator, image_token_id: int) -> CandidateGenerator:
     """A generator of candidates, changed in place, that proposes no placeholder.
 
-    Only prompt lookup could: it takes what followed the same words in the prompt, and now ends before an image. Whether
-    a proposed token is forbidden is then not asked beforehand, as there is no score of a placeholder to ask for; the
-    model, which judges all candidates, knows.
+    Only prompt lookup could propose one: it takes what followed the same words in the prompt, and now ends before an
+    image. Whether a proposed token is forbidden is not asked beforehand, since a placeholder has no score; the model,
+    which judges all candidates, decides.
     """
     if isinstance(generator, PromptLookupCandidateGenerator):
         placeholder = torch.tensor([image_token_id])
@@ -182,7 +183,7 @@ def without_placeholders(generator: CandidateGenerator, image_token_id: int) -> 
 
 
 def _is_whole(prompt: torch.Tensor | None, model_kwargs: dict[str, Any]) -> bool:
-    """Whether a prompt holds what is in the cache already too; else only what is new is given."""
+    """Whether a prompt includes the tokens in the cache, or only the new ones."""
     mask = model_kwargs.get("attention_mask")
     return mask is None or prompt is None or mask.shape[1] == prompt.shape[1]
 
@@ -195,17 +196,18 @@ def cached_length(cache: Cache | None) -> int:
 def crop_to_whole_images(cache: Cache, is_vision: torch.Tensor, tokens_per_image: int) -> None:
     """Shortens a cache that ends within an image, since images are encoded whole.
 
-    So it ends in assisted decoding, which takes the last token of the prompt back, where that token is of an image.
+    It ends so in assisted decoding, which takes back the last token of the prompt, where that token belongs to an
+    image.
 
     Args:
-        is_vision: [B, S], true at the visual rows of the prompts of which the cache holds the beginning.
+        is_vision: [B, S], true at the visual rows of the prompts whose beginning the cache holds.
     """
     while inside := int((is_vision[:, : cached_length(cache)].sum(1) % tokens_per_image).max()):
         cache.crop(-inside)
 
 
 def complete_types(types: torch.Tensor, input_ids: torch.Tensor | None) -> torch.Tensor:
-    """Types [B, S] of all tokens: those behind the ones given, proposed in assisted decoding, are text.
+    """Types [B, S] of all tokens: tokens after the given ones, proposed in assisted decoding, are text.
 
     transformers lengthens only `token_type_ids` by the tokens that are proposed.
     """

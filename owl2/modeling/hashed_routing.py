@@ -1,8 +1,8 @@
 """Controls of the modality-adaptive module: tokens go to the second copies by a hash instead of by their modality.
 
-With as many parameters and as much training as the module, but nothing of modality: what the module adds beyond that is
-what its claim is about. A token's way depends on a seed, its sample and its position alone, so that it is the same
-alone and in a batch, with and without a cache.
+A control has as many parameters and as much training as the module, but no knowledge of modality: the claim is about
+what the module adds beyond that. A token's way depends only on a seed, its sample and its position, so that it is the
+same alone and in a batch, with and without a cache.
 
 Shapes: B batch, S sequence.
 """
@@ -24,7 +24,7 @@ def sample_keys(
         position_ids: [B, S]; without an attention mask, each place where they restart begins another packed sample.
 
     Returns:
-        [B, S] of whole numbers; the same at all tokens of a sample.
+        Integers [B, S], the same at all tokens of a sample.
     """
     if attention_mask is not None:
         positions = attention_mask.long().cumsum(1) - 1
@@ -41,7 +41,7 @@ def sample_keys(
 
 
 def hashed(keys: torch.Tensor, positions: torch.Tensor, share: float, seed: int) -> torch.Tensor:
-    """Which tokens go to the second copies, [B, S] bool: each with the probability `share`.
+    """A mask of the tokens that go to the second copies, [B, S] bool: each with the probability `share`.
 
     Args:
         keys: [B, S] or [B, 1], see `sample_keys`.
@@ -52,14 +52,14 @@ def hashed(keys: torch.Tensor, positions: torch.Tensor, share: float, seed: int)
 
 
 def _mixed(values: torch.Tensor) -> torch.Tensor:
-    """The finalizer of SplitMix64, in whole numbers that wrap around."""
+    """The finalizer of SplitMix64, in integers that wrap around."""
     values = (values ^ _shifted(values, 30)) * (0xBF58476D1CE4E5B9 - (1 << 64))
     values = (values ^ _shifted(values, 27)) * (0x94D049BB133111EB - (1 << 64))
     return values ^ _shifted(values, 31)
 
 
 def _wrapped(value: int) -> int:
-    """A whole number as the 64 bits of torch hold it."""
+    """An integer as torch's 64 bits hold it."""
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 

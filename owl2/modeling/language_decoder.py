@@ -166,7 +166,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
             position_ids: [B, S]; without an attention mask, each place where they restart begins another packed sample.
             is_vision: [B, S] bool, the modality indicator M (section 3.3); `None` if every token is text.
             num_vision: number of true entries of `is_vision`, so that the device need not be asked.
-            past_key_values, cache: two names of the same, the keys and values of the tokens read so far.
+            past_key_values, cache: Two names of the same: the keys and values of the tokens read so far.
             routing_key: [B, S] or [B, 1], tells samples apart where tokens are routed by a hash (`sample_keys`).
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -209,7 +209,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
     def _hashed(
         self, position_ids: torch.Tensor, is_vision: torch.Tensor | None, routing_key: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """Which tokens a control sends to the copies in the place of the visual ones, [B, S] bool; `None` if none."""
+        """A mask of the tokens that a control sends to the copies instead of the visual ones, [B, S] bool, or `None`."""
         if routing_key is None:
             raise ValueError("a model that routes by a hash needs routing_key, which tells samples apart")
         chosen = hashed(routing_key, position_ids, self.config.routing_share, self.config.routing_seed)
@@ -233,7 +233,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
 
 
 def positions_of_tokens(attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, past: int) -> torch.Tensor:
-    """Positions [B or 1, S] 0, 1, 2, ... of the tokens that are not padding: a padded sample is what it is alone."""
+    """Positions [B or 1, S] 0, 1, 2, ... of the tokens that are not padding: padding does not change a sample."""
     length = inputs_embeds.shape[1]
     if attention_mask is not None and attention_mask.ndim == 2:
         return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]

@@ -1,6 +1,6 @@
 """MLP connector: every patch becomes a visual token (LLaVA-1.5, arXiv 2310.03744), in place of the visual abstractor.
 
-With it, what the modality-adaptive module does can be seen on LLaVA's architecture as well.
+With it, the effect of the modality-adaptive module can be seen on LLaVA's architecture as well.
 
 Shapes: N images, T vision tokens, P patches, Dv hidden, D hidden of the decoder.
 """
@@ -36,7 +36,7 @@ class Owl2MLPConnector(Owl2PreTrainedModel):
 
         Args:
             vision_states: [N, T, Dv].
-            grid: as of `Owl2VisualAbstractor`; not needed here.
+            grid: As in `Owl2VisualAbstractor`; not needed here.
             num_prefix: tokens in front of the patches, which are left out.
 
         Returns:

@@ -13,7 +13,7 @@ from .modality_kernels import grouped_linear, permuted_rows, rms_norm
 
 
 class ModalityRouting(NamedTuple):
-    """Where the vision rows are. Built once a forward pass and shared by every layer.
+    """The places of the vision rows, computed once a forward pass and shared by every layer.
 
     `num_vision` is a host integer, so that no layer waits for the device.
     """
@@ -39,9 +39,9 @@ def build_routing(is_vision: torch.Tensor, num_vision: int) -> ModalityRouting:
 
 
 def separate(hidden_states: torch.Tensor, routing: ModalityRouting) -> tuple[torch.Tensor, torch.Tensor]:
-    """phi(X, M, vision) [V, D] and phi(X, M, text) [R - V, D] of X [B, S, D] (eq. 3), without the rows that are zero.
+    """phi(X, M, vision) [V, D] and phi(X, M, text) [R - V, D] of X [B, S, D] (eq. 3), without their zero rows.
 
-    One product of each on its own rows then does for both what masks would take two products on all rows for.
+    A product of each on its own rows then replaces two products on all rows, which masks would need.
     """
     rows = permuted_rows(hidden_states.flatten(0, 1), routing.permutation, routing.inverse)
     # One split, not two slices: the gradient of a slice is as large as what it was cut from.
@@ -74,7 +74,7 @@ def modality_adaptive_projections(
     Args:
         hidden_states: H [B, S, D].
         projections: W_text, or W where it is shared, and W_vision or `None`.
-        routing: where the vision rows are; `None` if every row is text.
+        routing: Places of the vision rows; `None` if every row is text.
 
     Returns:
         One tensor [B, S, D'] per projection.
@@ -109,7 +109,7 @@ class ZeroLinear(nn.Linear):
 
 
 class LowRankAdapter(nn.Module):
-    """x A B with a rank below the widths; B begins as zero. Of the control without copies (`kv_adapter_rank`)."""
+    """x A B with a rank below the widths; B begins as zero. It is the control without copies (`kv_adapter_rank`)."""
 
     def __init__(self, in_features: int, out_features: int, rank: int) -> None:
         super().__init__()

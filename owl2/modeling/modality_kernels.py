@@ -1,6 +1,6 @@
 """Kernels of the modality-adaptive module: exact gradients, and no more copies than needed.
 
-Shapes: B batch, S sequence, D hidden, R rows. What they compute is said in `modality_adaptive`.
+Shapes: B batch, S sequence, D hidden, R rows. `modality_adaptive` says what they compute.
 """
 
 from typing import Any, TypeGuard
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class _Permute(torch.autograd.Function):
-    """Rows [R, D] in another order. The gradient is the inverse gather; that of `index_select` adds into zeros."""
+    """Permutes rows [R, D]. The gradient is the inverse gather; that of `index_select` adds into zeros."""
 
     @staticmethod
     def forward(rows: torch.Tensor, permutation: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
@@ -27,7 +27,7 @@ class _Permute(torch.autograd.Function):
 
 
 def permuted_rows(rows: torch.Tensor, permutation: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-    """Rows [R, D] in the order of `permutation` [R], whose inverse the gradient takes."""
+    """Rows [R, D] in the order of `permutation` [R]; the gradient uses its inverse."""
     if torch.is_grad_enabled():
         return _Permute.apply(rows, permutation, inverse)
     return rows.index_select(0, permutation)
@@ -101,9 +101,9 @@ def _row_weights(
 def grouped_linear(
     vision_rows: torch.Tensor, vision: nn.Module, text_rows: torch.Tensor, text: nn.Module
 ) -> torch.Tensor:
-    """Rows [R, D] of each modality through its own projection, those of vision first: [R, D'].
+    """Projects the rows [R, D] of each modality by its own projection, those of vision first: [R, D'].
 
-    Without gradients both products of plain matrices are written where they belong, which spares a copy.
+    Without gradients, both products of plain matrices are written in place, which saves a copy.
     """
     if not (_writes_in_place(vision, vision_rows) and _writes_in_place(text, text_rows)):
         return torch.cat([vision(vision_rows), text(text_rows)])
@@ -118,7 +118,7 @@ def grouped_linear(
 
 
 def _writes_in_place(module: nn.Module, rows: torch.Tensor) -> TypeGuard[nn.Linear]:
-    """Whether a projection is no more than its matrix: no adapter, hook, quantised or distributed weight, autocast."""
+    """Whether a projection is only its matrix: no adapter, hook, quantised or distributed weight, autocast."""
     return (
         not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()

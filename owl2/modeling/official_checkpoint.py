@@ -1,4 +1,4 @@
-"""Official checkpoints: their names and layout, to ours and back.
+"""Converts the names and the layout of official checkpoints to ours and back.
 
 The official code saves a flat `config.json`, the query, key and value projections of the vision encoder as one linear
 whose rows are ordered (head, q/k/v, head_dim), the modality copies as `multiway.0` (text) and `multiway.1` (vision),
@@ -76,7 +76,7 @@ _QUERY_TABLE = re.compile(r"^model\.visual_abstractor\.encoder\.layers\.\d+\.cro
 _PATCH_TABLE = re.compile(r"^model\.visual_abstractor\.encoder\.layers\.\d+\.crossattention\.attention\.k_pos_embed$")
 _ROTARY_TABLE = re.compile(r"^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$")
 _UNBATCHED = {"class_embedding": 1, "position_embedding": 2, "learnable_queries": 2, "end_of_image": 1}
-"""Our number of dimensions of the parameters that the official code stores with leading dimensions of 1."""
+"""Our number of dimensions for parameters that the official code stores with leading dimensions of 1."""
 
 
 def to_owl2_name(name: str) -> str:
@@ -168,7 +168,7 @@ def owl2_to_official(
 
 
 def is_official_checkpoint(name_or_path: Any, **hub: Any) -> Path | None:
-    """Folder of an official checkpoint, fetched if it is named on a hub; `None` for anything else."""
+    """The folder of an official checkpoint, fetched if it is a name on the hub; `None` for anything else."""
     if name_or_path is None:
         return None
     directory = Path(name_or_path)

@@ -33,7 +33,7 @@ class Owl2ModelOutput(BaseModelOutputWithPast):
 
     Attributes:
         last_hidden_state: [B, S, D].
-        past_key_values: since transformers 5.24 `cache`.
+        past_key_values: Keys and values; since transformers 5.24 `cache`.
         image_hidden_states: [N, Q + 1, D] visual tokens as the decoder reads them.
         attentions: decoder, a tuple of [B, heads, S, T]; `vision_attentions` [N, heads, T, T] and
             `abstractor_attentions` [N, heads, Q, Q + T] likewise, with `output_attentions=True` and eager attention.
@@ -113,7 +113,7 @@ class Owl2Model(Owl2PreTrainedModel):
             position_ids: [B, S]; without an attention mask, each place where they restart begins another packed sample.
             mm_token_type_ids: [B, S], 0 text, 1 image, 2 video: the modality indicator M. By default taken from
                 `input_ids`.
-            past_key_values, cache: two names of the same, the keys and values of the tokens read so far.
+            past_key_values, cache: Two names of the same: the keys and values of the tokens read so far.
             routing_key: [B, S] or [B, 1], only for controls that route by a hash: tells samples apart. By default that
                 of `input_ids`, which then must be whole samples.
 
@@ -183,7 +183,7 @@ class Owl2Model(Owl2PreTrainedModel):
         pixel_values: torch.Tensor | None,
         image_hidden_states: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
-        """Where the visual tokens are, [B, S] bool; `None` if every token is text.
+        """A mask of the visual tokens, [B, S] bool; `None` if every token is text.
 
         Raises:
             ValueError: the images do not fill the placeholders, have another shape, or are given twice.
@@ -249,7 +249,7 @@ class Owl2Model(Owl2PreTrainedModel):
             )
 
     def _unused_vision(self) -> torch.Tensor:
-        """Zero that depends on every vision parameter: a rank without images then has gradients like the others."""
+        """A zero that depends on every vision parameter: a rank without images then has gradients like the others."""
         config = self.config.vision_config
         weight = self.vision_tower.patch_embedding.weight
         # Not `new_zeros`: between the forward passes of its part a sharded weight is distributed.
@@ -293,7 +293,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
         return self.model.get_image_features(pixel_values, **kwargs)
 
     def set_image_size(self, image_size: int) -> None:
-        """Changes the resolution for good: see `Owl2VisionEncoder.set_image_size`."""
+        """Changes the resolution permanently: see `Owl2VisionEncoder.set_image_size`."""
         self.model.vision_tower.set_image_size(image_size)
 
     @can_return_tuple
@@ -321,7 +321,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
 
         Args:
             labels: [B, S], -100 where there is nothing to learn. Visual rows are never learnt, whatever their label.
-            logits_to_keep: only the last so many positions (0: all), or their indices.
+            logits_to_keep: The number of last positions to compute (0: all), or their indices.
             num_items_in_batch: divides the summed loss; by default the number of supervised tokens here.
             supervised_logits_only: logits only where the next token is supervised, [supervised, V]: the head over all
                 positions is a large part of a small model.
@@ -368,7 +368,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
         mm_token_type_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The token that each position predicts, [B, S]: the next label, but no visual row and nothing from padding."""
+        """The token that each position predicts, [B, S]: the next label, without visual rows and padding."""
         if mm_token_type_ids is not None:
             labels = labels.masked_fill(mm_token_type_ids != 0, IGNORE_INDEX)
         elif input_ids is not None:
@@ -397,5 +397,5 @@ def next_token_loss(
 
 
 def _divided(total: torch.Tensor, wanted: int | torch.Tensor | None, count: int | torch.Tensor) -> torch.Tensor:
-    """A summed loss by the wanted number of tokens or, without it, their count."""
+    """A summed loss divided by the given number of tokens or, without it, by their count."""
     return total / torch.as_tensor(count if wanted is None else wanted, device=total.device).clamp(min=1)

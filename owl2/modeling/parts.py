@@ -16,8 +16,8 @@ _PARTS = {
 
 
 PARTS = tuple(_PARTS)
-"""Vision encoder; visual abstractor; of the decoder the vision copies (or the adapters that stand in their place in a
-control), embeddings, text copies and the rest."""
+"""Vision encoder; visual abstractor; and the decoder's vision copies (or the adapters in their place in a control),
+embeddings, text copies and the rest."""
 
 
 def part_of(name: str, modality_adaptive: Iterable[str]) -> str:
@@ -44,14 +44,14 @@ def _is_separate(name: str, modality_adaptive: Iterable[str]) -> bool:
 
 
 def is_language_model(name: str) -> bool:
-    """Whether a parameter came with the language model: all of the decoder and head but the vision copies."""
+    """Whether a parameter came with the language model: everything in the decoder and head but the vision copies."""
     return not re.match(
         rf"{_PARTS['vision_encoder']}|{_PARTS['abstractor']}|{_PARTS['decoder_vision']}", plain_name(name)
     )
 
 
 def plain_name(name: str) -> str:
-    """The name of a parameter in the model itself, without what PEFT, checkpointing and compilation put around it."""
+    """The name of a parameter in the model itself, without the wrappers of PEFT, checkpointing and compilation."""
     return re.sub(
         r"^base_model\.model\.|\b_orig_mod\.|\b_checkpoint_wrapped_module\.|\bbase_layer\.|\bmodules_to_save\.\w+\.",
         "",

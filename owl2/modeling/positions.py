@@ -9,7 +9,7 @@ def interpolate_positions(table: torch.Tensor, grid: tuple[int, int], num_prefix
 
     Args:
         table: [num_prefix + G * G, Dv] positions of a square grid, row by row, after those of special tokens.
-        grid: rows and columns of the patches at hand.
+        grid: Rows and columns of the patches.
 
     Returns:
         [num_prefix + rows * columns, Dv]; `table` itself where the grids agree.

@@ -1,4 +1,4 @@
-"""What all parts of the model share: initialisation, capabilities, strict loading from our and the official layout."""
+"""The base of all parts of the model: initialisation, capabilities, strict loading from our and the official layout."""
 
 import pickle
 from collections.abc import Callable
@@ -92,7 +92,7 @@ class Owl2PreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _refuse_far_larger(cls, directory: Path | None, settings: dict[str, Any]) -> None:
-        """Of a local folder whose weights are read as they are stored; see `refuse_far_larger`."""
+        """Calls `refuse_far_larger` for a local folder whose weights are read as they are stored."""
         otherwise = ("state_dict", "subfolder", "variant", "gguf_file")
         if directory is None or any(settings.get(key) is not None for key in otherwise):
             return

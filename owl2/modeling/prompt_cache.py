@@ -1,4 +1,4 @@
-"""Keys and values of the beginning that a prompt shares with the one before: a conversation is read once.
+"""Keys and values of the beginning that a prompt shares with the one before, so that a conversation is read once.
 
 Shapes: S tokens of a prompt, N images.
 """
@@ -28,10 +28,10 @@ class PromptCache:
         self._pixel_values: torch.Tensor | None = None
 
     def shared_with(self, ids: torch.Tensor, is_vision: torch.Tensor, pixel_values: torch.Tensor | None) -> Cache:
-        """The cache shortened to what a prompt begins with too, to be continued in place: see `keep`.
+        """The cache, shortened to the beginning that it shares with a prompt, to be continued in place: see `keep`.
 
         Args:
-            ids, is_vision: [S], of the whole prompt.
+            ids, is_vision: [S] ids and modality of the whole prompt.
             pixel_values: [N, 3, H, W] of all its images.
         """
         length = min(len(self._ids), len(ids) - 1)  # the last token is read in any case
@@ -43,15 +43,15 @@ class PromptCache:
         return self._cache
 
     def keep(self, ids: torch.Tensor) -> None:
-        """Takes note of what was read since: `ids` [S] of prompt and answer, of which the last may not be read."""
+        """Notes what was read since: `ids` [S] of prompt and answer; the last one may not be read yet."""
         self._ids = ids[: cached_length(self._cache)].cpu()
 
     def take_back(self) -> None:
-        """Shortens the cache to what was shared, after a generation that failed at any point."""
+        """Shortens the cache to the shared part after a generation that failed at any point."""
         self._shorten(len(self._ids))
 
     def _before_other_image(self, shared: int, is_vision: torch.Tensor, pixel_values: torch.Tensor | None) -> int:
-        """The same number of tokens, or those in front of the first image that the cache has other pixels of."""
+        """The same number of tokens, or the number before the first image whose pixels differ in the cache."""
         rows = is_vision[:shared].nonzero().flatten()
         for index, row in enumerate(rows[:: self.tokens_per_image].tolist()):
             assert pixel_values is not None and self._pixel_values is not None

@@ -1,4 +1,4 @@
-"""The files of a checkpoint's weights: which they are, what their headers say, and their tensors."""
+"""The files of a checkpoint's weights: their names, headers and tensors."""
 
 import pickle
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from .configuration import Owl2Config
 from .errors import CheckpointError
 
 _FAR = 1.5
-"""A configuration of so many times the stored parameters is that of another model."""
+"""A configuration with more than this many times the stored parameters belongs to another model."""
 
 STORED_DTYPES = {
     "F64": torch.float64,
@@ -66,7 +66,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without what torch and others add; its kind where it says nothing."""
+    """The first line of an error, without what torch and others add; its type if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -74,7 +74,7 @@ def check_indexes(directory: Path) -> None:
     """Checks the indexes of sharded weights, where a folder has any, before transformers reads them.
 
     Raises:
-        CheckpointError: a shard is missing or points out of the folder, or the file is no index.
+        CheckpointError: a shard is missing or points out of the folder, or the file is not an index.
     """
     for index in directory.glob("*.index.json"):
         _shards(index)
@@ -83,7 +83,7 @@ def check_indexes(directory: Path) -> None:
 
 
 def _is_zip(file: Path) -> bool:
-    """Memory mapping needs the zip format of torch >= 1.6."""
+    """Whether a file has the zip format of torch >= 1.6, which memory mapping needs."""
     with file.open("rb") as handle:
         return handle.read(2) == b"PK"
 
@@ -92,7 +92,7 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """Tensors of one file; no pickle is executed.
 
     Raises:
-        CheckpointError: it cannot be read, or holds other things.
+        CheckpointError: It cannot be read, or holds something else.
     """
     try:
         if file.suffix == ".safetensors":
@@ -133,7 +133,7 @@ def shape_of(header: Any) -> torch.Tensor:
 def refuse_far_larger(directory: Path, config: Owl2Config, model_class: type[PreTrainedModel]) -> None:
     """Refuses a configuration that describes far more than the files hold, before anything of its size is allocated.
 
-    What is missing by less is found, and named, when the weights are loaded.
+    Smaller differences are found, and named, when the weights are loaded.
 
     Raises:
         CheckpointError: with both numbers of parameters.

@@ -73,7 +73,7 @@ class Owl2VisionEncoder(Owl2PreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Whose output needs gradients where layers are recomputed and only adapters train."""
+        """The module whose output needs gradients where layers are recomputed and only adapters train."""
         return self.patch_embedding
 
     def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,7 @@ class Owl2VisionEncoder(Owl2PreTrainedModel):
 
     @torch.no_grad()
     def set_image_size(self, image_size: int) -> None:
-        """Resizes the learned positions for good, as between the stages of the paper (224 to 448 px, section 4.1)."""
+        """Resizes the learned positions permanently, as between the paper's stages (224 to 448 px, section 4.1)."""
         patch = self.config.patch_size
         if image_size % patch != 0:
             raise ValueError(f"image_size {image_size} is not a multiple of the patch size {patch}")

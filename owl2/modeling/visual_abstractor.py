@@ -19,7 +19,7 @@ from .positions import sincos_grid_positions, sincos_positions
 from .pretrained import Owl2PreTrainedModel
 
 ATTENTION_NORM_EPS = 1e-5
-"""Epsilon of the three norms around attention; only the norm inside SwiGLU follows the configuration."""
+"""The epsilon of the three norms around attention; only the norm inside SwiGLU follows the configuration."""
 
 
 class Owl2AbstractorMLP(nn.Module):
@@ -90,7 +90,7 @@ class Owl2VisualAbstractor(Owl2PreTrainedModel):
 
         Args:
             vision_states: [N, T, Dv].
-            grid: rows and columns of the patches, which the fixed positions are computed for.
+            grid: Rows and columns of the patches, for which the fixed positions are computed.
             num_prefix: tokens in front of the patches (the class token).
 
         Returns:

@@ -1,4 +1,4 @@
-"""What a call of the processor may be given, flat or grouped as transformers' processors take it."""
+"""The settings of a call of the processor, flat or grouped as in transformers' processors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -14,8 +14,8 @@ _OF_NO_EFFECT = (
     "audio_kwargs",
     "return_text_replacement_offsets",
 )
-"""Longer videos are always sampled, there are no token types beside the modalities, and offsets are those of the text
-before its placeholders are widened."""
+"""Settings without effect: longer videos are always sampled, there are no token types beside the modalities, and
+offsets are those of the text before its placeholders are widened."""
 
 
 @dataclass
@@ -29,13 +29,13 @@ class CallSettings:
         truncation: cut text (never an image) from the end to `max_length` tokens, instead of an error.
         max_length: most tokens of a text, visual rows included.
         num_frames: frames taken from a longer video; the processor's by default.
-        add_special_tokens: open texts with the beginning-of-sequence token, if the tokenizer has that custom.
+        add_special_tokens: open texts with the beginning-of-sequence token, if the tokenizer does so.
         return_mm_token_type_ids, return_attention_mask: leave them out if False.
         return_offsets_mapping: also `offset_mapping`, (first, last + 1) character of the text for each token; all rows
             of an image have those of its placeholder.
-        return_special_tokens_mask: also `special_tokens_mask`, 1 for tokens that no text stands for.
+        return_special_tokens_mask: Also return `special_tokens_mask`, 1 for tokens that stand for no text.
         return_length: also `length`, the number of tokens of each text with its padding.
-        return_tensors: "pt" for tensors; else lists, and arrays for the pixels.
+        return_tensors: "pt" for tensors; otherwise lists, and arrays for the pixels.
         images: settings of the image processor, such as `size`, `aspect` or `do_resize`.
     """
 
@@ -56,7 +56,7 @@ class CallSettings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "CallSettings":
-        """The settings among keyword arguments, of which some may be grouped (`text_kwargs={...}`).
+        """The settings from keyword arguments, some of which may be grouped (`text_kwargs={...}`).
 
         Raises:
             TypeError: one is unknown.

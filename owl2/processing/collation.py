@@ -1,4 +1,4 @@
-"""Encoded samples of unequal lengths to one batch. (B samples, S the longest of them, N images of all)"""
+"""Collates encoded samples of unequal lengths. (B samples, S the longest of them, N images in all)"""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from .tokenization import TEXT, TokenSequence
 
 
 def padding_values(pad_token_id: int) -> dict[str, Any]:
-    """What fills each entry of a sample where there is no token."""
+    """The value that fills each entry of a sample where there is no token."""
     return {
         "input_ids": pad_token_id,
         "attention_mask": 0,
@@ -66,7 +66,7 @@ def pad_rows(
     max_length: int | None,
     pad_to_multiple_of: int | None = None,
 ) -> dict[str, list[list[Any]]]:
-    """Pad named rows as transformers does: `padding` True or "longest", "max_length", or False.
+    """Pads named rows as transformers does: `padding` True or "longest", "max_length", or False.
 
     Raises:
         ValueError: another `padding` or `padding_side`, or "max_length" without `max_length`.
@@ -87,7 +87,7 @@ def pad_rows(
 
 
 def pad_sequence(row: list[Any], length: int, value: Any, padding_side: str) -> list[Any]:
-    """One row filled up with `value` to `length` on the "left" or the "right".
+    """Fills one row up to `length` with `value` on the "left" or the "right".
 
     Raises:
         ValueError: another `padding_side`.
@@ -101,7 +101,7 @@ def pad_sequence(row: list[Any], length: int, value: Any, padding_side: str) -> 
 def pad_encoded(
     samples: Sequence[dict[str, Any]], pad_token_id: int, padding_side: str = "right"
 ) -> dict[str, torch.Tensor]:
-    """Collate encoded samples.
+    """Collates encoded samples.
 
     Args:
         samples: dictionaries of lists of equal length within a sample (`input_ids`, `labels`, ...), and maybe

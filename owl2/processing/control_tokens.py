@@ -1,7 +1,7 @@
 """Control tokens written out in the texts of a conversation, such as `</s>` or the HTML tag `<s>`.
 
 A tokenizer reads them as the tokens themselves, wherever they stand: an answer would end in its middle. Only those
-that a chat template writes are meant. In a text they are found here, refused, or tokenized as the letters they are.
+that a chat template writes are meant as such. In a text they are found here, refused, or tokenized as their letters.
 """
 
 import re
@@ -29,7 +29,7 @@ def control_tokens_in(messages: Iterable[Message], tokens: Sequence[str]) -> lis
 
 
 def protect(messages: Sequence[Message], tokens: Sequence[str]) -> list[Message]:
-    """The messages with a character in the place of each control token of their texts.
+    """Replaces each control token in the texts of messages by a character.
 
     A chat template leaves these characters as they are, and the processor reads them as the letters of the token.
     """
@@ -50,7 +50,7 @@ def protect(messages: Sequence[Message], tokens: Sequence[str]) -> list[Message]
 
 
 def stand_ins_of(tokens: Sequence[str]) -> dict[str, str]:
-    """The character that stands for each token, as a key, in the order of the tokens."""
+    """The characters that stand for the tokens, as keys, in the order of the tokens."""
     return {chr(_FIRST_STAND_IN + index): token for index, token in enumerate(tokens)}
 
 
@@ -70,7 +70,7 @@ def encode_protected(
     """Ids and offsets of a text in which characters stand for the letters of control tokens.
 
     Args:
-        stand_ins: as of `stand_ins_of`.
+        stand_ins: The characters of `stand_ins_of`.
         ids_of_tokens: the control tokens that the text may hold as such.
         encode_letters: tokenizes a text without control tokens, in which their letters are letters.
 
@@ -113,5 +113,5 @@ def _texts(message: Message) -> list[str]:
 
 
 def _any_of(tokens: Sequence[str]) -> re.Pattern[str]:
-    """Any of the tokens, the longest that fits; nothing where there are none."""
+    """A pattern for any of the tokens, the longest that fits; it matches nothing where there are none."""
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")

@@ -1,7 +1,7 @@
-"""Which characters of a rendered conversation the model learns: the assistant's turns, with their end token.
+"""Finds the characters of a rendered conversation that the model learns: the assistant's turns with their end token.
 
-Found by rendering the conversation with its answers marked or, where a template does not bear that, by rendering its
-prefixes, so it holds for every chat template that renders a conversation as a continuation of its beginning.
+The conversation is rendered with its answers marked or, where a template does not allow that, prefix by prefix. This
+works for every chat template that renders a conversation as a continuation of its beginning.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ _MARKS = ("\ue000", "\ue001")  # characters of the private use area
 def assistant_spans(
     messages: Sequence[Message], render: Render, special_tokens: Sequence[str]
 ) -> tuple[str, list[tuple[int, int]]]:
-    """Render a conversation and find the assistant's turns in it.
+    """Renders a conversation and finds the assistant's turns in it.
 
     Args:
         messages: turns with `role` and `content`.
         render: renders messages with (True) or without (False) the prompt for generation.
-        special_tokens: strings of which one may close a turn; what a template writes after it (a line break in
+        special_tokens: Strings, one of which may close a turn; what a template writes after it (a line break in
             ChatML) is not learnt, since generation stops before it.
 
     Returns:
@@ -45,7 +45,7 @@ def _spans_by_marks(
 ) -> list[tuple[int, int]] | None:
     """The spans from one rendering whose assistant contents are marked, which long conversations need to be quick.
 
-    `None` where the marks change the rendering, or where what stands before the turns is not always the same.
+    `None` where the marks change the rendering, or where the text before the turns is not always the same.
     """
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers or any(mark in text for mark in _MARKS):
@@ -106,10 +106,10 @@ def _end_of_turn(turn: str, special_tokens: Sequence[str]) -> int:
 
 
 def supervised_spans(messages: Sequence[Message], spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The spans of the assistant's turns without those of the weight 0.
+    """The spans of the assistant's turns, without turns of weight 0.
 
     Raises:
-        ValueError: a weight is neither 0 nor 1, or of another's turn.
+        ValueError: A weight is neither 0 nor 1, or is given to a turn of another role.
     """
     weights = []
     for index, message in enumerate(messages):
@@ -125,7 +125,7 @@ def supervised_spans(messages: Sequence[Message], spans: Sequence[tuple[int, int
 
 
 def check_messages(messages: Any) -> None:
-    """Raise `ValueError` unless `messages` is a list of turns, each with a role and a content."""
+    """Raises `ValueError` unless `messages` is a list of turns, each with a role and a content."""
     if not isinstance(messages, list | tuple) or not messages:
         raise ValueError(f"a conversation is a list of messages with at least one, got {messages!r:.200}")
     for index, message in enumerate(messages):
@@ -134,7 +134,7 @@ def check_messages(messages: Any) -> None:
 
 
 def media_of_conversation(messages: Sequence[Message], given: Any, kind: str) -> Any:
-    """The images or videos (`kind`) of a conversation: those its content parts carry, else those given beside it.
+    """The images or videos (`kind`) of a conversation: those in its content parts, or those given beside it.
 
     Raises:
         ValueError: they were given in both ways.

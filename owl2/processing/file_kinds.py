@@ -1,4 +1,4 @@
-"""What a file that is no image and no video looks like, so that an error can say what to do."""
+"""Recognises files that are neither image nor video, so that an error can say what to do."""
 
 import re
 
@@ -29,7 +29,7 @@ _SIGNATURES = (
 
 
 def looks_like(contents: bytes) -> str:
-    """What the beginning of a file says that it is, and what to do, as the end of a sentence; nothing if unknown."""
+    """The kind of a file by its beginning, and what to do, as the end of a sentence; empty if it is unknown."""
     start = contents[:1024]
     if start[4:8] == b"ftyp" and start[8:12] in _PICTURE_BRANDS:
         return ": it is a HEIC picture, as phones take: convert it to JPEG or PNG"

@@ -1,6 +1,6 @@
-"""Reading one image from wherever a user keeps it: a PIL image, a file, bytes, a data URL or an array.
+"""Reads one image from any source: a PIL image, a file, bytes, a data URL or an array.
 
-Everything that comes out is an upright 8-bit RGB image; everything that cannot is a `ValueError` that names the source.
+The result is an upright 8-bit RGB image; anything else is a `ValueError` that names the source.
 Nothing is ever fetched from a network.
 """
 
@@ -23,11 +23,11 @@ _HIGHEST_16_BIT = 65535
 _LONGEST_PATH = 4096
 
 BASE64_SIGNATURES = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0", "SUkq", "TU0A")
-"""How PNG, JPEG, GIF, WebP, BMP and both kinds of TIFF begin in base64."""
+"""The beginnings of PNG, JPEG, GIF, WebP, BMP and both kinds of TIFF in base64."""
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """Load one image as 8-bit RGB.
+    """Loads one image as 8-bit RGB.
 
     Args:
         source: a PIL image; the path of a file; the bytes of a file, or these in base64, plain or as a data URL
@@ -35,7 +35,7 @@ def load_image(source: ImageSource) -> Image.Image:
 
     Returns:
         An RGB image. The EXIF orientation of files and bytes is applied; transparent areas become white; 16-bit grey
-        is scaled to 8 bits; of an animation, the first frame is taken.
+        is scaled to 8 bits; the first frame of an animation is taken.
 
     Raises:
         ValueError: the source is missing, empty, damaged, of another kind, a web address, or larger than
@@ -65,7 +65,7 @@ def read_file(path: Any, kind: str) -> bytes:
     """The contents of a local file that must exist and not be empty; `kind` names it in the errors.
 
     Raises:
-        ValueError: naming the file and what is wrong with it.
+        ValueError: It names the file and what is wrong with it.
     """
     name = check_local_path(path, kind)
     try:
@@ -101,7 +101,7 @@ def path_of_file_url(name: str) -> str:
 
 
 def refuse_decompression_bomb(width: int, height: int, name: str) -> None:
-    """Raise `ValueError` if an image of this size exceeds Pillow's limit, where Pillow itself would only warn."""
+    """Raises `ValueError` if an image of this size exceeds Pillow's limit, where Pillow itself would only warn."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise ValueError(
@@ -121,7 +121,7 @@ def _decode_data_url(url: str) -> bytes:
 
 
 def _plain_base64(text: str) -> bytes | None:
-    """The bytes of an image that a text is the base64 of; `None` for the path of a file."""
+    """The bytes of an image that a text encodes in base64; `None` for the path of a file."""
     if not text.startswith(BASE64_SIGNATURES) or os.path.exists(text[:_LONGEST_PATH]):
         return None
     try:
@@ -179,7 +179,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, 32 bits or floating point; Pillow's own conversion would cut everything above 255."""
+    """Scales grey of 16 bits, 32 bits or floating point; Pillow's own conversion would cut everything above 255."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     if image.mode.startswith("I;16") or values.max() > 255:
         values = values / _HIGHEST_16_BIT * 255

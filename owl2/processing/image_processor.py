@@ -38,7 +38,7 @@ class Owl2ImageProcessorPil(PilBackend):
             `{"shortest_edge": S}` is read as a square.
         aspect (`str`): "resize", "pad" or "crop"; see `Owl2ImagesKwargs`. The default "resize" is the official
             inference: bicubic to a square of the longer side, then bicubic to `size`.
-        image_mean, image_std (`list[float]`): of the channels, CLIP's by default.
+        image_mean, image_std (`list[float]`): Mean and standard deviation of the channels, CLIP's by default.
 
     Raises:
         ValueError: an unknown `aspect`, or an image that `load_image` refuses or that has an absurdly long side.
@@ -75,7 +75,7 @@ class Owl2ImageProcessorPil(PilBackend):
         return settings
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Load what transformers would download: local sources only (see `load_image`), nested lists kept."""
+        """Loads what transformers would download: local sources only (see `load_image`), nested lists kept."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(image) for image in image_url_or_urls]
         return load_image(image_url_or_urls)
@@ -128,10 +128,10 @@ def resize_image(
     mean: Sequence[float] = OPENAI_CLIP_MEAN,
     resample: int = PILImageResampling.BICUBIC,
 ) -> Image.Image:
-    """Bring an RGB image to `height` x `width` pixels in one of the official ways (`aspect`).
+    """Brings an RGB image to `height` x `width` pixels in one of the official ways (`aspect`).
 
-    On the way the official code makes images as large as the square of the longer side. Of a very long image that would
-    take gigabytes: where it would exceed Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`), the image goes the short way.
+    The official code first makes an image as large as the square of its longer side. For a very long image that would
+    take gigabytes: where it would exceed Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`), this step is left out.
     """
     if aspect == "resize":
         longer_side = max(image.size)
@@ -145,7 +145,7 @@ def resize_image(
 
 
 def expand_to_square(image: Image.Image, mean: Sequence[float] = OPENAI_CLIP_MEAN) -> Image.Image:
-    """Centre an image on a square of its longer side filled with the mean colour (official fine-tuning)."""
+    """Centres an image on a square of its longer side filled with the mean colour (official fine-tuning)."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), tuple(int(channel * 255) for channel in mean))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -158,7 +158,7 @@ def _too_large(width: int, height: int) -> bool:
 
 
 def _with_square_in_limit(image: Image.Image) -> Image.Image:
-    """An image whose square would be too large, made smaller; any other as it is."""
+    """Makes an image smaller if its square would be too large; other images stay as they are."""
     longer_side, limit = max(image.size), Image.MAX_IMAGE_PIXELS
     if limit is None or longer_side**2 <= limit:
         return image

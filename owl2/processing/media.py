@@ -1,4 +1,4 @@
-"""Sharing out images and videos to the texts whose placeholders they fill. Nothing is ever left over."""
+"""Assigns images and videos to the texts whose placeholders they fill; none may be left over."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,12 +8,12 @@ from PIL import Image
 
 
 def share_images(images: Any, counts: Sequence[int], placeholder: str) -> list[list[Any]]:
-    """Images of each text: from one image, a flat list in placeholder order, or one list for each text.
+    """The images of each text: from one image, a flat list in placeholder order, or one list for each text.
 
     Args:
         images: the images, or None.
-        counts: how many placeholders each text has.
-        placeholder: its string, for the errors.
+        counts: Number of placeholders of each text.
+        placeholder: String of the placeholder, for the errors.
 
     Raises:
         ValueError: numbers of images and placeholders differ; both are given.
@@ -26,7 +26,7 @@ def share_images(images: Any, counts: Sequence[int], placeholder: str) -> list[l
 
 
 def share_videos(videos: Any, counts: Sequence[int], placeholder: str) -> list[list[Any]]:
-    """Videos of each text: from one video, a flat list in placeholder order, or one list for each text.
+    """The videos of each text: from one video, a flat list in placeholder order, or one list for each text.
 
     A video is the path of a file, an array [T, H, W, 3], or a list of frames. A list of PIL images or arrays is one
     video; a string in a list is always a video file, so frames given as files go into a list for each text:

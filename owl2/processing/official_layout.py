@@ -1,4 +1,4 @@
-"""What the processor needs from a checkpoint directory that another program wrote.
+"""Reads what the processor needs from a checkpoint directory that another program wrote.
 
 The official layout has a flat `config.json` with `visual_config`, a `tokenizer.model`, and maybe a
 `preprocessor_config.json` of CLIP's image processor; none of them knows of our processor's settings.
@@ -37,13 +37,13 @@ def load_tokenizer(directory: Any, **kwargs: Any) -> PreTrainedTokenizerBase:
 
 
 def settings_from_model(directory: Any, **kwargs: Any) -> dict[str, Any]:
-    """Processor settings read off a model's own files: `num_image_tokens` and the settings of the image processor.
+    """Processor settings from a model's own files: `num_image_tokens` and the settings of the image processor.
 
     Args:
         directory: a local directory or the name of a model on the hub.
 
     Returns:
-        What the files say, nothing about what they do not say.
+        The settings that the files state, and no others.
     """
     arguments = {name: kwargs[name] for name in _FILE_ARGUMENTS if kwargs.get(name) is not None}
     image_settings: dict[str, Any] = {}

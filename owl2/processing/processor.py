@@ -1,4 +1,4 @@
-"""From text, images and videos to everything the model takes, each position decided here once and for all.
+"""Turns text, images and videos into the inputs of the model; every position is decided here.
 
 B texts, S tokens, N images and frames, H x W pixels, Q learnable queries. A placeholder `<|image|>` becomes Q + 1
 tokens (the queries and the end-of-image token), `<|video|>` as many for each frame. `mm_token_type_ids` (0 text, 1
@@ -44,7 +44,7 @@ from .video import load_video
 
 
 class ChatTemplateError(ValueError, jinja2.TemplateError):
-    """A chat template cannot render messages: an error of ours and, for libraries that catch those, of Jinja."""
+    """A chat template cannot render messages: it is an error of ours and, for libraries that catch those, of Jinja."""
 
 
 class Owl2Processor(ProcessorMixin):
@@ -98,14 +98,15 @@ class Owl2Processor(ProcessorMixin):
         audio: None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Texts with their images and videos to the inputs of the model.
+        """Turns texts with their images and videos into the inputs of the model.
 
         Args:
             images: one image, a flat list consumed in the order of the placeholders over all texts, or one list for
                 each text; an image is whatever `load_image` reads.
             text: one text or a list, with `image_token` and `video_token` where images and videos stand.
-            videos: as `images`; a video is whatever `load_video` reads (see `share_videos` for lists of frames).
-            kwargs: see `CallSettings`; as for any processor of transformers, also grouped (`text_kwargs={...}`).
+            videos: Given like `images`; a video is whatever `load_video` reads (see `share_videos` for lists of
+                frames).
+            kwargs: See `CallSettings`; as in any processor of transformers, they may be grouped (`text_kwargs={...}`).
 
         Returns:
             `input_ids`, `attention_mask`, `mm_token_type_ids`, each [B, S]; `pixel_values` [N, 3, H, W] with images and
@@ -142,7 +143,7 @@ class Owl2Processor(ProcessorMixin):
         return BatchFeature(data, tensor_type=settings.return_tensors)
 
     def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, with images and videos in the content parts; see `ProcessorMixin.apply_chat_template`.
+        """Renders messages with images and videos in their content parts; see `ProcessorMixin.apply_chat_template`.
 
         Raises:
             ChatTemplateError: also where the template refuses the messages, or has no place for `tools` or `documents`.
@@ -170,12 +171,12 @@ class Owl2Processor(ProcessorMixin):
 
     @property
     def control_tokens(self) -> list[str]:
-        """Special tokens of the tokenizer but the image token: what only a chat template writes."""
+        """The special tokens of the tokenizer without the image token, which only a chat template writes."""
         return control_tokens_of(self.tokenizer, (self.image_token, self.video_token))
 
     @property
     def protected_tokens(self) -> list[str]:
-        """Control tokens and placeholders, which `control_tokens.protect` makes text that may be typed."""
+        """Control tokens and placeholders, which `control_tokens.protect` turns into text where they are typed."""
         return [*self.control_tokens, self.image_token, self.video_token]
 
     def encode_conversation(
@@ -189,17 +190,17 @@ class Owl2Processor(ProcessorMixin):
         normalize: bool = True,
         control_tokens: ControlTokens = "tokens",
     ) -> dict[str, Any]:
-        """A conversation of which the assistant's turns are learnt.
+        """Encodes a conversation in which the assistant's turns are learnt.
 
         Args:
             messages: turns with `role` and `content` (a string, or parts of type text, image and video). One of the
                 assistant with `"weight": 0` is not learnt.
-            images, videos: those of the placeholders, in order, unless the content parts carry them.
+            images, videos: Images and videos of the placeholders, in order, unless the content parts carry them.
             max_length, truncation: as for `__call__`.
             with_pixels: False leaves the images to the caller, who adds `pixel_values` in their order.
             normalize: False gives pixels as levels from 0 to 255 in uint8, for the device to normalise.
-            control_tokens: what a control token in a text is, such as `</s>`: the token, its letters ("text"), or an
-                error ("refuse").
+            control_tokens: The meaning of a control token in a text, such as `</s>`: the token, its letters ("text"),
+                or an error ("refuse").
 
         Returns:
             Lists `input_ids`, `attention_mask`, `mm_token_type_ids`, `labels` (the assistant's tokens with the end of
@@ -227,7 +228,7 @@ class Owl2Processor(ProcessorMixin):
         return encoded_sample(sequence, tokens_inside(sequence.offsets, spans), pixels)
 
     def encode_pair(self, caption: str, image: Any = None, control_tokens: ControlTokens = "tokens") -> dict[str, Any]:
-        """An image and its caption, for pretraining (section 3.4, stage 1).
+        """Encodes an image and its caption for pretraining (section 3.4, stage 1).
 
         The rows of the image come first, so the first caption token is predicted from the last visual row; there is
         no beginning-of-sequence token. Caption and end-of-sequence token are learnt.
@@ -252,7 +253,7 @@ class Owl2Processor(ProcessorMixin):
         return encoded_sample(sequence, [False] * rows + [True] * (len(sequence) - rows), pixels)
 
     def encode_prompt(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        """A text with image placeholders whose `pixel_values` the caller adds: nothing is learnt, nothing is read.
+        """Encodes a text with image placeholders, of which nothing is learnt; the caller adds the `pixel_values`.
 
         Args:
             add_special_tokens: as for `__call__`.
@@ -268,7 +269,7 @@ class Owl2Processor(ProcessorMixin):
         }
 
     def encode_text(self, text: str) -> dict[str, Any]:
-        """Plain text, closed by the end-of-sequence token; all is learnt but the beginning-of-sequence token.
+        """Encodes plain text, closed by the end-of-sequence token; all but the beginning-of-sequence token is learnt.
 
         Returns:
             As `encode_conversation`.
@@ -282,7 +283,7 @@ class Owl2Processor(ProcessorMixin):
         return encoded_sample(sequence, [not is_opened] + [True] * (len(sequence) - 1), [])
 
     def pad(self, samples: Sequence[dict[str, Any]], padding_side: str = "right") -> dict[str, torch.Tensor]:
-        """Collate what the `encode_` methods return; see `pad_encoded`."""
+        """Collates results of the `encode_` methods; see `pad_encoded`."""
         return pad_encoded(samples, self.tokenizer.pad_token_id, padding_side)
 
     @classmethod
@@ -312,7 +313,7 @@ class Owl2Processor(ProcessorMixin):
         return protect(messages, self.control_tokens) if control_tokens == "text" else messages
 
     def _rows(self, sequences: Sequence[TokenSequence], settings: CallSettings) -> dict[str, list[list[Any]]]:
-        """What is asked for of each text, before it is padded."""
+        """The requested entries of each text, before padding."""
         rows: dict[str, list[list[Any]]] = {"input_ids": [sequence.input_ids for sequence in sequences]}
         if settings.return_attention_mask is not False:
             rows["attention_mask"] = [[1] * len(sequence) for sequence in sequences]
@@ -359,7 +360,7 @@ class Owl2Processor(ProcessorMixin):
         return sequences, pixels
 
     def _tokenize_images(self, text: str, add_beginning: bool = True) -> TokenSequence:
-        """Tokens of a text whose placeholders are all of images, each with its rows."""
+        """The tokens of a text all of whose placeholders are images, each with its rows."""
         placeholders = self._placeholders()
         kinds = placeholders.find(text)
         if VIDEO in kinds:
@@ -367,7 +368,7 @@ class Owl2Processor(ProcessorMixin):
         return placeholders.encode(text, [self.num_image_tokens] * len(kinds), add_beginning)
 
     def _append_supervised(self, sequence: TokenSequence, text: str, add_beginning: bool) -> None:
-        """Add a text that holds no placeholder, and the end-of-sequence token."""
+        """Adds a text without placeholders, and the end-of-sequence token."""
         placeholders = self._placeholders()
         if placeholders.find(text):
             raise ValueError(f"only text may stand here, but {text!r:.200} holds an image or video placeholder")
@@ -386,7 +387,7 @@ class Owl2Processor(ProcessorMixin):
         return self.apply_chat_template(copies, tokenize=False, add_generation_prompt=add_generation_prompt)
 
     def _complete_chat_template(self, template: str) -> str:
-        """The template itself if it renders images, else the template extended to them."""
+        """The template itself if it renders images, otherwise the template extended to them."""
         parts = [{"type": "image"}, {"type": "text", "text": "?"}]
         try:
             rendered = self.apply_chat_template([{"role": "user", "content": parts}], chat_template=template)

@@ -1,6 +1,6 @@
-"""Text with image and video placeholders to token ids whose positions are final.
+"""Turns text with image and video placeholders into token ids whose positions are final.
 
-Each placeholder becomes as many copies of the image token as the visual abstractor gives rows. The text around the
+Each placeholder becomes as many copies of the image token as an image has rows. The text around the
 placeholders is tokenized piece by piece, as the official code does: with a SentencePiece tokenizer every piece opens
 with the word-start mark, and the beginning-of-sequence token opens the first piece that is not empty.
 """
@@ -38,14 +38,14 @@ class TokenSequence:
         return len(self.input_ids)
 
     def append(self, ids: Iterable[int], modality: int, offsets: Iterable[tuple[int, int]]) -> None:
-        """Add tokens of one modality with their character offsets."""
+        """Adds tokens of one modality with their character offsets."""
         before = len(self.input_ids)
         self.input_ids.extend(ids)
         self.mm_token_type_ids.extend([modality] * (len(self.input_ids) - before))
         self.offsets.extend(offsets)
 
     def truncate(self, max_length: int | None, truncation: bool, name: str) -> None:
-        """Hold the sequence to `max_length` tokens, cutting text from the end only if `truncation`.
+        """Limits the sequence to `max_length` tokens; text is cut from the end only with `truncation`.
 
         Raises:
             ValueError: too long and not to be cut, or visual rows would be lost; gives the length and the limit.
@@ -92,16 +92,16 @@ class PlaceholderTokenizer:
         self._pattern = re.compile("|".join(re.escape(placeholder) for placeholder in placeholders))
 
     def find(self, text: str) -> list[int]:
-        """Modality of each placeholder in a text, in order."""
+        """The modality of each placeholder in a text, in order."""
         return [self.placeholders[match.group()] for match in self._pattern.finditer(text)]
 
     def encode(self, text: str, rows: list[int], add_beginning: bool = True) -> TokenSequence:
-        """Tokenize `text`, giving its i-th placeholder `rows[i]` visual rows.
+        """Tokenizes `text` and gives its i-th placeholder `rows[i]` visual rows.
 
         Args:
             text: may hold placeholders, special tokens, and what `control_tokens.protect` puts in their place.
             rows: number of rows for each placeholder, as `find` lists them.
-            add_beginning: open with the beginning-of-sequence token, if the tokenizer has that custom.
+            add_beginning: Open with the beginning-of-sequence token, if the tokenizer does so.
         """
         sequence, position = TokenSequence(), 0
         beginning = self.beginning if add_beginning else None
@@ -147,7 +147,7 @@ def control_tokens_of(tokenizer: PreTrainedTokenizerBase, placeholders: Iterable
 
 
 def beginning_of_sequence(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The id that this tokenizer puts in front of a text by itself, or None if that is not its custom."""
+    """The id that this tokenizer puts in front of a text by itself, or None if it puts none."""
     opened, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     if opened and opened[0] == tokenizer.bos_token_id and plain[:1] != opened[:1]:
         return opened[0]
@@ -174,7 +174,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, image_token: str) -> P
 
 
 def match_sentencepiece(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Mend transformers' LLaMA tokenizer so that its ids are SentencePiece's.
+    """Corrects transformers' LLaMA tokenizer so that its ids are SentencePiece's.
 
     transformers 5 leaves out the word-start mark before text that begins with a space (" x" becomes "▁x" instead of
     "▁▁x"). The returned tokenizer puts it in front of every stretch of text, also after special tokens, as the

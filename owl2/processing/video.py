@@ -34,17 +34,17 @@ def load_video(
     unit: Unit = "seconds",
     spacing: Spacing = "centres",
 ) -> list[Image.Image]:
-    """Load at most `num_frames` frames, spread evenly over a video or a part of it.
+    """Loads at most `num_frames` frames, spread evenly over a video or a part of it.
 
-    The frames are the centres of `num_frames` equal segments: of T frames, those of index
+    The frames are the centres of `num_frames` equal segments: among T frames, those of index
     `floor((i + 1/2) * T / num_frames)`. A video of no more than `num_frames` frames is taken whole; frames are never
     repeated.
 
     Args:
         source: the path of a video file (mp4, avi, webm, gif, ...), a list of frames that `load_image` reads, or an
             array [T, H, W, 3] of type uint8.
-        num_frames: how many frames to take.
-        start, end: of the part, in `unit` from the beginning of the video; `end` is not in it.
+        num_frames: Number of frames to take.
+        start, end: Limits of the part, in `unit` from the beginning of the video; `end` is not in it.
         unit: "seconds", or "frames" (the only one for lists and arrays).
         spacing: "centres", or "seed" or "one_a_second": the frames that other programs take (see `FrameSampling`).
 
@@ -90,7 +90,7 @@ def _load_animation(name: str, sampling: FrameSampling) -> list[Image.Image]:
 
 
 def _animation_frames(name: str) -> Iterator[Image.Image]:
-    """Animated pictures through Pillow, which composes each frame on those before it.
+    """Reads animated pictures by Pillow, which composes each frame on those before it.
 
     Raises:
         ValueError: not even the first frame can be read, or it is a decompression bomb.
@@ -109,10 +109,10 @@ def _animation_frames(name: str) -> Iterator[Image.Image]:
 
 
 def _load_container(name: str, sampling: FrameSampling) -> list[Image.Image]:
-    """Containers through PyAV.
+    """Reads containers by PyAV.
 
-    Packets are counted without decoding, since containers often do not know their number of frames, or wrongly. Where
-    fewer frames can be decoded than that (a damaged tail), the frames are chosen again from those that can.
+    Packets are counted without decoding, since the number of frames that a container states is often missing or wrong.
+    Where fewer frames can be decoded (a damaged tail), the frames are chosen again from those.
     """
     shown = f"the video {name}"
     with _open_container(name) as container:
@@ -135,7 +135,7 @@ def _load_container(name: str, sampling: FrameSampling) -> list[Image.Image]:
 
 
 def _times_in_seconds(packets: list[tuple[int | None, int | None]], time_base: Any) -> list[float] | None:
-    """When each frame is shown and when the last one ends, from the first one on; None where that is not known."""
+    """The times at which each frame is shown and the last one ends, from the first frame on; None if not known."""
     known = sorted((time, duration or 0) for time, duration in packets if time is not None)
     if not known or len(known) < len(packets) or not time_base:
         return None
@@ -146,7 +146,7 @@ def _times_in_seconds(packets: list[tuple[int | None, int | None]], time_base: A
 def _take_frames(
     frames: Iterable[Any], indices: list[int], to_image: Callable[[Any], Image.Image]
 ) -> tuple[dict[int, Image.Image], int]:
-    """The frames of these indices, as far as there are so many, and how many were decoded on the way."""
+    """The frames of these indices that exist, and the number of frames that were decoded."""
     wanted, taken, decoded = set(indices), {}, 0
     for frame in frames:
         if decoded in wanted:
@@ -160,13 +160,13 @@ def _take_frames(
 def _seek_frames(
     name: str, times: list[int | None], indices: list[int], to_image: Callable[[Any], Image.Image]
 ) -> dict[int, Image.Image]:
-    """The frames of these indices, decoded from the keyframe before the first of them on.
+    """The frames of these indices, decoded from the keyframe before the first one.
 
     Args:
-        times: presentation times of all packets, of which the n-th frame has the n-th smallest.
+        times: Presentation times of all packets; the n-th frame has the n-th smallest.
 
     Returns:
-        Not all of them where the times are not known or the file is damaged.
+        The frames; some are missing where the times are not known or the file is damaged.
     """
     av = _pyav(name)
     known = sorted(time for time in times if time is not None)
@@ -206,7 +206,7 @@ def _decode(name: str) -> Iterator[Any]:
 
 
 def _packets(container: Any) -> Iterator[Any]:
-    """Packets of the first video stream, up to the end of the file or the first place where it cannot be followed."""
+    """Packets of the first video stream, up to the end of the file or the first place where reading fails."""
     av = _pyav(container.name)
     try:
         yield from container.demux(container.streams.video[0])
@@ -215,7 +215,7 @@ def _packets(container: Any) -> Iterator[Any]:
 
 
 def _pyav(name: str) -> Any:
-    """The package that reads videos, which is wanted only where there is one."""
+    """PyAV, which is needed only to read videos."""
     try:
         import av
     except ImportError as error:
@@ -252,11 +252,11 @@ def _to_image(frame: Any, name: str) -> Image.Image:
 
 
 def upright(image: Image.Image, matrix: Sequence[int]) -> Image.Image:
-    """A frame as it is to be shown: phones store beside it how they were held, front cameras also a mirroring.
+    """Turns a frame upright: phones store how they were held beside it, and front cameras also a mirroring.
 
     Args:
         matrix: a, b, u, c, d, v, x, y, w of ISO/IEC 14496-12, section 8.3.2.3: a pixel at (p, q) is shown at
-            (a p + c q, b p + d q), but for where the picture lies. Turns that are no quarters go to the nearest.
+            (a p + c q, b p + d q), without the shift. Turns other than by quarters go to the nearest.
     """
     a, b, _, c, d = matrix[:5]
     if abs(a) + abs(d) >= abs(b) + abs(c):

@@ -1,4 +1,4 @@
-"""Which frames of a video are taken. (T frames)"""
+"""The choice of the frames of a video. (T frames)"""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -12,13 +12,13 @@ Spacing = Literal["centres", "seed", "one_a_second"]
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """How frames are taken from a video or, with `start` or `end`, from a part of it.
+    """The choice of frames from a video or, with `start` or `end`, from a part of it.
 
     Attributes:
-        num_frames: how many; a part of no more frames is taken whole.
-        start, end: of the part, from the beginning of the video; `end` is not in it. A part holds at least one frame,
-            and ends where the video does. None is the video's own.
-        unit: of `start` and `end`. Seconds become frames by the frame rate, rounded down, or by the times of
+        num_frames: Number of frames; a part with no more frames is taken whole.
+        start, end: Limits of the part, from the beginning of the video; `end` is not in it. A part holds at least one
+            frame, and ends where the video does. None is the video's own.
+        unit: Unit of `start` and `end`. Seconds become frames by the frame rate, rounded down, or by the times of
             the frames where it is not constant.
         spacing: "centres" takes the centres of equal segments: of T frames, those of index
             `floor((i + 1/2) * T / num_frames)`. "seed" takes what SEED-Bench's program takes (evaluation
@@ -55,11 +55,11 @@ class FrameSampling:
         return self.start is not None or self.end is not None
 
     def indices(self, total: int, rate: float | None, name: str, times: Sequence[float] | None = None) -> list[int]:
-        """Indices, not decreasing, of the frames to take from `total`.
+        """The indices of the frames to take from `total`, in increasing order; some may be equal.
 
         Args:
             rate: frames a second, if it is known.
-            name: of the video, for the errors.
+            name: Name of the video, for the errors.
             times: seconds at which each frame is shown, and at which the last one ends, if that is known. They count
                 instead of the rate where it is not constant, but for the spacing "seed", which is a program's.
 
@@ -89,7 +89,7 @@ class FrameSampling:
         return FrameClock(rate, None if is_constant or self.spacing == "seed" else times)
 
     def _part(self, total: int, clock: "FrameClock | None", name: str) -> tuple[int, int]:
-        """First frame of the part, and the one after its last."""
+        """The first frame of the part, and the one after its last."""
         limit = total - 1 if self.spacing == "seed" and not (self.is_part and self.unit == "frames") else total
         first = 0 if self.start is None else self._frame(self.start, clock, name)
         last = limit if self.end is None else min(self._frame(self.end, clock, name, is_end=True), limit)
@@ -106,26 +106,26 @@ class FrameSampling:
 
 
 class FrameClock(NamedTuple):
-    """Seconds to frames: by a constant rate, or by the times of the frames and of the end."""
+    """Converts seconds to frames, by a constant rate or by the times of the frames and of the end."""
 
     rate: float
     times: Sequence[float] | None
 
     def __call__(self, second: float) -> int:
-        """The frame that is shown then; the number of frames from the end on."""
+        """The frame that is shown at a time; the number of frames from the end on."""
         if self.times is None:
             return int(second * self.rate)
         return max(0, bisect_right(self.times, second + 1e-6) - 1)
 
     def before(self, second: float) -> int:
-        """The number of frames that are shown before then, at least for a while."""
+        """The number of frames of which some part is shown before a time."""
         if self.times is None:
             return int(second * self.rate)
         return bisect_left(self.times, second - 1e-6)
 
 
 def _is_constant(times: Sequence[float], rate: float) -> bool:
-    """Whether no frame is shown more than a frame's time away from where the rate puts it."""
+    """Whether every frame is shown within a frame's time of where the rate puts it."""
     return all(abs(time - index / rate) <= 1 / rate for index, time in enumerate(times))
 
 

@@ -21,7 +21,7 @@ def write_scores(
     files: Sequence[str],
     out: ScoreFile,
 ) -> Outcome | None:
-    """Scores files on all ranks that `torchrun` started; see `score_files`. None on ranks but the first."""
+    """Scores files on all ranks that `torchrun` started; see `score_files`. Returns None on all but the first rank."""
     with Ranks() as ranks:
         place = ranks.device(device)
         scorer = QualityScorer.from_pretrained(

@@ -18,7 +18,7 @@ MATRIX_FILE = "matrix.json"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Second images of pairs compared with the first.
+    """The comparison of the second images of pairs with the first.
 
     Attributes:
         probabilities: [B, 5] of inferior, worse, similar, better, superior.
@@ -30,16 +30,16 @@ class Comparison:
 
     @classmethod
     def of(cls, probabilities: torch.Tensor, weights: Sequence[float]) -> "Comparison":
-        """From probabilities [B, L] and the preference that each level stands for."""
+        """The comparison by probabilities [B, L] and the preference that each level stands for."""
         return cls(probabilities, probabilities @ probabilities.new_tensor(weights))
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """Images to compare with.
+    """Images to compare other images with.
 
     Attributes:
-        files: of the N images.
+        files: Files of the N images.
         matrix: [N, N] preferences of the row over the column, float64.
     """
 
@@ -63,7 +63,7 @@ def maximum_a_posteriori(preferences: torch.Tensor, steps: int = 50) -> torch.Te
     which takes 100 steps of Adam from a random beginning. It is concave, so Newton's method finds its one maximum.
 
     Raises:
-        ValueError: the preferences are no square matrix of numbers in 0..1.
+        ValueError: The preferences are not a square matrix of numbers in 0..1.
     """
     matrix = preferences.double()
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not ((matrix >= 0) & (matrix <= 1)).all():

@@ -1,4 +1,4 @@
-"""Images of any source, or differentiable tensors in 0..1, to the pixels of the model. (B images, H x W pixels)"""
+"""Pixels of the model from images of any source or differentiable tensors in 0..1. (B images, H x W pixels)"""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ QualityImages = Any
 
 
 def is_single(images: QualityImages) -> bool:
-    """Whether this is one image and no list or batch."""
+    """Whether this is one image and not a list or batch."""
     return images.ndim == 3 if isinstance(images, torch.Tensor) else not isinstance(images, list | tuple)
 
 
@@ -52,7 +52,7 @@ def prepare(images: Sequence[Any] | torch.Tensor, processor: Owl2ImageProcessorP
 
 
 def tensor_pixels(images: torch.Tensor, processor: Owl2ImageProcessorPil, aspect_ratio: str = "pad") -> torch.Tensor:
-    """What the image processor does, as differentiable steps in torch.
+    """The steps of the image processor as differentiable operations in torch.
 
     Both resize with the same antialiased bicubic kernel. Pillow rounds to 8 bits after each direction, this does not:
     pixels agree to half a level of 255 on average, and to two at most.
@@ -76,7 +76,7 @@ def tensor_pixels(images: torch.Tensor, processor: Owl2ImageProcessorPil, aspect
 
 
 def _pad_to_square(images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
-    """Centred as `expand_to_square` does."""
+    """Centres images on a square, as `expand_to_square` does."""
     height, width = images.shape[-2:]
     side = max(height, width)
     if height == width:
@@ -91,7 +91,7 @@ def video_frames(video: Any, most: int) -> list[Image.Image]:
     """One frame a second, as Q-Align takes them; where that is more than `most`, `most` of them evenly spread.
 
     Args:
-        video: a file, or a list of frames, of which none is left out.
+        video: A file, or a list of frames, which are all taken.
 
     Raises:
         ValueError: it cannot be read, its frame rate is not known, or a list has more than `most` frames.

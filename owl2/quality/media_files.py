@@ -1,4 +1,4 @@
-"""The images and videos that a user names: files, folders with all that is in them, and lists of files."""
+"""The images and videos that a user names: files, folders with their contents, and lists of files."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ LIST_SUFFIX = ".txt"
 
 
 def is_video(file: str) -> bool:
-    """Whether a file is taken for a video, by its name."""
+    """Whether a file is a video by its name."""
     return file.lower().endswith(VIDEO_SUFFIXES)
 
 

@@ -1,4 +1,4 @@
-"""How quality models are asked, as data: one protocol for each published way.
+"""The protocols of quality models as data: one for each published way to ask them.
 
 The same weights give other scores under another prompt, begin token or weighting, and the family has several of each.
 Read in the repositories Q-Future/Q-Align (14dfdff), zhiyuanyou/DeQA-Score (8e4abc8), Q-Future/Compare2Score (de9218a)
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from owl2.data.opinions import LEVEL_VALUES, LEVELS
 
 ASPECTS = ("quality", "aesthetics")
-"""Those that the published models were trained on. Any other word goes into the prompt as it is."""
+"""The aspects that the published models were trained on. Any other word goes into the prompt as it is."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Protocol:
         levels: Words whose probabilities are compared.
         begin_token: Whether the beginning-of-sequence token opens the prompt.
         aspect_ratio: What happens to an image that is not square: see `Owl2ImageProcessorPil`.
-        source: Where it was read.
+        source: The place where it was read.
     """
 
     name: str
@@ -103,7 +103,7 @@ COMPARISON = Protocol(
     "Compare2Score, Compare2Scorer",
     levels=("inferior", "worse", "similar", "better", "superior"),
 )
-"""How two images are compared; the weighted sum is the preference for the second."""
+"""The comparison of two images; the weighted sum is the preference for the second."""
 
 COMPARISON_TEMPERATURE = 100.0
 """Compare2Score divides its logits by this before the softmax."""

@@ -22,7 +22,7 @@ _READ_AHEAD = 2  # batches of images that are read while the model works
 
 @dataclass
 class Outcome:
-    """What became of the files.
+    """The outcome for the files.
 
     Attributes:
         scored: number of files scored in this run; `known` had scores before it.
@@ -48,10 +48,10 @@ def score_files(
     several ranks are joined when all have ended.
 
     Args:
-        settings: goes beside the file, and must be that of the scores it holds.
+        settings: Settings that are written beside the file, and must be those of the scores in it.
 
     Returns:
-        The outcome of all ranks on the first, of its own share on others.
+        On the first rank, the outcome of all ranks; on the others, that of their own share.
 
     Raises:
         ValueError: `out` holds scores of another setting.
@@ -163,7 +163,7 @@ def _first_line(error: Exception) -> str:
 def run_settings(
     model: str, base: str | None, bits: int | None, scorer: QualityScorer, aspects: Sequence[str]
 ) -> dict[str, Any]:
-    """What scores depend on, for the file beside them."""
+    """The settings that scores depend on, for the file beside them."""
     protocol = scorer.protocol
     return {
         "model": str(Path(model).resolve()),

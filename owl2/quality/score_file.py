@@ -15,7 +15,7 @@ SUFFIXES = (".csv", ".jsonl")
 
 
 class ScoreFile:
-    """A file of scores and, beside it, the settings they were made with (`scores.csv.settings.json`).
+    """A file of scores and, beside it, their settings (`scores.csv.settings.json`).
 
     Raises:
         ValueError: the ending is neither `.csv` nor `.jsonl`.
@@ -50,12 +50,12 @@ class ScoreFile:
                 )
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
-        """Of a new file."""
+        """Writes the settings of a new file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.settings_path, json.dumps(dict(settings), indent=2) + "\n")
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """What the file holds; nothing if there is none. A row that was cut off is taken out of the file."""
+        """The rows of the file, if it exists. A row that was cut off is removed from the file."""
         if not self.path.is_file():
             return
         cut_after_last_line(self.path)
@@ -85,5 +85,5 @@ class ScoreFile:
             part.path.unlink()
 
     def parts(self) -> list["ScoreFile"]:
-        """Of an earlier run that did not end."""
+        """The parts that an earlier run left unfinished."""
         return [ScoreFile(path) for path in sorted(self.path.parent.glob(f"{self.path.stem}.rank-*{self.path.suffix}"))]

@@ -1,8 +1,8 @@
-"""`QualityScorer`: five level words after one prompt, in one forward pass.
+"""`QualityScorer`: the probabilities of five level words after one prompt, in one forward pass.
 
 Shapes: B images, S tokens, D hidden, Q queries, L levels. The prompt is the same for all images, so nothing is padded
-and a batch gives what its images give alone. Only the last position and the rows of the head that belong to the level
-words are computed, and softmax and weighting are in float32 (of a float64 model, float64).
+and images have the same scores in a batch as alone. Only the last position and the rows of the head that belong to the
+level words are computed, and softmax and weighting are in float32 (float64 for a float64 model).
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Ratings:
 
     Attributes:
         probabilities: [B, L] of the levels among themselves, best level first, float32.
-        scores: [B] in the scale of the protocol.
+        scores: [B] scores in the scale of the protocol.
         means, deviations: [B] of the levels counted 5 (best) to 1, as DeQA-Score states them.
     """
 
@@ -39,7 +39,7 @@ class Ratings:
 
     @classmethod
     def of(cls, probabilities: torch.Tensor, weights: Sequence[float]) -> "Ratings":
-        """From probabilities [B, L] and the score of each level."""
+        """The ratings by probabilities [B, L] and the score of each level."""
         values = probabilities.new_tensor(LEVEL_VALUES)
         means = probabilities @ values
         variances = (probabilities * (values - means.unsqueeze(-1)) ** 2).sum(-1)
@@ -50,9 +50,9 @@ class QualityScorer:
     """Scores images with any model of the family.
 
     Args:
-        model: with its processor; it is put into evaluation mode.
+        model: The model, which is put into evaluation mode.
         protocol: a name of `owl2.quality.protocols.PROTOCOLS`, or one of your own.
-        aspect: what is asked for, unless a call says otherwise: "quality", "aesthetics", or any other word.
+        aspect: The aspect to ask for by default: "quality", "aesthetics", or any other word.
         batch_size: images at a time; it does not change scores.
 
     Raises:
@@ -88,7 +88,7 @@ class QualityScorer:
         """The scorer of a model directory in our or the official layout; `settings` as for the class.
 
         Args:
-            dtype, device, base, bits: as for `owl2.checkpoints.loading.load_for_chat`.
+            dtype, device, base, bits: As in `owl2.checkpoints.loading.load_for_chat`.
 
         Raises:
             ValueError: as `owl2.checkpoints.loading.load_for_chat`, and as the class.
@@ -104,7 +104,7 @@ class QualityScorer:
         Args:
             images: an image or a list, each whatever `load_image` reads; or a tensor [B, 3, H, W] or [3, H, W] in
                 0..1 (RGB). The scores of a tensor that requires a gradient have one.
-            aspect: another than the scorer's.
+            aspect: An aspect other than the scorer's.
 
         Raises:
             ValueError: an image cannot be read, or a tensor has another shape or range.
@@ -140,7 +140,7 @@ class QualityScorer:
         return prepare(images, self.processor.image_processor, self.protocol.aspect_ratio)
 
     def rate_pixels(self, pixel_values: torch.Tensor, aspects: Sequence[str]) -> dict[str, Ratings]:
-        """What `ratings` does, of one batch that `prepare` made.
+        """Rates one batch that `prepare` made, as `ratings` does.
 
         Raises:
             ValueError: no aspect.
@@ -155,14 +155,14 @@ class QualityScorer:
         }
 
     def rate_video(self, video: Any, aspects: Sequence[str] | None = None) -> tuple[dict[str, Ratings], int]:
-        """Aspects of one video from one frame a second, all frames in one prompt.
+        """Rates aspects of one video from one frame a second, with all frames in one prompt.
 
         Args:
             video: a file, or a list of frames, which are taken as they are.
 
         Returns:
-            The ratings (B = 1) and the number of frames; of a video of more seconds than the context has room for,
-            so many frames are spread evenly.
+            The ratings (B = 1) and the number of frames; if a video has more seconds than the context has room for
+            frames, as many frames as fit are spread evenly.
 
         Raises:
             ValueError: the video cannot be read.
@@ -179,7 +179,7 @@ class QualityScorer:
         return {aspect: Ratings.of(each, self.protocol.weights) for aspect, each in found.items()}, len(frames)
 
     def compare(self, first: QualityImages, second: QualityImages) -> Comparison:
-        """Whether the second image of each pair is better than the first, in the way of Compare2Score.
+        """Compares the second image of each pair with the first, in the way of Compare2Score.
 
         Args:
             first, second: lists or tensors of the same number of images, or single images.
@@ -221,7 +221,7 @@ class QualityScorer:
     def score_against(self, images: QualityImages, anchors: Anchors) -> torch.Tensor:
         """Scores [B] by comparisons with anchors, from 0, the worst among them and the image, to 100, the best.
 
-        Each image joins the matrix of preferences, of which the maximum a posteriori scores are taken and scaled.
+        Each image joins the matrix of preferences, whose maximum a posteriori scores are scaled.
 
         Raises:
             ValueError: as a call.
@@ -243,7 +243,7 @@ class QualityScorer:
 
     @property
     def level_ids(self) -> list[int]:
-        """Token of each level word after the prompt, best first."""
+        """The token of each level word after the prompt, best first."""
         return self._prompt(self.protocol, self.aspect).levels.tolist()
 
     def _ratings_of(self, images: QualityImages, aspect: str | None) -> Ratings:
@@ -251,7 +251,7 @@ class QualityScorer:
         return self.ratings(images, [wanted])[wanted]
 
     def _graph_of(self, *sources: Sequence[Any] | torch.Tensor) -> AbstractContextManager[Any]:
-        """Gradients only where a tensor of images asks for them."""
+        """Enables gradients only if a tensor of images requires them."""
         wanted = any(isinstance(images, torch.Tensor) and images.requires_grad for images in sources)
         return torch.set_grad_enabled(wanted and torch.is_grad_enabled())
 
@@ -279,7 +279,7 @@ class QualityScorer:
         return torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature, dim=-1)
 
     def _most_frames(self, aspects: Sequence[str]) -> int:
-        """How many frames the context holds with the longest of the prompts."""
+        """The number of frames that fit into the context with the longest of the prompts."""
         lengths = [len(self._prompt(self.protocol, aspect, "video").ids) for aspect in aspects]
         rows, context = self.processor.num_image_tokens, self.model.config.text_config.max_position_embeddings
         return max(1, (context - max(lengths)) // rows + 1)
@@ -309,7 +309,7 @@ class _Prompt:
 
 
 def _tokenize(processor: Owl2Processor, text: str, protocol: Protocol) -> _Prompt:
-    """Raises `ValueError` where a level word is not one token of its own."""
+    """Tokenizes a prompt and its level words; raises `ValueError` unless each word is one token of its own."""
     sequence = processor.encode_prompt(text, add_special_tokens=protocol.begin_token)
     levels = [level_token(processor, text, word) for word in protocol.levels]
     if len(set(levels)) < len(levels):

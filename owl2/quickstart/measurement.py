@@ -1,4 +1,4 @@
-"""What the quickstart measures beside language: answers without images, accuracy by kind."""
+"""The quickstart's measurements beside language: answers without images, accuracy by kind."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +29,6 @@ def accuracy_by_kind(gold: Sequence[str], replies: Sequence[str]) -> dict[str, f
 
 
 def share(flags: Any) -> float:
-    """Share of the flags that are true, to four digits."""
+    """The share of true flags, to four digits."""
     found = list(flags)
     return round(sum(found) / len(found), 4)

@@ -39,10 +39,10 @@ from .smollm2 import convert_smollm2
 
 STATE, METRICS = "run.json", "metrics.json"
 TEXT, VISION, STAGE1, STAGE2 = "text", "vision", "stage1", "stage2"
-"""Run directories of `owl2 train`."""
+"""The run directories of `owl2 train`."""
 
 LANGUAGE_MODEL, CHECKPOINT = "language_model", "checkpoint"
-"""What the stages begin and end with."""
+"""The models that the stages begin and end with."""
 
 
 class Interrupted(Exception):
@@ -72,7 +72,7 @@ class Quickstart:
         self.dtype = getattr(torch, self.state["dtype"])
 
     def run(self) -> dict[str, Any]:
-        """Everything that is not done yet. Returns the metrics.
+        """Runs everything that is not done yet, and returns the metrics.
 
         Raises:
             ValueError: Another process works on this run.
@@ -91,7 +91,7 @@ class Quickstart:
             return metrics
 
     def finished_metrics(self) -> dict[str, Any] | None:
-        """What the run measured, if it is finished."""
+        """The metrics of the run, if it is finished."""
         files = self.directory / METRICS, self.directory / "report.md"
         return _read_state_file(files[0]) if all(file.is_file() for file in files) else None
 
@@ -132,7 +132,7 @@ class Quickstart:
         write_whole(self.directory / name, json.dumps(value, indent=2) + "\n")
 
     def _once(self, name: str, make: Callable[[Path], None]) -> Path:
-        """Makes a directory of the run unless it is there; a half-made one has another name."""
+        """Makes a directory of the run unless it exists; an unfinished one has another name."""
         target, partial = self.directory / name, self.directory / f"{name}.partial"
         if target.is_dir():
             self.console.print(f"[green]kept[/green] {target}, made before")
@@ -147,7 +147,7 @@ class Quickstart:
         """The model that a recipe makes in the run directory `name`.
 
         Args:
-            changes: Keys of the recipe with other values.
+            changes: Keys of the recipe with their new values.
         """
         run = RunDirectory(self.directory / name)
         if run.is_finished:
@@ -223,7 +223,7 @@ class Quickstart:
         return metrics
 
     def _at_the_start(self, language_model: Path, model: Owl2ForConditionalGeneration) -> Owl2ForConditionalGeneration:
-        """The language model in a new mPLUG-Owl2 with the sizes of a trained one."""
+        """A new mPLUG-Owl2 of the language model, with the sizes of a trained one."""
         config = model.config
         start = initialize(
             language_model, vision_config=config.vision_config, abstractor_config=config.abstractor_config
@@ -274,7 +274,7 @@ class Quickstart:
 
 
 def _dtype_of(preset: Preset) -> torch.dtype:
-    """The precision of a preset's last stage, "auto" decided once for all stages."""
+    """The precision of a preset's last stage; "auto" is decided once for all stages."""
     precision = load_recipe(find_recipe(preset.instruction_tuning), []).precision
     if precision == "auto":
         return fastest_training_dtype(torch.device("cpu"))
@@ -300,6 +300,6 @@ def _link_or_copy(source: str, target: str) -> str:
 
 
 def peak_memory_bytes() -> int:
-    """Most memory that this process ever held."""
+    """The largest amount of memory that this process ever held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

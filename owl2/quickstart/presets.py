@@ -28,7 +28,7 @@ PRESETS = {
 
 
 def check_preset(name: str) -> None:
-    """Refuses what is no preset.
+    """Refuses names that are not presets.
 
     Raises:
         ValueError: There is no preset of this name.

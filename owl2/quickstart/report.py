@@ -55,7 +55,7 @@ each decoder layer gives to the visual tokens.
 
 
 def _rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    """What was measured, beside the targets."""
+    """The measurements beside the targets."""
     before, after = metrics["perplexity_before"], metrics["perplexity_after"]
     facts = f"{metrics['facts_before']}, {metrics['facts_after']} of {metrics['fact_questions']}"
     target = ACCURACY_TARGETS[metrics["preset"]]

@@ -8,7 +8,7 @@ _FOLDER = Path(__file__).parent
 
 
 def recipe_names() -> list[str]:
-    """Names of all recipes, those of training first."""
+    """The names of all recipes, those of training first."""
     return _names(grids=False)
 
 
@@ -31,7 +31,7 @@ def find_grid(name: str | os.PathLike[str]) -> Path:
     """The file of a grid: a path, or the name of one of the package.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: There is neither.
     """
     path = Path(name)
     if path.is_file():
@@ -45,10 +45,10 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
     """The file of a recipe.
 
     Args:
-        name: path of a file, or name of a recipe of the package; a file of that name goes before.
+        name: path of a file, or name of a recipe of the package; a file of that name takes precedence.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: There is neither.
     """
     path = Path(name)
     if path.is_file():
@@ -63,7 +63,7 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
 
 
 def is_of_package(file: Path) -> bool:
-    """Whether a file lies among the recipes of the package, where nobody keeps data."""
+    """Whether a file is one of the package's recipes, beside which nobody keeps data."""
     return file.resolve().is_relative_to(_FOLDER.resolve())
 
 

@@ -53,7 +53,7 @@ def agieval_answer(text: str, dataset: str) -> str | list[str] | None:
 
 
 def _cloze_answer(text: str) -> str | None:
-    r"""The last `\boxed{}` if there is any `\boxed`; else what dollar signs enclose; else the plain text's answer."""
+    r"""The last `\boxed{}` if there is any `\boxed`; otherwise the text between dollar signs, or the plain answer."""
     text = _after_announcement(text)
     if "\\boxed" in text:
         return _last_boxed(text)
@@ -71,7 +71,7 @@ def _after_announcement(text: str) -> str:
 
 
 def _last_boxed(text: str) -> str | None:
-    r"""Right side of the last `\boxed{...}`, None where its braces are missing or not closed."""
+    r"""The right side of the last `\boxed{...}`; None where its braces are missing or not closed."""
     content = text.rpartition("\\boxed")[2]
     if not content.startswith("{"):
         return None

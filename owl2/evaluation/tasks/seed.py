@@ -89,7 +89,7 @@ def _image(root: Path, row: Row) -> Path:
 
 
 def _clip(root: Path, row: Row, number: int, prompt: str) -> Clip:
-    """The part of the video: in seconds for EPIC-Kitchens, in frames for Breakfast; all of it for Something-Something."""
+    """The part of the video: in seconds for EPIC-Kitchens, in frames for Breakfast, all for Something-Something."""
     path = Path(image_path(root / "seed" / "videos" / _FOLDERS[number], row.text("data_id"), row))
     # One frame is LLaVA's, the middle of the part; several are spread as SEED-Bench's program does.
     frames = _FRAMES[prompt]
