@@ -209,7 +209,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
     def _hashed(
         self, position_ids: torch.Tensor, is_vision: torch.Tensor | None, routing_key: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """A mask of the tokens that a control sends to the copies instead of the visual ones, [B, S] bool, or `None`."""
+        """A mask of the tokens that a control sends to the copies, not the visual ones, [B, S] bool; `None` if none."""
         if routing_key is None:
             raise ValueError("a model that routes by a hash needs routing_key, which tells samples apart")
         chosen = hashed(routing_key, position_ids, self.config.routing_share, self.config.routing_seed)

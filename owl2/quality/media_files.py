@@ -20,7 +20,7 @@ def media_files(inputs: Iterable[str]) -> list[str]:
 
     Args:
         inputs: each a file; a folder, which is searched with the folders in it for known endings; or a list, a `.txt`
-            with one path a line, from the folder of the list on.
+            with one path a line, relative to the folder of the list.
 
     Raises:
         ValueError: an input is not found, or there is no file at all.

@@ -1,8 +1,8 @@
-"""Images by address, for servers that allow it: only from listed hosts, only from public addresses, only so much.
+"""Images by address, for servers that allow it: only from listed hosts and public addresses, and limited in size.
 
-What is checked is what is dialled: a name is resolved once, every address that it has must be public, and the
-connection goes to the checked address with the name in its `Host` header and TLS handshake. Each redirect goes through
-all of it.
+The checked address is the one that is connected to: a name is resolved once, each of its addresses must be public, and
+the connection goes to the checked address with the name in its `Host` header and TLS handshake. Each redirect is
+checked likewise.
 """
 
 import http.client
@@ -41,7 +41,7 @@ Connector = Callable[[str, int, float], socket.socket]
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Addresses of a name."""
+    """The addresses of a name."""
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
@@ -50,7 +50,7 @@ def connect(address: str, port: int, seconds: float) -> socket.socket:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is of the internet: not of this machine, its network, or the metadata service of a cloud."""
+    """Whether an address is on the internet: not this machine, its network, or the metadata service of a cloud."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
@@ -59,10 +59,10 @@ def is_public(address: str) -> bool:
 
 
 class Fetcher:
-    """Fetches images, or says why not.
+    """Fetches images by address.
 
     Args:
-        resolve, connect: how names and addresses are reached; tests have their own.
+        resolve, connect: Functions that reach names and addresses; tests have their own.
     """
 
     def __init__(self, settings: FetchSettings, resolve: Resolver = resolve, connect: Connector = connect) -> None:
@@ -114,7 +114,7 @@ class Fetcher:
         return False
 
     def _get(self, target: SplitResult, deadline: float, param: str) -> tuple[bytes, str | None]:
-        """The contents, or where they are instead."""
+        """The contents, or the address of a redirect."""
         host, port = target.hostname or "", _port(target)
         try:
             with self._open(host, port, target.scheme, deadline, param) as connected:

@@ -20,17 +20,17 @@ IMAGE_TOKEN, VIDEO_TOKEN = "<|image|>", "<|video|>"
 _PLACEHOLDER = re.compile(f"({re.escape(IMAGE_TOKEN)}|{re.escape(VIDEO_TOKEN)})")
 
 KEY_VARIABLE = "OWL2_API_KEY"
-"""The environment variable with the key, where the server wants one."""
+"""The environment variable with the key, if the server requires one."""
 
 _LONGEST_ERROR = 2000
 _SECONDS = 600.0
 
 
 class RemoteChatSession:
-    """As `owl2.chat.ChatSession`, with the model elsewhere: the server gets the whole conversation at each turn.
+    """A `ChatSession` whose model is on a server, which gets the whole conversation at each turn.
 
     Args:
-        url: of the server, with or without `/v1` at its end.
+        url: Address of the server, with or without `/v1` at its end.
         model: its name there; the first that the server lists, if it is not given.
 
     Raises:
@@ -67,7 +67,7 @@ class RemoteChatSession:
         """Reads an image file for the next turn.
 
         Raises:
-            ValueError: there is no such file, or it is no image.
+            ValueError: There is no such file, or it is not an image.
         """
         contents = _read(path, "image")
         try:
@@ -93,7 +93,8 @@ class RemoteChatSession:
         """One turn; see `ChatSession.ask`. If it fails or is interrupted, the conversation is as before.
 
         Raises:
-            ValueError: the server refuses it, in its words; numbers of placeholders and of images differ.
+            ValueError: The server refuses it (the message is the server's); numbers of placeholders and of images
+                differ.
         """
         started = time.perf_counter()
         message = {"role": "user", "content": self._parts(text)}
@@ -122,7 +123,7 @@ class RemoteChatSession:
         )
 
     def _most_tokens(self, wanted: int, messages: list[dict[str, Any]]) -> int:
-        """What the context leaves: a server refuses more. Where one does not count tokens, what is wanted."""
+        """The tokens that the context leaves: a server refuses more. If it does not count tokens, those asked for."""
         if self.context is None:
             return wanted
         try:
@@ -133,7 +134,7 @@ class RemoteChatSession:
         return min(wanted, room) if room > 0 else wanted  # then the server says what is wrong
 
     def _parts(self, text: str) -> list[dict[str, Any]]:
-        """Images in front of the text, or where it has placeholders."""
+        """The parts of a message: images in front of the text, or at its placeholders."""
         queues = {token: iter(waiting) for token, waiting in self._waiting.items()}
         parts: list[dict[str, Any]] = []
         for token, waiting in self._waiting.items():
@@ -149,7 +150,7 @@ class RemoteChatSession:
         return parts
 
     def _receive(self, body: dict[str, Any], on_text: Callable[[str], None] | None) -> tuple[str, str, dict[str, int]]:
-        """Text, reason of its end and usage."""
+        """The text, the reason of its end, and the usage."""
         answer, reason = "", "length"
         usage: dict[str, int] = {}
         for chunk in self._events(body):
@@ -203,7 +204,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _message(error: urllib.error.HTTPError) -> str:
-    """What the body of a refusal says."""
+    """The message in the body of a refusal."""
     text = error.read(_LONGEST_ERROR).decode("utf-8", "replace")
     try:
         return str(json.loads(text)["error"]["message"])

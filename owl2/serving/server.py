@@ -16,7 +16,7 @@ from .openai_api.app import create_app
 from .settings import ServeSettings
 
 _LAST_WORDS_SECONDS = 1.0
-"""For clients to read how their answers ended."""
+"""The time in which clients can still read how their answers ended."""
 
 
 def serve(
@@ -53,8 +53,8 @@ def _log_to_stderr() -> None:
 class GracefulServer(uvicorn.Server):
     """uvicorn with the application of `create_app`, which ends as the engine does.
 
-    When it is told to stop, it takes no connection any more, and answers in flight have `shutdown_seconds`. What is
-    left then ends with an error, and who does not read that is cut off.
+    When it is told to stop, it accepts no more connections, and answers in flight have `shutdown_seconds`. The rest
+    then ends with an error, and clients that do not read it are cut off.
     """
 
     def __init__(self, app: FastAPI, settings: ServeSettings) -> None:

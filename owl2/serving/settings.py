@@ -16,75 +16,75 @@ class _Section(BaseModel):
 
 
 class LimitSettings(_Section):
-    """What a request may ask for. One more is refused with an error that names the limit."""
+    """The limits of a request. What exceeds one is refused with an error that names the limit."""
 
     body_bytes: Positive = 32 * 2**20
     messages: Positive = 256
     images: Positive = 16
-    """Images and videos of a request."""
+    """The number of images and videos of a request."""
     image_pixels: Positive = 40_000_000
     """Width times height, read from the header before anything is decoded."""
     video_frames: Positive = 2_000
-    """Of a file; the model takes `num_frames` of its processor."""
+    """The number of frames in a file; the model takes the `num_frames` of its processor."""
     prompt_tokens: Positive | None = None
-    """None is what the context holds."""
+    """The tokens of a prompt; None is what the context holds."""
     new_tokens: Positive | None = None
     choices: Positive = 8
     stop_texts: Positive = 4
     top_logprobs: Positive = 20
     prompts: Positive = 64
-    """Of one request to /v1/completions, and continuations of one to /v1/score."""
+    """The prompts of a request to /v1/completions, and the continuations of one to /v1/score."""
     form_bytes: Positive = 65_536
-    """Of a `response_format`."""
+    """The size of a `response_format`."""
     attention_tokens: Positive = 64
-    """Of the word that /attention is asked about."""
+    """The tokens of the word that /attention is asked about."""
     occlusion_groups: Positive = 8
-    """Rows and columns of the parts of an image that are hidden one after the other."""
+    """The rows and columns of parts of an image that are hidden one after the other."""
     queued: Positive = 256
-    """Requests that wait, of all clients."""
+    """The number of waiting requests of all clients."""
     queued_per_client: Positive = 64
     queue_seconds: NotNegative = 120.0
     answer_seconds: NotNegative = 600.0
     requests_per_minute: NotNegative = 0.0
-    """Of one client; 0 is no limit."""
+    """The requests a minute of one client; 0 is no limit."""
 
 
 class EngineSettings(_Section):
     """The embedded engine."""
 
     max_requests: Positive = 32
-    """Answers that are written at the same time."""
+    """The number of answers that are written at the same time."""
     max_batch_tokens: Annotated[int, Field(ge=8)] = 512
-    """Tokens of a step; a longer prompt is read in pieces between the tokens of other answers."""
+    """The tokens of a step; a longer prompt is read in pieces between the tokens of other answers."""
     cache_tokens: Positive | None = None
-    """Size of the cache of keys and values. By default on a GPU what its memory leaves, on a CPU room for
+    """Size of the cache of keys and values. By default, on a GPU what its memory leaves; on a CPU room for
     `max_requests` answers of 1,024 tokens, and always for one that fills the context."""
     page_tokens: Annotated[int, Field(ge=4)] = 32
-    """Unit in which the cache is given out, and in which beginnings of prompts are shared."""
+    """The unit in which the cache is allocated and beginnings of prompts are shared."""
     prefix_cache: bool = True
     image_cache_bytes: Positive = 256 * 2**20
     """Memory for images that are encoded already."""
 
 
 class FetchSettings(_Section):
-    """Images by http and https addresses. Off unless hosts are listed."""
+    """Images by http and https addresses, which are refused unless hosts are listed."""
 
     allowed_hosts: tuple[str, ...] = ()
     """Names such as `images.example.org`, or `*.example.org` for all below it."""
     max_bytes: Positive = 20 * 2**20
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
-    """For one image, all of its redirects included."""
+    """The time for one image, including all of its redirects."""
     redirects: Annotated[int, Field(ge=0, le=3)] = 3
 
 
 class ServeSettings(_Section):
-    """All of it.
+    """All settings of the server.
 
     Attributes:
-        model_name: what clients call the model; the name of its directory by default.
-        api_keys: with any, each request must bring one as `Authorization: Bearer KEY`.
+        model_name: The name of the model for clients; by default that of its directory.
+        api_keys: If there are any, each request must send one as `Authorization: Bearer KEY`.
         allowed_hosts: names by which the server may be reached. On loopback they default to those of loopback, against
-            web pages that send requests to servers of their visitors; elsewhere to all.
+            web pages that send requests to servers of their visitors; elsewhere all names are accepted.
         cors_origins: web pages of other hosts that may use the API.
         log_prompts: write texts of prompts and answers to the log.
     """
@@ -103,7 +103,7 @@ class ServeSettings(_Section):
 
 
 def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> ServeSettings:
-    """Settings of a file, changed by `section.key=value` in YAML.
+    """The settings of a file, changed by `section.key=value` in YAML.
 
     Raises:
         ValueError: there is no such file, a key is unknown, or a value is wrong; each is named.

@@ -1,1 +1,1 @@
-"""The embedded engine: continuous batching of prompts with images, and what the manager of transformers lacks."""
+"""The embedded engine: continuous batching of prompts with images, beyond what transformers' manager does."""

@@ -1,4 +1,4 @@
-"""Who may enter the engine: never more than it takes, the clients in turns, nobody longer than the queue's limit."""
+"""Admission to the engine: never more than it takes, clients in turns, and no wait beyond the queue's limit."""
 
 import asyncio
 import time
@@ -12,11 +12,13 @@ from .errors import DeadlineExceeded, InvalidRequest, Overloaded, ShuttingDown
 
 @dataclass(frozen=True)
 class AdmissionLimits:
-    """Attributes:
-    running: places in the engine, one for each answer that is being written.
-    queued: requests that wait, of all clients and of one.
-    queue_seconds: longest wait.
-    rate: requests a minute and client, 0 for no limit.
+    """Limits of the engine and of its queue.
+
+    Attributes:
+        running: Places in the engine, one for each answer that is being written.
+        queued: Requests that wait, of all clients and of one.
+        queue_seconds: The longest wait.
+        rate: Requests a minute and client, 0 for no limit.
     """
 
     running: int
@@ -37,7 +39,8 @@ class Admission:
     """Places for answers, and tokens of the cache. Waiting clients take turns, whatever the number of requests of each.
 
     Attributes:
-        cache_tokens: of the cache. Whoever is admitted holds all that the answer may need: what is inside always fits.
+        cache_tokens: Tokens of the cache. An admitted request holds all that its answer may need, so that all of them
+            fit.
     """
 
     def __init__(self, limits: AdmissionLimits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -58,10 +61,10 @@ class Admission:
         """Holds `count` places and `tokens` of the cache for a client.
 
         Raises:
-            InvalidRequest: there will never be as many.
+            InvalidRequest: There will never be as many.
             Overloaded: too many requests wait, or this client sends them too fast.
             DeadlineExceeded: no place became free in time.
-            ShuttingDown: the engine takes nothing any more.
+            ShuttingDown: The engine accepts no more requests.
         """
         if not self.is_open:
             raise ShuttingDown("the server is shutting down", retry_after=5)
@@ -81,7 +84,7 @@ class Admission:
             self._admit()
 
     def close(self) -> None:
-        """Refuses all that comes or waits from now on."""
+        """Refuses all requests that arrive or wait from now on."""
         self.is_open = False
         for queue in self._queues.values():
             for waiting in queue:
@@ -166,7 +169,7 @@ class Admission:
             raise Overloaded(f"more than {self.limits.rate:g} requests a minute", retry_after=wait)
 
     def _forget_idle_clients(self, now: float) -> None:
-        """Whoever has sent nothing for a minute has a full bucket again."""
+        """Forgets clients that have sent nothing for a minute, whose buckets are full again."""
         while self._rates:
             client, (_, then) = next(iter(self._rates.items()))
             if now - then < 60:

@@ -8,14 +8,14 @@ from typing import Any
 _UNFINISHED = "\ufffd"  # what a tokenizer writes for the first bytes of a character
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _LONGEST_BYTE_RUN = 12
-"""SentencePiece decodes neighbouring tokens of single bytes together: if they are not valid UTF-8, none of them is
-shown. They are held back until another token follows, but no longer than this while they are valid."""
+"""The longest run of valid byte tokens that is held back until another token follows. SentencePiece decodes
+neighbouring byte tokens together: if they are not valid UTF-8, none of them is shown."""
 
 
 class Detokenizer:
     """The text of one answer.
 
-    What it gives piece by piece is `tokenizer.decode` of all tokens, cut before the first stop text. Only a window of
+    Its pieces together are `tokenizer.decode` of all tokens, cut before the first stop text. Only a window of
     tokens is decoded again at each step: from the last place where text was complete.
 
     Args:
@@ -38,7 +38,7 @@ class Detokenizer:
         """The text that further tokens complete.
 
         Args:
-            is_last: nothing follows, so that nothing is held back.
+            is_last: No token follows, so nothing is held back.
         """
         if self.stopped:
             return ""
@@ -66,7 +66,7 @@ class Detokenizer:
         return text[: len(text) - held]
 
     def _byte_run(self) -> int:
-        """How many new tokens at the end stand for single bytes."""
+        """The number of new tokens at the end that stand for single bytes."""
         pieces = self.tokenizer.convert_ids_to_tokens(self._tokens[self._read :])
         ends = itertools.takewhile(lambda piece: piece is not None and _BYTE.fullmatch(piece), reversed(pieces))
         return len(list(ends))
@@ -76,7 +76,7 @@ class Detokenizer:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of a text are the beginning of a stop text."""
+    """The number of characters at the end of a text that are the beginning of a stop text."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)
 

@@ -40,7 +40,7 @@ from .worker import Progress, Worker, WorkerOptions
 logger = logging.getLogger(__name__)
 
 _CRASHES, _CRASH_SECONDS = 3, 60.0
-"""After that many crashes in that time the worker stays down: something is wrong that a restart does not mend."""
+"""After this many crashes in this time the worker stays down: a restart does not help."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class AnswerRequest:
     Attributes:
         stop: texts that end an answer.
         choices: number of answers.
-        client: who asks, for fairness.
+        client: The client, for fairness.
         grammar: the form of the answers.
     """
 
@@ -66,11 +66,11 @@ class AnswerRequest:
 
 @dataclass(frozen=True)
 class Delta:
-    """What came to an answer.
+    """A piece that was added to an answer.
 
     Attributes:
-        index: of the answer.
-        num_tokens: of the answer so far.
+        index: Index of the answer.
+        num_tokens: Number of tokens of the answer so far.
         finish_reason: "stop" or "length" in the last one.
     """
 
@@ -100,7 +100,7 @@ class Engine:
     Args:
         image_bytes: memory of the image table.
         max_seconds: longest time of an answer, from its place in the engine on.
-        observe: told of measurements by name: "time_to_first_token_seconds", "inter_token_seconds".
+        observe: Called with measurements by name: "time_to_first_token_seconds", "inter_token_seconds".
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Engine:
         self.context = min(self.context, self.worker.cache_tokens)
 
     async def drain(self, seconds: float) -> None:
-        """Takes nothing more, and gives what is in flight some time to end; what is left then fails."""
+        """Accepts no more requests, and gives those in flight some time to end; the rest then fails."""
         self.admission.close()
         deadline = time.monotonic() + seconds
         while self.admission.running and time.monotonic() < deadline:
@@ -171,7 +171,7 @@ class Engine:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def check(self, prompt: Prompt, max_new_tokens: int | None) -> int:
-        """The number of tokens that an answer may take: what is asked for, or what the context leaves.
+        """The number of tokens that an answer may take: the requested number, or what the context leaves.
 
         Raises:
             PromptTooLong: prompt and answer do not fit.
@@ -186,7 +186,7 @@ class Engine:
         return max_new_tokens or room
 
     async def answer(self, request: AnswerRequest) -> AsyncIterator[Delta]:
-        """The answers to a request as they are written. Whoever stops listening frees what they hold.
+        """The answers to a request as they are written. A caller that stops iterating frees what they hold.
 
         Raises:
             RequestError: see `engine.errors`.
@@ -212,10 +212,10 @@ class Engine:
                 self.images.release(slots)
 
     async def run_in_vision_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Runs what needs the model beside the worker, one call after the other.
+        """Runs work that needs the model beside the worker, one call after the other.
 
         Raises:
-            ShuttingDown: it has not ended when the engine does.
+            ShuttingDown: The engine ended before the call.
         """
         work = asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
         return await self._unless_ended(work)

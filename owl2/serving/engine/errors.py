@@ -1,12 +1,12 @@
-"""What a request can fail of, with the status of its answer."""
+"""The errors of a request, each with its HTTP status."""
 
 
 class RequestError(Exception):
-    """Why a request is not answered.
+    """The reason why a request is not answered.
 
     Attributes:
-        status: of HTTP.
-        code: for programs, in the manner of OpenAI.
+        status: HTTP status.
+        code: Code for programs, in the manner of OpenAI.
         param: the field of the request that is to blame.
         retry_after: seconds after which another attempt makes sense.
     """
@@ -21,7 +21,7 @@ class RequestError(Exception):
 
 
 class InvalidRequest(RequestError):
-    """The user can put it right."""
+    """The user can correct the request."""
 
 
 class PromptTooLong(RequestError):
@@ -41,7 +41,7 @@ class DeadlineExceeded(RequestError):
 
 
 class WorkerCrashed(RequestError):
-    """The worker failed with this request in flight, or has not come back yet."""
+    """The worker failed with this request in flight, or has not restarted yet."""
 
     status = 503
     code = "worker_crashed"

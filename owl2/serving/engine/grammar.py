@@ -1,4 +1,4 @@
-"""Answers of a given form (`response_format`): which tokens may come next, by llguidance (the extra `structured`).
+"""Answers of a given form (`response_format`): llguidance (the extra `structured`) says which tokens may come next.
 
 A grammar is read once; each answer has a guide of its own, which depends on nothing but the answer's tokens. V is the
 size of the vocabulary.
@@ -16,7 +16,7 @@ from .errors import InvalidRequest
 PARAM = "response_format"
 
 _ON_ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""As `json.dumps` writes: a model that may choose white space may never end it."""
+"""JSON as `json.dumps` writes it: a model that may choose white space may never end it."""
 
 
 class Grammars:
@@ -25,7 +25,7 @@ class Grammars:
     Args:
         tokenizer: a fast tokenizer.
         vocab_size: V.
-        end_tokens: come when the form is complete.
+        end_tokens: Tokens that end an answer when the form is complete.
     """
 
     def __init__(self, tokenizer: Any, vocab_size: int, end_tokens: Sequence[int]) -> None:
@@ -35,7 +35,7 @@ class Grammars:
         self._own: Any = None  # llguidance's tokenizer, which takes a second to make
 
     def of_choices(self, choices: Sequence[str]) -> "Grammar":
-        """One of the texts.
+        """A grammar of one of the texts.
 
         Raises:
             InvalidRequest: as `of_schema`.
@@ -43,7 +43,7 @@ class Grammars:
         return self._read("answer: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices))
 
     def of_schema(self, schema: dict[str, Any]) -> "Grammar":
-        """JSON on one line that a JSON schema describes.
+        """A grammar of JSON on one line that a JSON schema describes.
 
         Raises:
             InvalidRequest: the extra is not installed, or the schema is wrong or beyond what llguidance can enforce.
@@ -84,7 +84,7 @@ class Grammars:
 
 
 class Grammar:
-    """A form that answers have."""
+    """A form of answers."""
 
     def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher = matcher
@@ -98,7 +98,7 @@ class Guide:
     """Leads one answer through its form.
 
     Attributes:
-        error: why it cannot go on, if so.
+        error: The reason why it cannot continue, if there is one.
     """
 
     def __init__(self, matcher: Any, vocab_size: int) -> None:
@@ -108,7 +108,7 @@ class Guide:
         self.error: str | None = None
 
     def allowed(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Which tokens may follow those of the answer so far, [V] bool; all of them where there is an error."""
+        """A mask of the tokens that may follow the answer so far, [V] bool; all of them after an error."""
         self._matcher.consume_tokens(list(tokens[self._read :]))
         self._read = len(tokens)
         if not self._matcher.is_error():

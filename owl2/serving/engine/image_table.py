@@ -1,4 +1,4 @@
-"""Images as virtual token ids: what lets a scheduler that knows only token ids batch, split and share image prompts.
+"""Images as virtual token ids, by which a scheduler that knows only token ids batches and shares image prompts.
 
 Each encoded image has a slot of the table, and each of its Q + 1 rows an id above the vocabulary. Blocks of the prefix
 cache are hashed from ids, so an id must mean the same pixels for as long as the cache may live: an evicted image leaves
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 LARGEST_ID = 2**31 - 1
-"""The manager keeps ids in 32 bits."""
+"""The largest id: the manager keeps ids in 32 bits."""
 
 
 class ImageTableFull(Exception):
@@ -24,7 +24,7 @@ class ImageTable:
     """Encoded images by the hash of their pixels, the least recently used evicted first.
 
     Args:
-        rows: of an image, Q + 1.
+        rows: Rows of an image, Q + 1.
         hidden_size: D.
         capacity: most images that are kept.
         first_id: the first virtual id; all real ids lie below it.
@@ -96,7 +96,7 @@ class ImageTable:
             return [(self._slots[key], self._ids(self._slots[key])) for key in keys]
 
     def release(self, slots: Sequence[int]) -> None:
-        """Lets go of what `acquire` gave, one for one."""
+        """Releases what `acquire` returned, as often as it was acquired."""
         with self._lock:
             for slot in slots:
                 assert self._pins[slot] > 0, f"slot {slot} is released more often than it was acquired"

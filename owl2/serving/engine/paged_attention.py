@@ -19,7 +19,7 @@ NAME = "owl2_paged"
 
 
 def is_better(config: Owl2Config, device: torch.device) -> bool:
-    """Whether this attention may take the place of that of transformers, and gains by it.
+    """Whether this attention may replace that of transformers, and is faster.
 
     Up to transformers 5.23 attention itself updates the cache, which this one does not; a GPU has kernels for it.
     """
@@ -37,13 +37,13 @@ def paged_attention(
     cu_seq_lens_k: torch.Tensor,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Output [1, S, H, E].
+    """Attention of each request over its own keys: the output [1, S, H, E].
 
     Args:
         query: [1, H, S, E].
-        key, value: [1, Hkv, T, E], of each request those of the cache and then the new ones.
-        attention_mask: none is needed.
-        cu_seq_lens_q, cu_seq_lens_k: [R + 1], where each request begins among the queries and keys, and the ends.
+        key, value: [1, Hkv, T, E]; for each request those of the cache, and then the new ones.
+        attention_mask: Not needed.
+        cu_seq_lens_q, cu_seq_lens_k: [R + 1] beginnings of the requests among the queries and keys, and the ends.
     """
     places = zip(pairwise(cu_seq_lens_q.tolist()), pairwise(cu_seq_lens_k.tolist()), strict=True)
     outputs = [

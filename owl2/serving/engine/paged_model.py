@@ -1,4 +1,4 @@
-"""mPLUG-Owl2 as the continuous batching of transformers calls it: one row of ids, of which some are images'.
+"""mPLUG-Owl2 as the continuous batching of transformers calls it: on one row of ids, some of which are of images.
 
 Shapes: S tokens of all requests of a step, D hidden, V vocabulary.
 """
@@ -22,7 +22,7 @@ class PagedOwl2(Owl2PreTrainedModel, GenerationMixin):
     """The language decoder of a model over the ids of text and of an image table.
 
     Args:
-        model: lends its weights. Its attention stays as it is: that of continuous batching may be of no use to others.
+        model: The model whose weights are used. Its own attention does not change, since others may use it.
         images: visual tokens by virtual id.
         sampler: draws the tokens.
     """
@@ -54,7 +54,7 @@ class PagedOwl2(Owl2PreTrainedModel, GenerationMixin):
         Args:
             input_ids: [1, S], the requests one after the other.
             logits_to_keep: the positions that end in a new token.
-            kwargs: the paged cache, and where each request begins in it; they go through to the attention.
+            kwargs: The paged cache and the beginnings of the requests in it, which the attention gets.
         """
         is_vision = input_ids >= self.images.first_id  # [1, S]
         num_vision = int(is_vision.sum())

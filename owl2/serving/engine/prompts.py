@@ -1,4 +1,4 @@
-"""From messages, texts or ids to what the engine takes. Ids of placeholders come from images, never from a user."""
+"""Turns messages, texts or ids into the engine's prompts. Ids of placeholders come from images, never from a user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Prompt:
 
     Attributes:
         input_ids: the image token's id at each row of an image.
-        is_vision: whether a token is a row of an image, for each id.
+        is_vision: Whether each token is a row of an image.
         pixel_values: [N, 3, H, W] of the images and frames in the order of their rows, if there are any.
         text: as the processor reads it, each placeholder standing for all rows of an image; control tokens and
             placeholders that were typed are protected. Empty for a prompt of ids. See `PromptBuilder.shown`.
@@ -42,7 +42,7 @@ class PromptBuilder:
     """Tokenizes prompts; its methods are called by one thread at a time.
 
     Args:
-        vocab_size: of the language decoder: ids from there on have no embedding.
+        vocab_size: Size of the language decoder's vocabulary: ids from there on have no embedding.
     """
 
     def __init__(self, processor: Owl2Processor, vocab_size: int) -> None:
@@ -59,7 +59,7 @@ class PromptBuilder:
 
         Args:
             messages: `role` and `content`, a text or parts of type text, image and video.
-            images, videos: those of the parts, in their order.
+            images, videos: Images and videos of the parts, in their order.
 
         Raises:
             InvalidRequest: the chat template refuses the messages, or a text is not Unicode.
@@ -77,7 +77,7 @@ class PromptBuilder:
         return self._encode(text, images, videos, "messages")
 
     def of_text(self, text: str, param: str = "prompt") -> Prompt:
-        """A text as it is, opened by the beginning-of-sequence token where that is the tokenizer's custom."""
+        """A text as it is, opened by the beginning-of-sequence token if the tokenizer does so."""
         prompt = self._encode(self.protected(text, param), (), (), param)
         if not len(prompt):
             raise InvalidRequest("the prompt is empty", param)
@@ -98,7 +98,7 @@ class PromptBuilder:
         return written_out(prompt.text, self.processor.protected_tokens)
 
     def of_ids(self, ids: Sequence[int], param: str = "prompt") -> Prompt:
-        """Token ids of the vocabulary."""
+        """The prompt of token ids of the vocabulary."""
         if not ids:
             raise InvalidRequest("the prompt is empty", param)
         wrong = [token for token in ids if not 0 <= token < self.vocab_size]

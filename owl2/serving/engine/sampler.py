@@ -16,12 +16,12 @@ from transformers.generation.continuous_batching.cb_logits_processors import Con
 from .grammar import Guide
 
 LOWEST_TEMPERATURE = 1e-6
-"""Below it sampling is greedy, and scores would overflow when they are divided by it."""
+"""Below this temperature sampling is greedy: scores that are divided by it would overflow."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of an answer are drawn.
+    """The settings by which the tokens of an answer are drawn.
 
     Attributes:
         temperature: 0 takes the most likely token each time.
@@ -61,10 +61,10 @@ class TokenLogprobs:
 
 @dataclass
 class Draws:
-    """What the sampler knows of one answer.
+    """The sampler's state of one answer.
 
     Attributes:
-        seed: of its noise; answers to one request have different ones (`seed_of_choice`).
+        seed: Seed of its noise; answers to one request have different ones (`seed_of_choice`).
         prompt_length: tokens before the answer.
         guide: says which tokens may come.
         logprobs: one entry for each token drawn so far, if they are asked for.
@@ -78,7 +78,7 @@ class Draws:
 
 
 class GumbelSampler(ContinuousBatchingLogitsProcessor):
-    """Turns scores so that the most likely token is the one drawn."""
+    """Changes scores so that the most likely token is the one drawn."""
 
     supported_kwargs: dict[str, type] = {}
     ignored_kwargs: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class GumbelSampler(ContinuousBatchingLogitsProcessor):
         int32_tensor.zero_()
 
     def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
-        """Notes whose rows come next; the scores follow in the same thread."""
+        """Notes which requests' rows come next; the scores follow in the same thread."""
         self._rows = []
         for request in requests_with_new_token:
             state = request.state
@@ -170,7 +170,7 @@ def gumbel_noise(seed: int, position: int, size: int) -> torch.Tensor:
 
 
 def seed_of_choice(seed: int, index: int) -> int:
-    """The seed of the answer with this index: that of the first is the request's own."""
+    """The seed of the answer with this index; the first answer has the seed of the request."""
     if index == 0:
         return seed
     return int.from_bytes(hashlib.blake2b(f"{seed} choice {index}".encode(), digest_size=8).digest(), "little") >> 1

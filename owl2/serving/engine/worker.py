@@ -23,11 +23,13 @@ _SAFETY_MARGIN = 0.15  # the manager's own
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Attributes:
-    max_requests: answers in one step.
-    max_batch_tokens: tokens in one step; a longer prompt is read in pieces, between the tokens of others.
-    cache_tokens: tokens of the paged cache; None leaves it to the free memory of the GPU.
-    page_tokens: tokens of a block, the unit of the prefix cache.
+    """The sizes that the manager works with.
+
+    Attributes:
+        max_requests: Answers in one step.
+        max_batch_tokens: Tokens in one step; a longer prompt is read in pieces, between the tokens of others.
+        cache_tokens: Tokens of the paged cache; None leaves it to the free memory of the GPU.
+        page_tokens: Tokens of a block, the unit of the prefix cache.
     """
 
     max_requests: int
@@ -39,11 +41,11 @@ class WorkerOptions:
 
 @dataclass(frozen=True)
 class Progress:
-    """What the manager says of a request.
+    """The manager's report on a request.
 
     Attributes:
-        tokens: of the answer so far.
-        error: why it failed, if it did.
+        tokens: Tokens of the answer so far.
+        error: The reason why it failed, if it did.
     """
 
     request_id: str
@@ -147,12 +149,12 @@ class Worker:
         return accepted is not None
 
     def cancel(self, request_id: str) -> None:
-        """Frees the memory of a request before the next step; of one that is not there, nothing."""
+        """Frees the memory of a request, if it is there, before the next step."""
         if self._manager is not None:
             self._manager.cancel_request(request_id)
 
     def _watch(self, manager: Any) -> None:
-        """Hands on results as they come, until the manager ends."""
+        """Passes on results as they arrive, until the manager ends."""
         while manager.is_running() or not manager.output_router.output_queue.empty():
             output = manager.get_result(timeout=_POLL_SECONDS)
             if output is not None:

@@ -1,4 +1,4 @@
-"""From the fields of a request to answers: shared by chat completions and completions."""
+"""Turns the fields of a request into answers, for chat completions and completions."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ def answer_request(
     top_logprobs: int | None,
     grammar: Grammar | None = None,
 ) -> AnswerRequest:
-    """What the engine is asked.
+    """The request to the engine.
 
     Raises:
         RequestError: a limit is exceeded; the error names the field.
@@ -93,7 +93,7 @@ def answer_request(
 
 
 def grammar_of(state: ServerState, form: ResponseFormat | None) -> Grammar | None:
-    """What holds an answer to its form; None if it is free.
+    """The grammar of an answer; None if its form is free.
 
     Raises:
         InvalidRequest: the form cannot be enforced, or is over a limit.
@@ -143,7 +143,7 @@ def token_name(state: ServerState, token: int) -> str:
 
 
 def finite(logprob: float) -> float:
-    """A log-probability as JSON can hold it, which knows no infinity."""
+    """A log-probability for JSON, which has no infinity."""
     return max(logprob, -9999.0)
 
 
@@ -161,7 +161,7 @@ async def until_disconnected(request: Request, work: Awaitable[Result]) -> Resul
     """The result of some work, which is cancelled if the client goes away.
 
     Raises:
-        ClientDisconnect: it did.
+        ClientDisconnect: The client went away.
     """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnected(request))
@@ -188,7 +188,7 @@ async def stream(
     chunks_of: Callable[[Delta], list[dict[str, Any]]],
     last_chunk: Callable[[], dict[str, Any] | None],
 ) -> StreamingResponse:
-    """Server-sent events. What goes wrong before the first token is an error like any other; later, an event."""
+    """Server-sent events. A failure before the first token is an error like any other; a later one is an event."""
     first = await until_disconnected(request, anext(deltas))  # type: ignore[arg-type]
 
     async def events() -> AsyncIterator[str]:

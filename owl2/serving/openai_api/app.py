@@ -29,7 +29,7 @@ from .state import ServerState
 logger = logging.getLogger(__name__)
 
 _TOKENS_OF_AN_ANSWER = 1024
-"""By default the cache has room for this many tokens of prompt and answer for each of the answers written at once."""
+"""The default room of the cache, in tokens of prompt and answer for each of the answers written at the same time."""
 
 
 def create_app(

@@ -1,7 +1,7 @@
-"""`/attention`: where a word of an answer looked, from one more reading of the conversation, and what if that were
-hidden. The functions are those of `owl2 attention`.
+"""`/attention`: where a word of an answer looked, from one more reading of the conversation, and the effect of hiding
+it. The functions are those of `owl2 attention`.
 
-Both run on the model beside the worker, in the thread that encodes images: answers in flight go on.
+Both run on the model beside the worker, in the thread that encodes images: answers in flight continue.
 Shapes: L layers, R tokens of the word, T tokens in front of its last one, V visual tokens among them.
 """
 
@@ -28,15 +28,15 @@ from .state import ServerState, client_of, state_of
 router = APIRouter()
 
 _COPIES_AT_A_TIME = 4
-"""Images of other requests are encoded between such batches."""
+"""The number of copies in a batch; images of other requests are encoded between batches."""
 
 
 class _Word(NamedTuple):
-    """A word of an answer behind its prompt, both in tokens.
+    """A word of an answer after its prompt, both in tokens.
 
     Attributes:
         before: tokens of prompt and answer in front of the word.
-        tokens: of the word.
+        tokens: Tokens of the word.
     """
 
     prompt: Prompt
@@ -104,9 +104,10 @@ async def occlusion(body: OcclusionRequest, request: Request) -> dict[str, Any]:
 
 
 async def _word(state: ServerState, body: WordRequest) -> _Word:
-    """
+    """The word that a request asks about, after its prompt.
+
     Raises:
-        InvalidRequest: the messages, or a text that cannot be tokenized; too many tokens.
+        InvalidRequest: The messages are refused, a text cannot be tokenized, or there are too many tokens.
     """
     state.check_model(body.model)
     prompt = await conversation.prompt_of_messages(state, body.messages)
@@ -124,7 +125,7 @@ async def _word(state: ServerState, body: WordRequest) -> _Word:
 
 
 def _tokens(state: ServerState, prompt: Prompt, before: str, word: str) -> tuple[list[int], int]:
-    """Tokens of an answer up to the end of a word, and how many of them are the word's.
+    """The tokens of an answer up to the end of a word, and the number of those of the word.
 
     An answer is tokenized as the chat templates show it to a model: behind the end of the prompt, and behind a space
     where the prompt does not end with one.
@@ -194,7 +195,7 @@ def _maps(
     shown: torch.Tensor,
     through: Through,
 ) -> list[dict[str, Any]]:
-    """For each image its share of the attention, and where in it that goes.
+    """The share of the attention that goes to each image, and its map over the image.
 
     Args:
         row: [V] attention to the visual tokens.
@@ -231,7 +232,7 @@ def _names(state: ServerState, word: _Word) -> list[str]:
 def _what_was_averaged(
     body: AttentionRequest, layers: list[int], heads: list[int], num_tokens: int, connector: str
 ) -> str:
-    """In words, to be read under a map."""
+    """Says what was averaged, to be read under a map."""
     parts = [
         _counted("layer", layers, body.layers is None),
         _counted("head", heads, body.heads is None),

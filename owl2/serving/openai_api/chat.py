@@ -67,7 +67,7 @@ class _Reply:
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage()}
 
     def chunks(self, delta: Delta) -> list[dict[str, Any]]:
-        """The chunks of a stream that tell of a delta."""
+        """The chunks of a stream for a delta."""
         self.tokens[delta.index] = delta.num_tokens
         contents: list[tuple[dict[str, Any], dict[str, Any] | None, str | None]] = []
         if delta.index not in self._begun:

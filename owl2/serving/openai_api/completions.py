@@ -1,4 +1,4 @@
-"""`/v1/completions`: texts or ids to go on with, without the chat template."""
+"""`/v1/completions`: texts or ids that the model continues, without the chat template."""
 
 import asyncio
 import time
@@ -22,12 +22,12 @@ from .state import ServerState, client_of, state_of
 router = APIRouter()
 
 DEFAULT_MAX_TOKENS = 16
-"""OpenAI's, for this route alone."""
+"""OpenAI's default for this route."""
 
 
 @router.post("/v1/completions", response_model=None, responses=ERROR_RESPONSES)
 async def completions(body: CompletionRequest, request: Request) -> Response | dict[str, Any]:
-    """What follows texts or token ids."""
+    """Continuations of texts or token ids."""
     state = state_of(request)
     state.check_model(body.model)
     prompts = await asyncio.get_running_loop().run_in_executor(state.preparation, _prompts, state, body)
@@ -69,7 +69,7 @@ class _Completion:
         }
 
     async def deltas(self) -> AsyncIterator[Delta]:
-        """Of all prompts, which are answered side by side."""
+        """The deltas of all prompts, which are answered side by side."""
         merged: asyncio.Queue[tuple[int, Delta | BaseException | None]] = asyncio.Queue()
         tasks = [asyncio.create_task(self._collect(number, merged)) for number in range(len(self.asked))]
         running = len(tasks)
@@ -103,7 +103,7 @@ class _Completion:
         return {**self._head, "choices": choices, "usage": self._usage()}
 
     def chunks(self, delta: Delta) -> list[dict[str, Any]]:
-        """The chunk of a stream that tells of a delta, unless it has nothing to tell."""
+        """The chunk of a stream for a delta, unless it is empty."""
         self.tokens[delta.index] = delta.num_tokens
         if not (delta.text or delta.logprobs or delta.finish_reason):
             return []
@@ -135,7 +135,7 @@ class _Completion:
         return usage(sum(len(request.prompt) for request in self.asked), sum(self.tokens))
 
     def _logprobs(self, index: int, tokens: Any) -> dict[str, Any] | None:
-        """In the old form of this route; offsets count the characters of the tokens before."""
+        """Log-probabilities in the old form of this route; offsets count the characters of the tokens before."""
         if self.asked[0].sampling.top_logprobs is None:
             return None
         names = [token_name(self.state, token.token) for token in tokens]

@@ -1,4 +1,4 @@
-"""Messages of a request to a prompt: what the chat template knows, and the images in their order."""
+"""Turns the messages of a request into a prompt: messages for the chat template, and the images in their order."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ from .state import ServerState
 
 
 async def prompt_of_messages(state: ServerState, messages: list[Message]) -> Prompt:
-    """Decodes and tokenizes beside the event loop.
+    """Decodes and tokenizes outside the event loop.
 
     Raises:
         InvalidRequest: an image cannot be read (the error says which), or a limit is exceeded.
@@ -59,7 +59,7 @@ def _prepare(
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    """A message as chat templates know it."""
+    """A message in the form of chat templates."""
     role = "system" if message.role == "developer" else message.role
     if isinstance(message.content, str):
         return {"role": role, "content": message.content}

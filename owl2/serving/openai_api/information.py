@@ -1,4 +1,4 @@
-"""Routes that tell of the model and the server."""
+"""Routes with information about the model and the server."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ async def version() -> dict[str, str]:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    """In the text format of Prometheus."""
+    """Metrics in the text format of Prometheus."""
     return Response(state_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 

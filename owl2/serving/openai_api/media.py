@@ -13,7 +13,7 @@ from owl2.serving.engine.errors import InvalidRequest
 from owl2.serving.settings import LimitSettings
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Of all that Pillow reads: some of its other readers run programs, such as Ghostscript."""
+"""The formats that are read; some of Pillow's other readers run programs, such as Ghostscript."""
 
 
 def contents_of_data_url(url: str, kind: str, param: str) -> bytes:
@@ -41,7 +41,7 @@ def decode_image(contents: bytes, limits: LimitSettings, number: int, param: str
     """One image as 8-bit RGB.
 
     Args:
-        number: of the image in the request, from 1 on, for the errors.
+        number: Number of the image in the request, from 1 on, for the errors.
 
     Raises:
         InvalidRequest: another format, too many pixels (seen in the header), damaged or cut short.
@@ -69,7 +69,7 @@ def decode_image(contents: bytes, limits: LimitSettings, number: int, param: str
 
 
 def decode_video(contents: bytes, limits: LimitSettings, num_frames: int, param: str) -> list[Image.Image]:
-    """Frames of a video or an animation, at most `num_frames`.
+    """At most `num_frames` frames of a video or an animation.
 
     Raises:
         InvalidRequest: another format, too many frames or pixels (seen in the header), or damaged.
@@ -97,7 +97,7 @@ def decode_video(contents: bytes, limits: LimitSettings, num_frames: int, param:
 
 
 def _animation_size(name: str) -> tuple[int, int]:
-    """Number of frames, and pixels of each."""
+    """The number of frames, and the pixels of each."""
     try:
         with Image.open(name, formats=("GIF", "WEBP")) as animation:
             return getattr(animation, "n_frames", 1), animation.width * animation.height
@@ -106,7 +106,7 @@ def _animation_size(name: str) -> tuple[int, int]:
 
 
 def _container_size(name: str) -> tuple[int, int]:
-    """Number of packets, one a frame, and pixels of each."""
+    """The number of packets, one a frame, and the pixels of each."""
     try:
         import av
     except ImportError as error:

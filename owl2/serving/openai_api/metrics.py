@@ -1,4 +1,4 @@
-"""Metrics in the format of Prometheus, in a registry of their own: two servers in a process do not meet."""
+"""Metrics in the format of Prometheus, in a registry of their own, so that a process may have two servers."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Counts requests and times tokens; the rest is read from the engine when it is asked for."""
+    """Counts requests and times tokens; the rest is read from the engine on request."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -1,5 +1,5 @@
-"""Requests as OpenAI writes them. What is not implemented is an error that names the field, unless it cannot change
-the answer."""
+"""Requests in OpenAI's form. A field that is not implemented is an error that names it, unless it cannot change the
+answer."""
 
 from typing import Annotated, Any, Literal
 
@@ -91,7 +91,7 @@ class JsonSchemaFormat(_Strict):
 
 
 class ChoiceFormat(_Strict):
-    """One of the texts."""
+    """The answer is one of the texts."""
 
     type: Literal["choice"]
     choice: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
@@ -101,7 +101,7 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat | Ch
 
 
 class _SamplingFields(_Strict):
-    """Shared by both ways to ask for text."""
+    """Fields of both kinds of requests for text."""
 
     model: str | None = None
     stream: bool = False
@@ -209,12 +209,12 @@ class WordRequest(_Strict):
 
 
 class AttentionRequest(WordRequest):
-    """Where the word looked.
+    """Asks where the word looked.
 
     Attributes:
-        layers, heads: of the decoder, the mean over which is drawn; all by default.
+        layers, heads: Layers and heads of the decoder whose mean is drawn; all by default.
         through: how the visual abstractor is followed back to the patches.
-        minus_average: less what the tokens of the prompt look at on average.
+        minus_average: Subtract what the tokens of the prompt look at on average.
     """
 
     layers: Annotated[list[int], Field(min_length=1)] | None = None
@@ -224,7 +224,7 @@ class AttentionRequest(WordRequest):
 
 
 class OcclusionRequest(WordRequest):
-    """What if a part of an image were hidden?
+    """Asks what changes if a part of an image is hidden.
 
     Attributes:
         image: which of the messages' images and frames.

@@ -1,4 +1,4 @@
-"""What is checked of every request before a route sees it, and what every answer says to browsers and to the log."""
+"""Checks of every request before a route sees it, headers of every answer for browsers, and the lines of the log."""
 
 import hmac
 import ipaddress
@@ -18,7 +18,7 @@ from .metrics import Metrics
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = ("/health", "/version", "/")
-"""Need no key: a load balancer has none, and a browser shows the page (with its files) before it can ask for one."""
+"""Paths without a key: a load balancer has none, and a browser shows the page before it can ask for one."""
 
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -30,7 +30,7 @@ SECURITY_HEADERS = (
 class Gate:
     """Checks host, key, type and size of a request.
 
-    A body that says its size is refused before a byte of it is read, and any other as soon as it grows too large.
+    A body that states too large a size is refused before it is read, and any other as soon as it grows too large.
     Each request is counted and gets a line in the log, which holds nothing of its contents.
     """
 
@@ -116,7 +116,7 @@ class _TooLarge(Exception):
 
 
 def allowed_hosts(settings: ServeSettings) -> set[str] | None:
-    """Names in the `Host` header that are taken; None for all."""
+    """The accepted names in the `Host` header; None for all."""
     if settings.allowed_hosts is not None:
         return {name.lower() for name in settings.allowed_hosts}
     try:

@@ -1,4 +1,4 @@
-"""What the routes share."""
+"""The state that the routes share."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +43,7 @@ class ServerState:
     fetches: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, "owl2-fetches"))
 
     def check_model(self, name: str | None) -> None:
-        """Raises `ModelNotFound` for any other name than that of the model; none is right."""
+        """Raises `ModelNotFound` for any name but that of the model; no name is accepted too."""
         if name is not None and name != self.model_name:
             raise ModelNotFound(f"there is no model {name!r}: this server has {self.model_name!r}", "model")
 
@@ -54,6 +54,6 @@ def state_of(request: Request) -> ServerState:
 
 
 def client_of(request: Request) -> str:
-    """Who asks, for fairness and rates: the key or, without keys, the address."""
+    """The client of a request, for fairness and rates: its key or, without keys, its address."""
     key = request.headers.get("authorization", "")
     return key or (request.client.host if request.client else "")

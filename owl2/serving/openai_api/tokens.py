@@ -15,7 +15,7 @@ router = APIRouter()
 
 @router.post("/tokenize", responses=ERROR_RESPONSES)
 async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
-    """The tokens that a text, or a conversation with its images, takes."""
+    """The tokens of a text or of a conversation with its images."""
     state = state_of(request)
     state.check_model(body.model)
     if body.messages is not None:

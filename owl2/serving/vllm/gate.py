@@ -1,4 +1,4 @@
-"""What `owl2 serve` checks of every request, in front of vLLM's server: host, key, type and size."""
+"""The checks of `owl2 serve` in front of vLLM's server: host, key, type and size of every request."""
 
 import os
 from functools import cache
@@ -14,7 +14,7 @@ from .launch import SETTINGS
 
 @cache
 def shared_settings() -> ServeSettings:
-    """The settings that the launcher left in the environment; the defaults where vLLM was started without it."""
+    """The settings that the launcher left in the environment; the defaults if vLLM was started without it."""
     return ServeSettings.model_validate_json(os.environ.get(SETTINGS, "{}"))
 
 

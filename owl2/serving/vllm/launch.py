@@ -19,7 +19,7 @@ SERVER = "vllm.entrypoints.launchers.api_server.entry"
 """The module that is vLLM's server; its command `vllm` does not start in the build for CPUs."""
 
 SETTINGS = "OWL2_VLLM_SETTINGS"
-"""Environment variable with the settings in JSON, for the parts of the plugin in vLLM's processes."""
+"""The environment variable with the settings in JSON, for the parts of the plugin in vLLM's processes."""
 
 Options = Callable[[Any], list[str]]
 
@@ -42,10 +42,10 @@ OPTIONS: dict[str, Options] = {
     "engine.page_tokens": _one("--block-size"),
     "engine.prefix_cache": lambda wanted: ["--enable-prefix-caching" if wanted else "--no-enable-prefix-caching"],
 }
-"""Settings that options of vLLM stand for."""
+"""The options of vLLM that stand for our settings."""
 
 ALWAYS = ("host", "port", "shutdown_seconds", "limits.images", "limits.top_logprobs")
-"""Settings whose default is given too; where vLLM has a good one for its device, that counts."""
+"""Settings whose default is passed on too; for others, vLLM has a good default for its device."""
 
 OF_THE_PLUGIN = ("allowed_hosts", "api_keys", "limits.body_bytes", "limits.image_pixels", "limits.video_frames")
 """Settings that the plugin reads itself, beside the section `fetch`."""
@@ -57,14 +57,14 @@ ENVIRONMENT = {
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # the other one was not tested
     "TORCHDYNAMO_DISABLE": "1",  # nothing is compiled
 }
-"""What is set for vLLM, unless it is set already."""
+"""Variables that are set for vLLM unless they are set already."""
 
 
 def check_vllm() -> None:
-    """Looks for the vLLM that the plugin is for, without importing it.
+    """Checks that the vLLM that the plugin supports is installed, without importing it.
 
     Raises:
-        ImportError: there is none, or another release; says what to install.
+        ImportError: There is none, or another release; the message says what to install.
     """
     release = vllm_version()
     if not is_supported(release):
@@ -76,7 +76,7 @@ def check_vllm() -> None:
 
 
 def check_settings(settings: ServeSettings, others: Sequence[str]) -> None:
-    """Looks for what vLLM's server does not have or was not tested with.
+    """Refuses settings that vLLM's server does not have or was not tested with.
 
     Args:
         others: options of vLLM.
@@ -95,9 +95,9 @@ def command(directory: Path, settings: ServeSettings, dtype: str, others: Sequen
     """The command line of vLLM's server.
 
     Args:
-        directory: of the model.
+        directory: Directory of the model.
         dtype: as vLLM names it.
-        others: options of vLLM, which come last and so count more than ours.
+        others: options of vLLM, which come last and so override ours.
     """
     always = {key: _value(settings, key) for key in ALWAYS}
     values = always | {"model_name": directory.resolve().name} | _given(settings)
@@ -116,12 +116,12 @@ def command(directory: Path, settings: ServeSettings, dtype: str, others: Sequen
 
 
 def environment(settings: ServeSettings) -> dict[str, str]:
-    """The environment of vLLM's server: ours with what is missing in it, and the settings."""
+    """The environment of vLLM's server: ours with the missing variables, and the settings."""
     return {**ENVIRONMENT, **os.environ, SETTINGS: settings.model_dump_json()}
 
 
 def _given(section: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Keys and values that somebody set."""
+    """The keys and values that were set."""
     found: dict[str, Any] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
@@ -138,11 +138,11 @@ def _value(settings: ServeSettings, key: str) -> Any:
 
 
 def serve(directory: str, settings: ServeSettings, dtype: str = "auto", others: Sequence[str] = ()) -> None:
-    """Becomes vLLM's server for a model; returns only to raise.
+    """Replaces this process by vLLM's server for a model; returns only to raise.
 
     Args:
         dtype: one of `DTYPES`; "auto" is the checkpoint's own, where vLLM would halve float32.
-        others: as for `command`.
+        others: As in `command`.
 
     Raises:
         ImportError: as `check_vllm`.
@@ -157,7 +157,7 @@ def serve(directory: str, settings: ServeSettings, dtype: str = "auto", others: 
 
 
 def check_model(directory: Path, dtype: str = "auto") -> str:
-    """Looks at all of a model but its weights, which vLLM reads, and returns the type of their numbers.
+    """Checks a model except its weights, which vLLM reads, and returns the type of their numbers.
 
     Raises:
         ValueError: it is not a model or an adapter, has no processor, or is not proven (`refuse_model`); there is no

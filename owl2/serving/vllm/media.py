@@ -1,4 +1,4 @@
-"""Images and videos of requests to vLLM, read and limited as `owl2 serve` does it.
+"""Images and videos of requests to vLLM, read and limited as in `owl2 serve`.
 
 vLLM's own connector fetches any address, reads every format of Pillow, and takes other frames of a video.
 """
@@ -27,11 +27,11 @@ Result = TypeVar("Result")
 
 
 class Owl2MediaConnector(MediaConnector):
-    """What `VLLM_MEDIA_CONNECTOR=owl2` makes of the addresses in a request.
+    """Reads the addresses in a request under `VLLM_MEDIA_CONNECTOR=owl2`.
 
     Args:
         media_io_kwargs: `num_frames` of videos.
-        others: what vLLM's own connector takes; the settings say which hosts are allowed.
+        others: Arguments of vLLM's own connector; the settings say which hosts are allowed.
     """
 
     def __init__(self, media_io_kwargs: dict[str, dict[str, Any]] | None = None, **others: Any) -> None:
@@ -92,7 +92,7 @@ def _read_video(url: str, limits: LimitSettings, num_frames: int) -> np.ndarray:
 
 
 def _refused_as_vllm_does(read: Callable[[], Result]) -> Result:
-    """Turns what a client can put right into vLLM's error for it, which is status 400."""
+    """Turns errors that a client can correct into vLLM's error, which has status 400."""
     try:
         return read()
     except InvalidRequest as error:

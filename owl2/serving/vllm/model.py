@@ -144,7 +144,7 @@ class Owl2ForConditionalGeneration(nn.Module, SupportsMultiModal):
     ) -> torch.Tensor:
         """Hidden states [T, D] of a step whose embeddings were made just before.
 
-        `Owl2Model.forward` is passed by: it takes a single row for a token that is being written, but the last piece
+        `Owl2Model.forward` is not used: it takes a single row for a token that is being written, but the last piece
         of a prompt can be one visual token.
         """
         is_vision, self._is_vision = self._is_vision, None
@@ -169,7 +169,7 @@ class Owl2ForConditionalGeneration(nn.Module, SupportsMultiModal):
         return self.logits_processor(self.lm_head, hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Our names or the official ones, tensor by tensor; fixed tables are checked.
+        """Loads weights under our names or the official ones, tensor by tensor; fixed tables are checked.
 
         Raises:
             CheckpointError: as `official_to_owl2`.

@@ -29,7 +29,7 @@ from owl2.processing import Owl2Processor, load_image, load_video
 
 
 class Owl2ProcessingInfo(BaseProcessingInfo):
-    """What vLLM asks of a model's inputs before there are any."""
+    """Answers vLLM's questions about a model's inputs before there are any."""
 
     def get_hf_config(self) -> Owl2Config:
         return self.ctx.get_hf_config(Owl2Config)
@@ -50,7 +50,7 @@ class Owl2ProcessingInfo(BaseProcessingInfo):
         return {"image": rows, "video": rows * self.most_frames(seq_len)}
 
     def most_frames(self, seq_len: int) -> int:
-        """Of one video: as many as the processor takes, but not more than fit."""
+        """The frames of one video: as many as the processor takes, but not more than fit."""
         return max(1, min(self.processor.num_frames, seq_len // self.get_hf_config().tokens_per_image))
 
     @cached_property
@@ -64,7 +64,7 @@ class Owl2ProcessingInfo(BaseProcessingInfo):
 
 
 class Owl2DummyInputsBuilder(BaseDummyInputsBuilder[Owl2ProcessingInfo]):
-    """Inputs of the largest size, by which vLLM measures memory."""
+    """Makes inputs of the largest size, by which vLLM measures memory."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
         processor = self.info.processor
@@ -78,7 +78,7 @@ class Owl2DummyInputsBuilder(BaseDummyInputsBuilder[Owl2ProcessingInfo]):
 
 
 class Owl2MultiModalProcessor(BaseMultiModalProcessor[Owl2ProcessingInfo]):
-    """From images and videos to tensors, and from a prompt with placeholders to one with their rows."""
+    """Turns images and videos into tensors, and placeholders in a prompt into their rows."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         if hf_kwargs:
@@ -96,7 +96,7 @@ class Owl2MultiModalProcessor(BaseMultiModalProcessor[Owl2ProcessingInfo]):
         return BatchFeature(data)
 
     def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
-        """[n, 3, H, W]."""
+        """The pixels [n, 3, H, W] of an item."""
         return torch.from_numpy(np.stack(self.info.processor.image_processor(images)["pixel_values"]))
 
     def _get_mm_fields_config(
@@ -133,7 +133,7 @@ class Owl2MultiModalProcessor(BaseMultiModalProcessor[Owl2ProcessingInfo]):
         """Replaces each placeholder by its rows.
 
         Raises:
-            VLLMValidationError: there are other numbers of images and videos than of their placeholders.
+            VLLMValidationError: The numbers of images and videos differ from those of their placeholders.
         """
         given, found = mm_items.get_all_counts(), Counter(mm_res.prompt_ids)
         for kind, token in self.info.placeholder_ids.items():

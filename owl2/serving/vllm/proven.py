@@ -1,4 +1,4 @@
-"""What the plugin was not tested with is refused: an answer that differs from `generate` would not be seen."""
+"""Refuses what the plugin was not tested with: an answer that differs from `generate` would not be noticed."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The renderer of `--tokenizer-mode owl2`: from messages and texts to the ids that owl2's processor gives."""
+"""The renderer of `--tokenizer-mode owl2`: turns messages and texts into the ids that owl2's processor gives."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -56,11 +56,11 @@ class Owl2Renderer(HfRenderer):
         return await super().render_chat_async(conversations, chat_params, self._opened(tok_params), **others)
 
     async def render_cmpl_async(self, prompts: Any, *others: Any, **named: Any) -> Any:
-        """Prompts of the server; those of `LLM.generate` in Python, which may have placeholders, go another way."""
+        """Renders prompts of the server; those of `LLM.generate`, which may have placeholders, go another way."""
         return await super().render_cmpl_async([self._typed(prompt) for prompt in prompts], *others, **named)
 
     def validate_token_ids(self, token_ids: "Sequence[int]", *, parameter: str | None = None) -> None:
-        """Refuses ids without an embedding, which end the engine; vLLM takes those of the tokenizer for known."""
+        """Refuses ids without an embedding, which end the engine; vLLM accepts all those of the tokenizer."""
         size = self.model_config.hf_config.text_config.vocab_size
         wrong = [token for token in (min(token_ids, default=0), max(token_ids, default=0)) if not 0 <= token < size]
         if wrong:
@@ -69,7 +69,7 @@ class Owl2Renderer(HfRenderer):
             )
 
     def _as_text(self, messages: list[Any]) -> list[Any]:
-        """The messages, their texts as letters whatever tokens they spell.
+        """The messages with their texts as letters, whatever tokens they spell.
 
         Raises:
             VLLMValidationError: as `_parts`.
@@ -78,20 +78,20 @@ class Owl2Renderer(HfRenderer):
         return protect(plain, self.processor.protected_tokens)
 
     def _typed(self, prompt: Any) -> Any:
-        """A prompt of a client, who has no placeholders to give it; ids and embeddings as they are."""
+        """A prompt of a client, which cannot give placeholders; ids and embeddings stay as they are."""
         if not isinstance(prompt, dict) or "prompt_token_ids" in prompt or "prompt" not in prompt:
             return prompt
         (message,) = protect([{"content": prompt["prompt"]}], self.processor.protected_tokens)
         return {**prompt, "prompt": message["content"]}
 
     def _as_owl2(self, params: ChatParams) -> ChatParams:
-        """With the processor's template, its parts as they are, and as many frames of a video as it takes."""
+        """Uses the processor's template and number of frames, and keeps the parts of messages as they are."""
         media = {**(params.media_io_kwargs or {}), "video": {"num_frames": self.processor.num_frames}}
         template = params.chat_template or self.get_tokenizer().get_chat_template()
         return replace(params, chat_template=template, chat_template_content_format="openai", media_io_kwargs=media)
 
     def _opened(self, params: TokenizeParams | None) -> TokenizeParams:
-        """vLLM leaves the beginning of a conversation to its template; that of owl2 does not write it."""
+        """Adds the beginning of a conversation, which vLLM leaves to the template and owl2's does not write."""
         return replace(params or self.default_chat_tok_params, add_special_tokens=True)
 
     def _tokenize_prompt(self, prompt: "TextPrompt", params: TokenizeParams) -> "TokensPrompt":

@@ -1,6 +1,6 @@
 """The tokenizer of `--tokenizer-mode owl2`: that of owl2's processor.
 
-AutoTokenizer's would be right for a folder that owl2 saved. Of an official one (`tokenizer.model` alone) its ids are
+AutoTokenizer's would be right for a folder that owl2 saved. For an official one (only `tokenizer.model`) its ids are
 not SentencePiece's, and there is no image token.
 """
 
@@ -13,7 +13,7 @@ from owl2.checkpoints.loading import load_processor
 
 
 class Owl2Tokenizer:
-    """What vLLM's registry of tokenizers wants: a class that loads one."""
+    """A class that loads the tokenizer, as vLLM's registry of tokenizers requires."""
 
     @classmethod
     def from_pretrained(cls, directory: Any, *args: Any, **kwargs: Any) -> HfTokenizer:
