@@ -1,1 +1,1 @@
-"""Training: what trains in a stage, its optimiser, and the loop."""
+"""Training: the trained parts of a stage, the optimiser, and the loop."""

@@ -1,7 +1,7 @@
-"""From a training checkpoint to a directory that loads: a model in ours or the official layout, or an adapter folder.
+"""Exports a training checkpoint as a directory that loads: a model in our or the official layout, or an adapter folder.
 
-A checkpoint holds what trains. The frozen rest is that of the model that the run began with: `RUN/initial`, or the
-checkpoint that the recipe names.
+A checkpoint holds the trained weights. The frozen ones are those of the model that the run began with: `RUN/initial`,
+or the checkpoint that the recipe names.
 """
 
 import re
@@ -25,7 +25,7 @@ from .model_card import write_model_card
 from .run_directory import RunDirectory
 
 _MASTER = ".master"
-"""End of the name of a float32 weight in a checkpoint: see `RecipeOptimizer.named_state`."""
+"""The ending of the name of a float32 weight in a checkpoint: see `RecipeOptimizer.named_state`."""
 
 
 def export(
@@ -39,8 +39,8 @@ def export(
 ) -> int | None:
     """Writes the model of a run with its processor; needs no process group, however many ranks trained it.
 
-    Weights go through memory shard by shard (`owl2.checkpoints.shards`), and an export that was interrupted goes on
-    where it was. Of a run with LoRA it writes the adapter folder. A whole model gets a model card.
+    Weights go through memory shard by shard (`owl2.checkpoints.shards`), and an interrupted export is continued by
+    the same call. For a run with LoRA it writes the adapter folder. A whole model gets a model card.
 
     Args:
         source: a run directory, one of its checkpoints, or a model directory.
@@ -51,11 +51,11 @@ def export(
         report: called after each shard.
 
     Returns:
-        The step whose checkpoint was taken; None of a model directory.
+        The step whose checkpoint was taken; None for a model directory.
 
     Raises:
-        ValueError: `source` is no run and no model, has no such checkpoint, or a file of it is damaged; `target` is not
-            empty; there is no official layout of such a model.
+        ValueError: `source` is neither a run nor a model, has no such checkpoint, or a file of it is damaged; `target`
+            is not empty; there is no official layout of such a model.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is there and not empty: choose a new directory.")
@@ -106,7 +106,7 @@ def _write(
     run: RunDirectory | None = None,
     step: int | None = None,
 ) -> None:
-    """The model with its processor, and, where they are wanted, the code and the model card."""
+    """Writes the model with its processor and, on request, the code and the model card."""
 
     def finish(folder: Path) -> None:
         processor.save_pretrained(folder)
@@ -121,7 +121,7 @@ def _write(
 def _write_adapter(
     initial: StoredModel, processor: Owl2Processor, recipe: Recipe, checkpoint: Path, target: Path
 ) -> None:
-    """The adapter folder of a run with LoRA. Of the model only what the folder holds is in memory."""
+    """Writes the adapter folder of a run with LoRA; only weights of the folder are in memory."""
     from owl2.training.adapters.lora import parameters_of_folder, save_adapter
 
     model = initial.meta_model().to(next(iter(initial.tensors.values())).like.dtype)
@@ -140,10 +140,10 @@ def lazy_trained(model: torch.nn.Module, checkpoint: Path) -> LazyState:
     """The trained weights of a checkpoint in float32, by the names of the model's parameters.
 
     Args:
-        model: with what trains chosen; it may be on the device "meta".
+        model: The model after `apply_trainable`; it may be on the device "meta".
 
     Raises:
-        ValueError: a file is damaged, or what trains in the model is not what the checkpoint holds.
+        ValueError: A file is damaged, or the trained weights of the model are not those of the checkpoint.
     """
     problems = damaged_files(checkpoint)
     if problems:
@@ -167,7 +167,7 @@ def _read(checkpoint: Path, name: str) -> torch.Tensor:
 
 
 def _run_and_step(source: Path, step: int | None) -> tuple[RunDirectory, int]:
-    """The run, and which of its complete checkpoints is meant."""
+    """The run, and the step of the complete checkpoint that is meant."""
     checkpoint = re.fullmatch(r"step-(\d+)(\.partial)?", source.name) if source.is_dir() else None
     run = RunDirectory(source.resolve().parent.parent if checkpoint else source)
     if not run.recipe.is_file():

@@ -1,4 +1,4 @@
-"""The model card of an exported model, written from what its run left: data, recipe, scores, licences, citation."""
+"""The model card of an exported model, written from the files of its run: data, recipe, scores, licences, citation."""
 
 import json
 import re
@@ -31,11 +31,11 @@ def write_model_card(
 ) -> None:
     """Writes `README.md` into a model directory.
 
-    Paths of the recipe are shortened to their last part: the card says what was used, not where it lay.
+    Paths of the recipe are shortened to their last part: the card says what was used, not where it was.
 
     Args:
         name: the title.
-        run: the run that the model comes from; without it the card says that nothing is known of its training.
+        run: The run that the model comes from; without it, the card says that its training is not known.
         step: the step of the checkpoint.
         with_code: whether the directory loads with `trust_remote_code=True`.
     """
@@ -118,7 +118,7 @@ def _training(run: RunDirectory, recipe: Recipe, step: int | None) -> str:
 
 
 def _scores(run: RunDirectory, step: int | None) -> str:
-    """Of the last evaluation at or before the step."""
+    """The scores of the last evaluation at or before the step."""
     lines = [line for line in _json_lines(run.evaluations) if step is None or line.get("step", 0) <= step]
     if not lines:
         return "## Scores\n\nThe run recorded no evaluation."
@@ -149,7 +149,7 @@ def _licences(recipe: Recipe | None, with_code: bool) -> str:
 
 
 def licence_of(directory: str) -> str:
-    """What the model card in a directory names as its licence."""
+    """The licence that the model card in a directory names."""
     card = Path(directory) / "README.md"
     if not card.is_file():
         return _UNKNOWN
@@ -175,7 +175,7 @@ def _json_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _without_places(value: Any) -> Any:
-    """A recipe whose paths are their last part."""
+    """The recipe with its paths shortened to their last part."""
     if isinstance(value, dict):
         return {name: _without_places(each) for name, each in value.items()}
     if isinstance(value, list):

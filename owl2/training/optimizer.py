@@ -1,4 +1,4 @@
-"""AdamW with the paper's settings, and Muon where a recipe wants it: groups of parameters, learning rates, schedule."""
+"""AdamW with the paper's settings, and Muon if a recipe asks for it: parameter groups, learning rates, schedule."""
 
 import math
 import re
@@ -14,15 +14,16 @@ from owl2.training.recipe.optimization import OptimizerSettings, ScheduleSetting
 MUON_MOMENTUM = 0.95
 
 _ADAMW_STATE, _MUON_STATE = ("exp_avg", "exp_avg_sq", "step"), ("momentum_buffer",)
-"""What each optimizer keeps of a parameter."""
+"""The names of each optimizer's state of a parameter."""
 
 
 class RecipeOptimizer:
     """The optimizer of a recipe, in torch's interface: AdamW or, with `vision_optimizer: muon`, AdamW and Muon as one.
 
     Muon updates the matrices of vision encoder and abstractor. A vision encoder that starts from nothing learns in a
-    third of the steps this way, since directions with small gradients move too (Jordan et al. 2024; the learning rate
-    is matched to AdamW's as in Liu et al., arXiv 2502.16982). The paper starts from a trained encoder and uses AdamW.
+    third of the steps this way, since it also moves along directions of small gradients (Jordan et al. 2024; the
+    learning rate is matched to AdamW's as in Liu et al., arXiv 2502.16982). The paper starts from a trained encoder and
+    uses AdamW.
 
     Args:
         model: Spread over the ranks; what trains is float32 (see `parallelize`).
@@ -63,7 +64,7 @@ class RecipeOptimizer:
         return [group for optimizer in self._optimizers for group in optimizer.param_groups]
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Sets the learning rate of the next steps; each group takes its share of it."""
+        """Sets the learning rate of the next steps, of which each group takes its share."""
         for group in self.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]
 
@@ -98,7 +99,7 @@ class RecipeOptimizer:
 
     @staticmethod
     def _begun(optimizer: torch.optim.Optimizer) -> dict[Any, dict[str, torch.Tensor]]:
-        """What an optimizer keeps by parameter, made as torch would make it in the first step."""
+        """The state of an optimizer by parameter, made as torch would make it in the first step."""
         keys = _MUON_STATE if isinstance(optimizer, torch.optim.Muon) else _ADAMW_STATE
         for parameter in (each for group in optimizer.param_groups for each in group["params"]):
             state = optimizer.state[parameter]
@@ -110,7 +111,7 @@ class RecipeOptimizer:
 
 
 class _Group(NamedTuple):
-    """What the parameters of a group have in common."""
+    """The common settings of the parameters of a group."""
 
     by_muon: bool
     lr_scale: float
@@ -135,7 +136,7 @@ def _whole_matrix(name: str, parameter: nn.Parameter) -> nn.Parameter:
 
 
 def num_vision_layers(model: nn.Module) -> int:
-    """Depth of the vision encoder; 0 where there is none."""
+    """The depth of the vision encoder; 0 if there is none."""
     vision = getattr(getattr(model, "config", None), "vision_config", None)
     return vision.num_hidden_layers if vision is not None else 0
 
@@ -153,10 +154,10 @@ def uses_muon(name: str, ndim: int, settings: OptimizerSettings) -> bool:
 
 
 def learning_rate_scale(name: str, ndim: int, vision_layers: int, settings: OptimizerSettings) -> float:
-    """Learning rate of a parameter as a share of the schedule's.
+    """The learning rate of a parameter as a share of the schedule's.
 
-    Of the vision encoder, the last layer has 1 and each one below `vision_layer_decay` times that (section 4.1); what
-    Muon updates has `muon_lr_scale`.
+    The last layer of the vision encoder has 1, and each layer below has `vision_layer_decay` times that of the next
+    (section 4.1); parameters that Muon updates have `muon_lr_scale`.
     """
     if is_language_model(name):
         return settings.language_lr_scale
@@ -171,7 +172,7 @@ def learning_rate_scale(name: str, ndim: int, vision_layers: int, settings: Opti
 
 
 def scheduled_learning_rate(step: int, optimizer: OptimizerSettings, schedule: ScheduleSettings) -> float:
-    """Learning rate of a step, from 0 on: linear warm-up to the peak, then half a cosine to the minimum."""
+    """The learning rate of a step, from 0 on: linear warm-up to the peak, then half a cosine to the minimum."""
     peak, minimum = optimizer.learning_rate, optimizer.min_learning_rate
     if step < schedule.warmup_steps:
         return peak * (step + 1) / schedule.warmup_steps

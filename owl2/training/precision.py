@@ -1,4 +1,4 @@
-"""Which precision trains fastest: for `precision: auto` in a recipe."""
+"""Finds the precision that trains fastest, for `precision: auto` in a recipe."""
 
 import math
 import time

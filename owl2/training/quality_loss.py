@@ -1,7 +1,7 @@
 """The loss of soft quality labels (DeQA-Score: You et al., arXiv 2501.11561, section 3.3).
 
-At the level token of the answer the divergence from the distribution of the opinions, elsewhere the next token, and for
-each two images of one source the fidelity of which is better. (B samples, S positions, V vocabulary, L levels)
+It is the divergence from the distribution of the opinions at the level token of the answer, the next token elsewhere,
+and for each two images of one source the fidelity of which is better. (B samples, S positions, V vocabulary, L levels)
 """
 
 import math
@@ -26,7 +26,7 @@ class QualityLoss:
     """The three losses of a batch, weighted.
 
     Attributes:
-        level_ids: Token of each level word, best first.
+        level_ids: Tokens of the level words, best first.
     """
 
     settings: QualitySettings
@@ -42,7 +42,7 @@ class QualityLoss:
         return cls(settings, level_tokens(processor))
 
     def summed(self, model: Owl2ForConditionalGeneration, inputs: dict[str, Any]) -> torch.Tensor:
-        """Sum over the samples of a batch; 0 of a batch of padding alone.
+        """The sum over the samples of a batch, which is 0 for padding alone.
 
         Raises:
             ValueError: An answer has not exactly one level word.
@@ -95,14 +95,14 @@ def level_divergence(logits: torch.Tensor, ids: torch.Tensor, probabilities: tor
 def fidelity_loss(
     predicted: torch.Tensor, score: torch.Tensor, deviation: torch.Tensor, source: torch.Tensor
 ) -> torch.Tensor:
-    """Mean over the pairs of a batch that are of one source; 0 without any.
+    """The mean over the pairs of a batch from one source; 0 if there are none.
 
-    The probability that the first of two is better follows from a normal distribution of each: the predicted with
-    variance 1, as in DeQA-Score's training, that of the opinions with their own.
+    The probability that the first of two is better follows from a normal distribution of each: the predicted one has
+    variance 1, as in DeQA-Score's training, and that of the opinions its own.
 
     Args:
-        predicted, score, deviation: [B] in levels.
-        source: [B]; scores of different sources are not compared.
+        predicted, score, deviation: [B] values in levels.
+        source: [B] sources; scores of different sources are not compared.
     """
     first, second = torch.triu_indices(len(predicted), len(predicted), offset=1, device=predicted.device)
     same = source[first] == source[second]
@@ -122,7 +122,7 @@ def _better(difference: torch.Tensor) -> torch.Tensor:
 
 
 def level_tokens(processor: Owl2Processor) -> tuple[int, ...]:
-    """Token of each level word as the end of an answer.
+    """The token of each level word as the end of an answer.
 
     Raises:
         ValueError: A word is several tokens, or two words share one.

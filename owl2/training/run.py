@@ -1,4 +1,4 @@
-"""A recipe from end to end: open the data, build the model, spread it over the ranks, train, and save the result."""
+"""Runs a recipe: opens the data, builds the model, spreads it over the ranks, trains, and saves the result."""
 
 import os
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def train(recipe: Recipe, console: Console, on_step: Callable[[int], Any] | None
     """Trains a recipe, or resumes it.
 
     Args:
-        recipe: What to do.
+        recipe: The recipe.
         console: Where progress is shown.
         on_step: Called with the number of each step that was done and reported.
 
@@ -122,7 +122,7 @@ def train(recipe: Recipe, console: Console, on_step: Callable[[int], Any] | None
 def show(recipe: Recipe, console: Console) -> None:
     """Prints what a recipe would do: all its keys, what trains, and the cost. Nothing is loaded, opened or written.
 
-    The cost is that on the GPUs that torchrun starts ranks for, or else on one machine with 8.
+    The cost is for the GPUs of the ranks that torchrun starts, or else for one machine with 8 GPUs.
 
     Raises:
         ValueError: the parts of the model do not fit each other.
@@ -144,12 +144,12 @@ def show(recipe: Recipe, console: Console) -> None:
 
 
 class _Found(NamedTuple):
-    """What is in the run directory before anything is written there.
+    """The contents of the run directory before anything is written there.
 
     Attributes:
         is_finished: Whether it holds the trained model.
         has_checkpoint: Whether there is a complete checkpoint to resume from.
-        precision: Precision of the recipe, "auto" decided as when the run began.
+        precision: Precision of the recipe; "auto" is decided as when the run began.
     """
 
     is_finished: bool
@@ -169,7 +169,7 @@ def _look_into(directory: RunDirectory, recipe: Recipe, device: torch.device, he
 
 
 def _conclude(seen: Counts, data: StageData, console: Console) -> None:
-    """Says what was learnt from, beside what the sources hold."""
+    """Prints how much was learnt from, beside the contents of the sources."""
     held = "; ".join(
         f"{name} holds {size.images:,} pictures, {size.videos:,} videos, {size.answers:,} turns"
         for name, size in data.contents()
@@ -179,7 +179,7 @@ def _conclude(seen: Counts, data: StageData, console: Console) -> None:
 
 
 def _introduce(recipe: Recipe, data: StageData, mesh: Mesh, console: Console) -> None:
-    """Says what the run is about."""
+    """Prints the recipe of the run, its data and its trained parts."""
     table = Table(
         title=f"{recipe.stage}: {recipe.schedule.steps:,} steps of {recipe.batch.global_batch_size:,} samples"
     )

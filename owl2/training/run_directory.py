@@ -1,4 +1,4 @@
-"""The directory of a run: its recipe, versions, trainable table, metrics, checkpoints, and at last the model."""
+"""The directory of a run: its recipe, versions, trainable table, metrics, checkpoints, and finally the model."""
 
 import json
 import platform
@@ -21,7 +21,7 @@ _FREE_KEYS = (
     "batch.micro_batch_size",
     "data.workers",
 )
-"""Keys that may change when a run goes on: they do not decide what is learnt. (Dots end a section.)"""
+"""Keys that may change when a run resumes: they do not decide what is learnt. (Dots end a section.)"""
 
 _PACKAGES = ("owl2", "torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "peft")
 
@@ -31,12 +31,12 @@ class RunDirectory:
 
     Attributes:
         recipe: the resolved recipe.
-        metrics: a JSON object a step, of the steps that count: after a resumed checkpoint none is there twice.
-        evaluations: a JSON object an evaluation.
-        predictions: what the model answered to benchmarks, in a directory for each step.
-        initial: the model at the first step, where the recipe makes a new one: what is frozen is only there.
-        checkpoints: what the run goes on from.
-        model: the trained model in the transformers layout; it is there when the run is finished.
+        metrics: A JSON object for each step that counts: after resuming from a checkpoint no step occurs twice.
+        evaluations: A JSON object for each evaluation.
+        predictions: The model's answers to benchmarks, in a directory for each step.
+        initial: The model at the first step, if the recipe makes a new one: frozen weights are only there.
+        checkpoints: Checkpoints from which the run resumes.
+        model: The trained model in the transformers layout, which exists when the run is finished.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,7 @@ class RunDirectory:
         return self.model.is_dir()
 
     def begin(self, recipe: Recipe, table: list[dict[str, Any]]) -> None:
-        """Writes what is known before the first step."""
+        """Writes everything that is known before the first step."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.recipe, dump_recipe(recipe))  # whole: a run cannot go on without it
         write_whole(self.table, json.dumps(table, indent=1) + "\n")
@@ -88,14 +88,14 @@ class RunDirectory:
             )
 
     def cut_metrics(self, sizes: dict[str, int]) -> None:
-        """Forgets lines that were written after the checkpoint that the run goes on from."""
+        """Removes lines that were written after the checkpoint from which the run resumes."""
         for file in (self.metrics, self.evaluations):
             if file.is_file():
                 with file.open("r+b") as opened:
                     opened.truncate(sizes.get(file.name, 0))
 
     def metric_sizes(self) -> dict[str, int]:
-        """Bytes of the files of metrics now, for `cut_metrics`."""
+        """The present sizes of the files of metrics, for `cut_metrics`."""
         files = (self.metrics, self.evaluations)
         return {file.name: file.stat().st_size if file.is_file() else 0 for file in files}
 

@@ -1,4 +1,4 @@
-"""What a stage trains (paper, section 3.4): parts of the model by name."""
+"""The parts of the model that a stage trains (paper, section 3.4), by name."""
 
 from collections.abc import Iterable
 
@@ -6,14 +6,14 @@ from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.modeling.parts import PARTS, part_of
 
 PRETRAINING_PARTS = ("vision_encoder", "abstractor", "decoder_vision")
-"""Stage 1: the language model is frozen, the vision half of the modality-adaptive module is not."""
+"""Stage 1: the language model is frozen, the vision half of the modality-adaptive module trains."""
 
 INSTRUCTION_TUNING_PARTS = PARTS
-"""Stage 2: everything."""
+"""Stage 2: everything trains."""
 
 
 def select_trainable(model: Owl2ForConditionalGeneration, parts: Iterable[str]) -> dict[str, int]:
-    """Lets exactly the given parts train.
+    """Selects exactly the given parts for training.
 
     Returns:
         Number of parameters of every part.

@@ -21,11 +21,11 @@ from .quality_loss import QualityLoss
 
 
 class GlobalCounts(NamedTuple):
-    """What the ranks tell each other before a step.
+    """The counts that the ranks exchange before a step.
 
     Attributes:
         counts: Counts of the global batch.
-        micro_batches: Most micro-batches of a rank; each runs that many, since ranks run every layer together.
+        micro_batches: Largest number of micro-batches of a rank; each runs that many, since ranks run layers together.
         stop: Whether a rank was asked to stop.
     """
 
@@ -35,11 +35,11 @@ class GlobalCounts(NamedTuple):
 
 
 class BatchPreparation(NamedTuple):
-    """What a batch needs to become an input of the model.
+    """Prepares batches as inputs of the model.
 
     Attributes:
         device: Device of this rank.
-        mean, std: Of the channels, as the vision encoder expects them.
+        mean, std: Mean and standard deviation of the channels, as the vision encoder expects them.
         empty_batch: Padding alone, for a rank that has no micro-batch left while others do.
     """
 
@@ -64,7 +64,7 @@ class BatchPreparation(NamedTuple):
 
 
 def reduce_counts(batch: RankBatch, stop: bool, mesh: Mesh) -> GlobalCounts:
-    """Counts over all data ranks, from the shares of each."""
+    """Sums the counts of all data ranks."""
     counts = mesh.sum_over_data(torch.tensor(batch.counts))
     most = torch.tensor([len(batch.micro_batches), int(stop)])
     dist.all_reduce(most, dist.ReduceOp.MAX, group=mesh.host_group)
@@ -79,14 +79,15 @@ def accumulate_gradients(
     preparation: BatchPreparation,
     quality: QualityLoss | None = None,
 ) -> float:
-    """Forward and backward passes of this rank's share.
+    """Runs the forward and backward passes of this rank's share.
 
     Args:
         quality: Takes the place of the next-token loss.
 
     Returns:
-        Loss of the global batch: mean over its supervised tokens (with `quality`: over its samples), on all ranks the
-        same.
+        The loss of the global batch, the same on all ranks: the mean over its supervised tokens (with `quality`, over
+            its
+        samples).
     """
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     given = iter(micro_batches)
@@ -103,5 +104,5 @@ def accumulate_gradients(
 
 
 def summed_loss(model: Owl2ForConditionalGeneration, inputs: Batch) -> torch.Tensor:
-    """Sum of the losses of a batch's supervised tokens."""
+    """The sum of the losses of a batch's supervised tokens."""
     return model(**inputs, num_items_in_batch=1, loss_only=True, use_cache=False).loss

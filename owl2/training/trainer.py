@@ -29,7 +29,7 @@ from .run_directory import RunDirectory
 from .step import BatchPreparation, GlobalCounts, accumulate_gradients, reduce_counts
 
 _MOST_SAMPLES = 10**9
-"""More than a benchmark has: sets the parts of one benchmark apart from those of the next."""
+"""More samples than any benchmark has, which keeps the parts of one benchmark apart from those of the next."""
 
 
 class Trainer:
@@ -37,18 +37,18 @@ class Trainer:
 
     Args:
         recipe: The whole recipe, precision decided.
-        directory: Where checkpoints and metrics go.
+        directory: Directory of checkpoints and metrics.
         mesh: All ranks.
         model: The model in training, spread over the ranks.
         processor: Its processor.
         optimizer: Optimizer of `model`.
         loader: Batches of this rank.
-        evaluator: What is measured on the way.
-        logger: Where steps are reported.
+        evaluator: Measurements on the way.
+        logger: Logger of the steps.
         on_step: Called with the number of each step that was reported.
 
     Attributes:
-        seen: What all steps of the run learnt from.
+        seen: Counts over all steps of the run.
         step: Number of optimizer steps done, skipped ones included.
     """
 
@@ -109,7 +109,7 @@ class Trainer:
         return True
 
     def train(self) -> bool:
-        """Takes all steps that are left.
+        """Takes all remaining steps.
 
         Returns:
             Whether the run is at its end; `False` if it was asked to stop, and saved.
@@ -145,7 +145,7 @@ class Trainer:
         return True
 
     def _take_step(self, batch: RankBatch, counts: GlobalCounts, began: float, waited: float) -> StepReport:
-        """Gradients of the whole global batch, clipped; an update unless the loss or they are out of bounds."""
+        """Computes and clips the gradients of the global batch, and updates unless they or the loss are excessive."""
         settings = self.recipe.optimizer
         loss = accumulate_gradients(self.model, batch.micro_batches, counts, self.mesh, self.preparation, self.quality)
         norm = clip_gradients(list(self.optimizer.parameters.values()), settings.max_grad_norm).item()
@@ -184,7 +184,7 @@ class Trainer:
         """Reports a step, with scores if they are due after it. Training continues as if nothing had been measured.
 
         Returns:
-            `False` if a rank was asked to stop on the way: the step is reported when the run goes on.
+            `False` if a rank was asked to stop on the way: the step is reported when the run resumes.
         """
         scores: Mapping[str, float] = {}
         if self.evaluator.is_due(self.step):
@@ -239,7 +239,7 @@ class Trainer:
 
 
 def _memory(device: torch.device) -> int:
-    """Most bytes that a GPU held since the last call; on a CPU what the process holds now."""
+    """The most bytes that a GPU held since the last call; on a CPU, what the process holds now."""
     if device.type != "cuda":
         return resident_bytes()
     peak = torch.cuda.max_memory_allocated(device)

@@ -38,7 +38,7 @@ def apply_lora(
 ) -> int:
     """Adds adapters to projections of the language decoder, in place: W x + alpha / rank B A x, and freezes their W.
 
-    What else trains stays as it is, so call it after `select_trainable`.
+    Other trained parameters stay as they are, so call it after `select_trainable`.
 
     Args:
         targets: names of projections of a decoder layer (`q_proj`, `vision_k_proj`, `gate_proj`, ...); by default all
@@ -63,10 +63,10 @@ def apply_lora(
 def save_adapter(
     model: Owl2ForConditionalGeneration, directory: str | Path, base: str | Path | None = None, write: bool = True
 ) -> None:
-    """Writes adapters and all else that trains to a folder in PEFT's layout.
+    """Writes adapters and everything else that trains to a folder in PEFT's layout.
 
     Args:
-        base: the model that the folder goes on top of, as it is to be found again.
+        base: The model below the adapters, by the name under which it will be found again.
         write: `False` on ranks that only take part in gathering what is sharded.
 
     Raises:
@@ -93,7 +93,7 @@ def save_adapter(
 
 
 def parameters_of_folder(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What an adapter folder of the model holds: adapters, and all parameters of every module that trains in full."""
+    """The parameters in an adapter folder of the model: adapters, and all parameters of modules that train in full."""
     whole = modules_trained_in_full(model)
     return {
         name: parameter
@@ -103,7 +103,7 @@ def parameters_of_folder(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def modules_trained_in_full(model: nn.Module) -> list[str]:
-    """Names, from their end, of the modules that hold parameters which train and are no adapters."""
+    """The last parts of the names of modules with trained parameters that are not adapters."""
     found = dict.fromkeys(
         _module_of(name)
         for name, parameter in model.named_parameters()
@@ -113,7 +113,7 @@ def modules_trained_in_full(model: nn.Module) -> list[str]:
 
 
 def _module_of(name: str) -> str:
-    """Short name of the module that is saved for a parameter; PEFT matches names of modules by how they end."""
+    """The short name of the module that is saved for a parameter; PEFT matches names of modules by their ends."""
     for whole in ("vision_tower", "abstractor"):
         if f".{whole}." in name:
             return whole
@@ -143,7 +143,7 @@ def _check_targets(targets: tuple[str, ...], config: Owl2TextConfig) -> None:
 
 
 def _as_plain_tensor(parameter: torch.Tensor) -> torch.Tensor:
-    """A contiguous tensor on the host, gathered where it is sharded."""
+    """A contiguous tensor on the host, gathered if it is sharded."""
     whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
     return whole.detach().cpu().contiguous()
 

@@ -1,4 +1,4 @@
-"""An adapter folder and its base model to one plain model, with one shard of it in memory at a time."""
+"""Merges an adapter folder and its base model into a plain model, with one shard of it in memory at a time."""
 
 import copy
 import re
@@ -23,8 +23,8 @@ def merge_lora(adapter: str | Path, base: str | Path, out: str | Path, report: R
     """Writes the model that `adapter` makes of `base`, with its processor, in our layout and the base's precision.
 
     The adapter is one of ours or of the official code (`owl2.checkpoints.official_adapter`), which needs no PEFT. The
-    processor is that of the adapter folder, if it holds one: it knows the resolution of the training. A merge that was
-    interrupted goes on where it was.
+    processor is that of the adapter folder, if it holds one: it knows the resolution of the training. An interrupted
+    merge is continued by the same call.
 
     Args:
         base: directory of the model that the adapter was trained on, in our or the official layout; of a model that
@@ -94,8 +94,8 @@ class _MergedLayer(NamedTuple):
     """A layer with adapters, which PEFT merges when one of its parameters is read.
 
     Attributes:
-        layer: PEFT's, on the device "meta".
-        own: parameters of the layer below.
+        layer: PEFT's layer, on the device "meta".
+        own: Parameters of the layer below.
         matrices: parameters of the adapter, by their names in the folder.
     """
 

@@ -8,16 +8,16 @@ from torch import nn
 from owl2.modeling import Owl2ForConditionalGeneration
 
 BLOCK_SIZE = 64
-"""Weights that share a scale."""
+"""The number of weights that share a scale."""
 
 BYTES_PER_WEIGHT = 0.5 + (1 + 4 / 256) / BLOCK_SIZE
-"""Half a byte, and for each block one byte of scale, with a float32 for 256 of those (QLoRA's double quantization)."""
+"""Half a byte, and for each block a byte of scale and 1/256 of a float32 (QLoRA's double quantization)."""
 
 
 def quantize_frozen_projections(
     model: Owl2ForConditionalGeneration, compute_dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> int:
-    """Keeps the decoder's frozen linear layers in 4 bits (NF4), in place, on the device that they are to run on.
+    """Keeps the decoder's frozen linear layers in 4 bits (NF4), in place, on the device that they will run on.
 
     Vision encoder, abstractor, embeddings and head keep their precision. Call it after `select_trainable` and before
     `apply_lora`. In a model without weights (on the device "meta") they wait for their weights: see `in_4_bits`.
@@ -49,7 +49,7 @@ def quantize_frozen_projections(
 
 
 def waits_for_4_bits(parameter: nn.Parameter) -> bool:
-    """Whether this is the place of a weight that is to be kept in 4 bits."""
+    """Whether this is the place of a weight that will be kept in 4 bits."""
     return getattr(parameter, "bnb_quantized", True) is False
 
 
@@ -57,7 +57,7 @@ def in_4_bits(place: nn.Parameter, weight: torch.Tensor) -> nn.Parameter:
     """A weight [out, in] in 4 bits, on the device where it is.
 
     Args:
-        place: see `waits_for_4_bits`; the result is to take its place.
+        place: The place that the result will take; see `waits_for_4_bits`.
     """
     made_like = {name: getattr(place, name) for name in ("blocksize", "quant_type", "compress_statistics", "module")}
     packed = type(place)(weight, requires_grad=False, **made_like).to(weight.device)  # packs

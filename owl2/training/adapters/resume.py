@@ -1,4 +1,4 @@
-"""Training that goes on from the adapter folder of an earlier run (`model.adapter` of a recipe)."""
+"""Continues training from the adapter folder of an earlier run (`model.adapter` of a recipe)."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.modeling.parts import part_of
 
 _KEYS = {"r": "rank", "lora_alpha": "alpha"}
-"""Of `train.lora`, by PEFT's names."""
+"""The keys of `train.lora`, by PEFT's names."""
 
 _MAY_DIFFER = (
     "target_modules",  # an expression: what it matched is compared
@@ -26,7 +26,7 @@ _MAY_DIFFER = (
 
 
 def check_continuation(model: Owl2ForConditionalGeneration, directory: str | Path) -> None:
-    """Refuses a folder that a model with new adapters cannot go on from. No weight of it is read.
+    """Refuses a folder from which a model with new adapters cannot continue. None of its weights are read.
 
     Args:
         model: as `apply_lora` leaves it; it may be on the device "meta".
@@ -49,7 +49,7 @@ def check_continuation(model: Owl2ForConditionalGeneration, directory: str | Pat
 
 
 def continue_adapter(model: Owl2ForConditionalGeneration, directory: str | Path) -> None:
-    """Writes a folder into a model with new adapters, in place, which then goes on from there.
+    """Writes a folder into a model with new adapters, in place, whose training continues from there.
 
     The resolution stays that of the model: positions that were learnt at another are interpolated.
 
@@ -64,7 +64,7 @@ def continue_adapter(model: Owl2ForConditionalGeneration, directory: str | Path)
 
 
 def _check_same_settings(folder: AdapterFolder, model: Owl2ForConditionalGeneration) -> None:
-    """Raises where other adapters would train on than those in the folder; their dropout may change."""
+    """Raises where the adapters would differ from those in the folder; only their dropout may change."""
     there = {**folder.config().to_dict(), "targets": _targets(folder.shapes())}
     here = {**model.peft_config[ADAPTER].to_dict(), "targets": _targets(parameters_of(model))}
     names = [name for name in here if name not in _MAY_DIFFER and there.get(name) != here[name]]
@@ -77,9 +77,9 @@ def _check_same_settings(folder: AdapterFolder, model: Owl2ForConditionalGenerat
 
 
 def _frozen_parts(folder: AdapterFolder, model: Owl2ForConditionalGeneration) -> list[str]:
-    """Parts of which the folder has weights though nothing of them trains.
+    """The parts that are frozen, though the folder has weights of them.
 
-    A folder holds whole modules: of a norm whose vision weight trained it has the text weight too.
+    A folder holds whole modules: where the vision weight of a norm trained, it has the text weight too.
     """
     parameters, kinds = parameters_of(model), model.config.text_config.modality_adaptive
     trained = {name.rpartition(".")[0] for name, parameter in parameters.items() if parameter.requires_grad}

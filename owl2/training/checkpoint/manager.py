@@ -1,8 +1,8 @@
-"""Checkpoints of a run: written beside the training, complete or not there, read on any number of ranks.
+"""Checkpoints of a run: written during the training, complete or absent, and read on any number of ranks.
 
-`DIR/step-00000100/` holds the tensors that change (what trains and the optimizer's state of it) and the JSON states of
-the run and of each rank; see `owl2.training.checkpoint.safetensors_storage` for the files. What is frozen is not in it,
-but in the model that the run began with.
+`DIR/step-00000100/` holds the tensors that change (trained weights and their optimizer's state) and the JSON states of
+the run and of each rank; see `owl2.training.checkpoint.safetensors_storage` for the files. Frozen weights are not in
+it, but in the model that the run began with.
 """
 
 import json
@@ -32,14 +32,14 @@ from .safetensors_storage import (
 
 
 class DamagedCheckpoint(ValueError):
-    """The newest checkpoint is not what was written: the message names the files and the checkpoint before."""
+    """The newest checkpoint has changed since it was written: the message names the files and the checkpoint before."""
 
 
 class SavedState(NamedTuple):
-    """What a checkpoint says beside the tensors.
+    """The contents of a checkpoint beside the tensors.
 
     Attributes:
-        step: optimizer steps that were done.
+        step: Number of optimizer steps that were done.
         shared: JSON state of the run: data position, skipped steps, metrics.
         rank: JSON state of this rank, as its random state; `None` if another number of ranks wrote the checkpoint.
     """
@@ -53,9 +53,9 @@ class Checkpoints:
     """The checkpoints of one run. Every rank makes and calls it alike.
 
     Args:
-        directory: on a file system that all ranks share.
-        keep: so many of the newest remain.
-        asynchronous: write while training goes on; only copying to the host stops it. The copy's memory is kept.
+        directory: Directory on a file system that all ranks share.
+        keep: Number of newest checkpoints that remain.
+        asynchronous: Write while training continues; only copying to the host stops it. The copy's memory is kept.
     """
 
     def __init__(self, directory: Path, keep: int = 2, asynchronous: bool = True) -> None:
@@ -75,8 +75,8 @@ class Checkpoints:
         """Saves the state after `step` optimizer steps, once the save before is complete.
 
         Args:
-            tensors: by name, the same names on every rank: `DTensor`s, or whole tensors that are the same on all. They
-                may change as soon as this returns.
+            tensors: Tensors by name, the same names on every rank: `DTensor`s, or equal whole tensors on all ranks.
+                They may change as soon as this returns.
             shared, rank: JSON states; see `SavedState`.
 
         Raises:
@@ -98,7 +98,7 @@ class Checkpoints:
                 dcp.save(tensors, **options)
 
     def wait(self) -> None:
-        """Returns when the checkpoint under way is complete; raises what went wrong with it."""
+        """Waits until the checkpoint that is being written is complete; raises its error."""
         pending, self._pending = self._pending, None
         if pending is not None:
             with self._errors_of_saving(f"The last checkpoint in {self.directory} cannot be written"):
@@ -108,7 +108,7 @@ class Checkpoints:
         """Writes the newest complete checkpoint into the tensors; `None` if there is none.
 
         Raises:
-            DamagedCheckpoint: a file of it is not what was written.
+            DamagedCheckpoint: A file of it has changed since it was written.
             ValueError: it holds tensors of other names or shapes.
             OSError: it cannot be read.
         """
@@ -141,7 +141,7 @@ class Checkpoints:
         )
 
     def _refuse_damaged(self, directory: Path) -> None:
-        """The ranks check a share of the files each, and agree."""
+        """Refuses a damaged checkpoint: each rank checks a share of the files, and all ranks agree."""
         problems = damaged_files(directory, self._rank, self._size)
         if self._distributed:
             gathered: list[Any] = [None] * self._size
@@ -152,7 +152,7 @@ class Checkpoints:
 
     @contextmanager
     def _errors_of_saving(self, what: str) -> Iterator[None]:
-        """Errors as `_plain_errors` has them. What was written is removed: it takes room that was missing, maybe."""
+        """Raises errors as `_plain_errors` does, and removes what was written, which may take the missing room."""
         try:
             with _plain_errors(what):
                 yield
@@ -173,7 +173,7 @@ class Checkpoints:
 
 @contextmanager
 def _plain_errors(what: str) -> Iterator[None]:
-    """What went wrong on any rank as an `OSError` on all: torch's own is no `Exception`, and shows every stack."""
+    """Raises an error of any rank as an `OSError` on all: torch's own is not an `Exception`, and shows every stack."""
     try:
         yield
     except CheckpointException as failed:
@@ -182,18 +182,18 @@ def _plain_errors(what: str) -> Iterator[None]:
 
 
 def directory_of(directory: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """The directory of the checkpoint of a step."""
     return directory / f"step-{step:08d}"
 
 
 def complete_steps(directory: Path) -> list[int]:
-    """Steps of the complete checkpoints in a directory."""
+    """The steps of the complete checkpoints in a directory."""
     names = [path.name for path in directory.glob("step-*") if path.is_dir()]
     return [int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d{8,})", name))]
 
 
 def describe_damage(directory: Path, problems: list[str]) -> str:
-    """What is wrong with a checkpoint, and which one there is before it."""
+    """Says what is wrong with a checkpoint, and which one precedes it."""
     step = int(directory.name.removeprefix("step-"))
     before = max((other for other in complete_steps(directory.parent) if other < step), default=None)
     remedy = (

@@ -1,4 +1,4 @@
-"""The states of all random generators of a process as JSON, so that a resumed run draws what it would have drawn."""
+"""The states of all random generators of a process as JSON, so that a resumed run draws the same numbers."""
 
 import base64
 import random
@@ -23,7 +23,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Puts the generators where `rng_state` found them."""
+    """Restores the states that `rng_state` returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]

@@ -1,9 +1,9 @@
-"""How `torch.distributed.checkpoint` writes and reads our checkpoints: safetensors and JSON, which cannot hold code.
+"""Storage of our checkpoints for `torch.distributed.checkpoint`: safetensors and JSON, which cannot hold code.
 
 torch's own storage keeps its index as a pickle, which a stranger's checkpoint could use to run anything. Here a
 directory holds one `rank-00000.safetensors` per rank with that rank's pieces, `index.json` with the place of every
 piece, and `manifest.json` with the size and SHA-256 of every file. The manifest is written last, and then the directory
-gets its name: what has the name is complete.
+gets its name: a directory of that name is complete.
 """
 
 import json
@@ -40,7 +40,7 @@ _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (
 
 
 class Place(NamedTuple):
-    """Where a piece of a tensor lies."""
+    """The place of a piece of a tensor."""
 
     file: str
     key: str
@@ -56,9 +56,9 @@ class SafetensorsWriter(StorageWriter):
     """Writes one checkpoint.
 
     Args:
-        directory: the name of the complete checkpoint; it is written in `directory.partial`.
-        shared_state: kept in `state.json`; that of the coordinator counts.
-        rank_state: kept in `rank-00000.json`.
+        directory: Directory of the complete checkpoint, which is written in `directory.partial`.
+        shared_state: State that is kept in `state.json`; that of the coordinator counts.
+        rank_state: State that is kept in `rank-00000.json`.
         when_complete: called on the coordinator when the checkpoint has its name.
     """
 
@@ -182,12 +182,12 @@ class SafetensorsReader(StorageReader):
 
 
 def partial_of(directory: Path) -> Path:
-    """Where a checkpoint is written until it is complete."""
+    """The directory in which a checkpoint is written until it is complete."""
     return directory.with_name(directory.name + ".partial")
 
 
 def read_index(directory: Path) -> dict[str, Any]:
-    """Dtype, shape and pieces of every tensor.
+    """The dtype, shape and pieces of every tensor.
 
     Raises:
         ValueError: the index is not one of ours.
@@ -200,7 +200,7 @@ def read_index(directory: Path) -> dict[str, Any]:
 
 
 def read_tensors(directory: Path, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
-    """Whole tensors on the CPU, put together from their pieces, without any process group; by default all."""
+    """Whole tensors on the CPU, joined from their pieces without a process group; by default all."""
     index = read_index(directory)
     wanted = index if names is None else names
     tensors = {name: torch.empty(index[name]["shape"], dtype=_DTYPES[index[name]["dtype"]]) for name in wanted}
@@ -262,7 +262,7 @@ def _tensor_metadata(entry: dict[str, Any]) -> TensorStorageMetadata:
 
 
 def _describe(files: list[Path]) -> dict[str, dict[str, Any]]:
-    """Puts files safely on the disk. Returns their sizes and SHA-256."""
+    """Flushes files to the disk, and returns their sizes and SHA-256."""
     for file in files:
         _synchronize(file)
     return {file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in files}

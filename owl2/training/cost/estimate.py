@@ -1,6 +1,6 @@
-"""What a recipe costs before anything starts: operations, memory of a GPU, hours.
+"""Estimates the cost of a recipe before anything starts: operations, memory of a GPU, hours.
 
-All is computed from sizes: of the model's configuration, of a mean sample, of the batch, and of the GPUs.
+Everything is computed from the sizes of the model, a mean sample, the batch, and the GPUs.
 """
 
 import math
@@ -19,24 +19,24 @@ from .gpu_specs import Gpu, gpu_named
 from .layer_memory import MicroBatch, Placement
 
 CAPTION_TOKENS = 48
-"""Tokens of a mean caption of web pairs, beside the 65 rows of its image (Table 9 allows 256 in all)."""
+"""The tokens of a mean caption of web pairs, beside the 65 rows of its image (Table 9 allows 256 in all)."""
 
 MACHINE_SIZE = 8
-"""GPUs of one machine, over which parameters are sharded by default."""
+"""The number of GPUs of one machine, over which parameters are sharded by default."""
 
 DEFAULT_MFU = 0.45
 
 
 class Cost(NamedTuple):
-    """What a recipe costs on some GPUs.
+    """The cost of a recipe on some GPUs.
 
     Attributes:
         sample: a mean sample. micro_batch: what one GPU holds at a time, at the longest.
         flops: operations of one sample.
         memory: bytes of one GPU at the worst moment, by kind.
         micro_batches: forward passes of a GPU in a step.
-        hours: of all steps on all GPUs, at `mfu`.
-        assumed: what was not known and is assumed.
+        hours: Hours of all steps on all GPUs, at `mfu`.
+        assumed: Assumptions about what is not known.
         advice: changes of the recipe, each with the bytes that a GPU then needs, where it does not fit.
     """
 
@@ -64,11 +64,11 @@ class Cost(NamedTuple):
 
     @property
     def total_flops(self) -> float:
-        """Operations of the whole run."""
+        """The operations of the whole run."""
         return self.flops.total * self.samples
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """The cost as plain values for JSON."""
         return {
             "gpus": self.gpus,
             "gpu_memory_bytes": self.gpu.memory,
@@ -100,15 +100,15 @@ def recipe_cost(
     text_tokens: float | None = None,
     images: float = 1.0,
 ) -> Cost:
-    """Cost of a recipe.
+    """The cost of a recipe.
 
     Args:
         mfu: share of the GPUs' peak that the run reaches, without recomputation.
-        text_tokens, images: of a mean sample. By default text fills `data.max_length` in stage instruct, and is a web
-            caption in stage pretrain.
+        text_tokens, images: Numbers of a mean sample. By default text fills `data.max_length` in stage instruct, and is
+            a web caption in stage pretrain.
 
     Raises:
-        ValueError: an unknown GPU, numbers that cannot be, or GPUs that the recipe's section `parallel` does not fit.
+        ValueError: An unknown GPU, invalid numbers, or GPUs that the recipe's section `parallel` does not fit.
     """
     tokens = 1.0 if text_tokens is None else text_tokens
     if gpus < 1 or not 0 < mfu <= 1 or not 0 <= images < math.inf or not 0 < tokens < math.inf:
@@ -152,7 +152,7 @@ def recipe_cost(
 
 
 def trained_of(recipe: Recipe) -> Trained:
-    """What a recipe trains."""
+    """The parts that a recipe trains."""
     lora = recipe.train.lora
     adapters = None if lora is None else Lora(lora.rank, frozenset(lora.targets), lora.dropout)
     return Trained(frozenset(recipe.train.parts), adapters)
@@ -173,7 +173,7 @@ def largest_micro_batch(recipe: Recipe, config: Owl2Config, sample: Sample) -> M
 def _memory(
     recipe: Recipe, config: Owl2Config, counts: dict[str, int], sample: Sample, gpus: int, gpu: Gpu
 ) -> tuple[dict[str, float], int]:
-    """Bytes of one GPU by kind, and its micro-batches of a step."""
+    """The bytes of one GPU by kind, and its micro-batches of a step."""
     parallel, batch = recipe.parallel, largest_micro_batch(recipe, config, sample)
     replicas, shards, tensor = mesh_shape(
         gpus, min(gpus, MACHINE_SIZE), parallel.data_shards, parallel.replicas, parallel.tensor
@@ -199,7 +199,7 @@ def _memory(
 def _advice(
     recipe: Recipe, config: Owl2Config, counts: dict[str, int], sample: Sample, gpus: int, gpu: Gpu
 ) -> dict[str, float]:
-    """Changes that make the recipe fit, the cheapest first, each with what a GPU then needs; else all that help."""
+    """Changes that make the recipe fit, the cheapest first, with the memory they need; otherwise all that help."""
     needed = sum(_memory(recipe, config, counts, sample, gpus, gpu)[0].values())
     found = {}
     for overrides, count in _changes(recipe, gpus):
@@ -212,7 +212,7 @@ def _advice(
 
 
 def _changes(recipe: Recipe, gpus: int) -> Iterator[tuple[dict[str, Any], int]]:
-    """What a user can change: keys of the recipe with their values, and the number of GPUs."""
+    """The changes that a user can make: keys of the recipe with their values, and the number of GPUs."""
     checkpointing = "parallel.activation_checkpointing"
     all_of_it: dict[str, Any] = {}
     if recipe.batch.micro_batch_size > 1:

@@ -1,6 +1,6 @@
 """Floating point operations of one training sample, from sizes alone (no model is built).
 
-Counted are the matrix products: projections, attention (causal in the decoder: only the half that a token may see),
+The matrix products are counted: projections, attention (causal in the decoder: only the half that a token may see),
 and the head where a token is supervised. A product costs 2 operations a multiplication; its backward pass costs the
 same again for the gradient of its input, where anything before it trains, and once more for the gradient of its
 weight, where that trains. Recomputation of checkpointed activations is not counted, nor are norms and embeddings: the
@@ -17,7 +17,7 @@ from owl2.modeling.parts import part_of_projection, projection_sizes
 
 
 class Sample(NamedTuple):
-    """What one training sample holds.
+    """The contents of one training sample.
 
     Attributes:
         text_tokens: tokens of text.
@@ -40,7 +40,7 @@ class Lora(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What trains: parts as in `owl2.modeling.parts.PARTS`; a projection with an adapter is itself frozen."""
+    """The trained parts, as in `owl2.modeling.parts.PARTS`; a projection with an adapter is itself frozen."""
 
     parts: frozenset[str]
     lora: Lora | None = None
@@ -50,8 +50,8 @@ class Product(NamedTuple):
     """A matrix product.
 
     Attributes:
-        component: where it is counted.
-        forward: its operations in a forward pass.
+        component: The component to which it is counted.
+        forward: Its operations in a forward pass.
         weight_gradient, input_gradient: whether a backward pass computes them.
     """
 
@@ -62,29 +62,29 @@ class Product(NamedTuple):
 
     @property
     def training(self) -> float:
-        """Operations of forward and backward pass."""
+        """The operations of forward and backward pass."""
         return self.forward * (1 + self.weight_gradient + self.input_gradient)
 
 
 class Flops(NamedTuple):
-    """Operations of one sample, by component."""
+    """The operations of one sample, by component."""
 
     forward: dict[str, float]
     training: dict[str, float]
 
     @property
     def total(self) -> float:
-        """Of forward and backward pass."""
+        """The operations of forward and backward pass together."""
         return sum(self.training.values())
 
     @property
     def if_all_trained(self) -> float:
-        """Three times the forward pass: what computing the gradients of frozen weights too would cost."""
+        """Three times the forward pass: the cost if the gradients of frozen weights were computed too."""
         return 3 * sum(self.forward.values())
 
 
 def sample_flops(config: Owl2Config, sample: Sample, trained: Trained) -> Flops:
-    """Operations of one sample in a stage that trains some parts."""
+    """The operations of one sample in a stage that trains some parts."""
     products = sample_products(config, sample, trained)
     names = list(dict.fromkeys(product.component for product in products))
     return Flops(
@@ -115,12 +115,12 @@ def sample_products(config: Owl2Config, sample: Sample, trained: Trained) -> lis
 
 
 def vision_tokens(config: Owl2VisionConfig, image_size: int) -> int:
-    """Tokens of the vision encoder for one image."""
+    """The number of tokens of the vision encoder for one image."""
     return (image_size // config.patch_size) ** 2 + int(config.use_cls_token)
 
 
 def vision_products(config: Owl2VisionConfig, image_size: int, trains: bool) -> list[Product]:
-    """Of one image in the vision encoder."""
+    """The products of one image in the vision encoder."""
     tokens, hidden = vision_tokens(config, image_size), config.hidden_size
     patches = tokens - int(config.use_cls_token)
     embedding = 2 * patches * config.num_channels * config.patch_size**2 * hidden
@@ -137,7 +137,7 @@ def vision_products(config: Owl2VisionConfig, image_size: int, trains: bool) -> 
 def abstractor_products(
     config: Owl2AbstractorConfig, output_size: int, tokens: int, trains: bool, learns_vision: bool
 ) -> list[Product]:
-    """Of one image of so many vision tokens in the visual abstractor and the projection after it (eq. 1-2)."""
+    """The products of one image of `tokens` in the visual abstractor and the projection after it (eq. 1-2)."""
     queries, hidden = config.num_learnable_queries, config.hidden_size
     context = queries + tokens  # keys and values are those of queries and patches together
     weights = 2 * queries * (2 * hidden**2 + 3 * hidden * config.intermediate_size) + 4 * context * hidden**2
@@ -151,7 +151,7 @@ def abstractor_products(
 
 
 def mlp_products(config: Owl2Config, patches: int, trains: bool, learns_vision: bool) -> list[Product]:
-    """Of one image of so many patches in an MLP connector."""
+    """The products of one image of `patches` in an MLP connector."""
     hidden, wide = config.vision_config.hidden_size, config.text_config.hidden_size
     return [
         Product("abstractor", 2 * patches * hidden * wide, trains, learns_vision),
@@ -162,7 +162,7 @@ def mlp_products(config: Owl2Config, patches: int, trains: bool, learns_vision: 
 def decoder_products(
     config: Owl2TextConfig, text_rows: float, vision_rows: float, trained: Trained, learns_before: bool
 ) -> list[Product]:
-    """Of one sample in the decoder's layers, where nobody attends to another sample.
+    """The products of one sample in the decoder's layers, where attention does not cross samples.
 
     Args:
         learns_before: whether anything in front of the decoder trains, so that its input needs a gradient.
@@ -182,7 +182,7 @@ def decoder_products(
 def _layer_products(
     config: Owl2TextConfig, text_rows: float, vision_rows: float, trained: Trained, at_input: bool, inside: bool
 ) -> list[Product]:
-    """One layer; `at_input`: its input needs a gradient, `inside`: what attention returns does."""
+    """The products of one layer; `at_input` and `inside` say that its input and attention's output need gradients."""
     tokens, queries = text_rows + vision_rows, config.num_attention_heads * config.head_dim
     products = []
     for name, (fan_in, fan_out) in projection_sizes(config).items():

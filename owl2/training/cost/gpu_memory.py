@@ -1,7 +1,7 @@
 """Memory of one GPU in training, from sizes alone (no model is built).
 
-What stays: frozen weights, trained float32 weights with both means of AdamW. What comes and goes with a micro-batch:
-what the layers keep for the backward pass, layers that are gathered from other ranks, gradients, logits.
+Frozen weights stay, and so do trained float32 weights with both means of AdamW. What the layers keep for the backward
+pass, layers gathered from other ranks, gradients and logits come and go with a micro-batch.
 `estimate_memory` walks the backward pass, in which activations go and gradients come, and reports its worst moment.
 """
 
@@ -27,10 +27,10 @@ from .layer_memory import (
 )
 
 WEIGHT_AND_ADAM, GRADIENT = 12, 4
-"""Bytes a trained parameter: float32 weight and two means, float32 gradient."""
+"""The bytes of a trained parameter: float32 weight and two means, float32 gradient."""
 
 OTHER = 2 * 2**30
-"""CUDA context, libraries, buffers of communication, fragmentation: what is not counted tensor by tensor."""
+"""Memory that is not counted tensor by tensor: CUDA context, libraries, buffers of communication, fragmentation."""
 
 DECODER_PARTS = ("decoder_vision", "decoder_text", "decoder_shared")
 
@@ -41,7 +41,7 @@ KINDS = (
 
 
 class Parameters(NamedTuple):
-    """Numbers of parameters by part: those that the model has, and those of them that train. Adapters apart."""
+    """Numbers of parameters by part: those of the model, the trained ones of them, and adapters apart."""
 
     all: dict[str, int]
     trained: dict[str, int]
@@ -49,7 +49,7 @@ class Parameters(NamedTuple):
 
 
 def count_trained(config: Owl2Config, counts: Mapping[str, int], trained: Trained) -> Parameters:
-    """What trains of a model whose parts have so many parameters; a projection with an adapter is itself frozen."""
+    """The numbers of trained parameters by those of all; a projection with an adapter is itself frozen."""
     text, lora = config.text_config, trained.lora
     learning = {part: count if part in trained.parts else 0 for part, count in counts.items()}
     adapters = 0
@@ -65,7 +65,7 @@ def count_trained(config: Owl2Config, counts: Mapping[str, int], trained: Traine
 def estimate_memory(
     config: Owl2Config, counts: Mapping[str, int], batch: MicroBatch, trained: Trained, shape: Placement
 ) -> dict[str, float]:
-    """Bytes of one GPU at the worst moment, by kind (`KINDS`).
+    """The bytes of one GPU at the worst moment, by kind (`KINDS`).
 
     Args:
         counts: number of parameters of each part of `owl2.modeling.parts.PARTS`, without adapters.
@@ -89,7 +89,7 @@ def estimate_memory(
 def _backward(
     config: Owl2TextConfig, layers: list[Layer], outside: float, trains: float, batch: MicroBatch, shape: Placement
 ) -> Iterable[dict[str, float]]:
-    """What a micro-batch adds at each moment of its backward pass: at the head, then layer by layer from the last.
+    """The bytes that a micro-batch adds at each moment of its backward pass: at the head, then from the last layer on.
 
     Args:
         outside: trained parameters of embeddings and head.
@@ -129,7 +129,7 @@ def _backward(
 def _layers(
     config: Owl2Config, parameters: Parameters, batch: MicroBatch, trained: Trained, shape: Placement
 ) -> list[Layer]:
-    """All layers in the order of the forward pass. What a part holds outside its layers is shared out among them."""
+    """All layers in the order of the forward pass; parameters of a part outside its layers are divided among them."""
     vision, abstractor, text = config.vision_config, config.abstractor_config, config.text_config
     learning = parameters.trained
     learns_vision, learns_abstractor = learning["vision_encoder"] > 0, learning["abstractor"] > 0
@@ -148,7 +148,7 @@ def _layers(
 
 
 def _logits_bytes(config: Owl2TextConfig, batch: MicroBatch) -> float:
-    """Of one chunk of positions: log-probabilities, their gradient and that of the logits, in float32."""
+    """The bytes of one chunk of positions: log-probabilities, their gradient and that of the logits, in float32."""
     positions = min(batch.supervised, max(1, CHUNK_LOGITS // config.vocab_size))
     return positions * config.vocab_size * 12.0
 

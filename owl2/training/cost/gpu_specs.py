@@ -1,4 +1,4 @@
-"""GPUs: what they can at most, from the makers' datasheets."""
+"""The largest speed and memory of GPUs, from the makers' datasheets."""
 
 from typing import NamedTuple
 
@@ -46,14 +46,14 @@ _NAMES = {
     "L4": "l4",
     "A10": "a10",
 }
-"""Words in the name that the driver gives; the first that is found counts."""
+"""Words in the driver's name of a GPU; the first that is found counts."""
 
 
 def gpu_named(name: str) -> Gpu:
     """A GPU of the table.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: The table does not have it.
     """
     if name.lower() not in GPUS:
         raise ValueError(f"there is no GPU {name!r} in the table; choose among {', '.join(GPUS)}")

@@ -1,7 +1,7 @@
 """Memory that one layer takes for a micro-batch in training, from sizes alone.
 
-What autograd keeps was read off the operations of the layers: each tensor that is saved, once. With checkpointing a
-layer keeps less, and computes the rest again at its turn in the backward pass.
+The tensors that autograd keeps follow from the operations of the layers; each counts once. With checkpointing a layer
+keeps less, and computes the rest again in the backward pass.
 
 Shapes: R decoder tokens of a micro-batch, D hidden, F intermediate, N images, T vision tokens of one, Q queries.
 """
@@ -15,7 +15,7 @@ from .flops import Trained, vision_tokens
 
 
 class MicroBatch(NamedTuple):
-    """What one forward pass on one GPU holds: decoder tokens (padding included), images, tokens with a loss."""
+    """The contents of one forward pass on one GPU: decoder tokens (padding included), images, tokens with a loss."""
 
     tokens: float
     images: float
@@ -24,13 +24,13 @@ class MicroBatch(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """How the run lies on the GPUs.
+    """The distribution of a run over the GPUs.
 
     Attributes:
-        shards, tensor: ranks over which trained parameters are sharded, and that share every layer.
+        shards, tensor: Number of ranks over which trained parameters are sharded, and of those that share every layer.
         sharded: whether trained weights are float32 shards that are gathered: always but in one process in float32
             (`owl2.training.distributed.parallelize`).
-        compute_bytes: of a number in the precision of the computation.
+        compute_bytes: Bytes of a number in the precision of the computation.
         accumulates: whether a step has several micro-batches.
         device_bytes: memory of the GPU, which decides whether gradients stay whole between micro-batches.
         int4: whether the decoder's frozen projections are kept in 4 bits.
@@ -48,12 +48,12 @@ class Placement(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """Bytes of one layer for one micro-batch.
+    """The bytes of one layer for one micro-batch.
 
     Attributes:
-        whole: what autograd keeps when it keeps everything.
-        kept: what it keeps between forward and backward pass with the chosen checkpointing.
-        workspace: what its backward pass holds besides `whole`.
+        whole: What autograd keeps without checkpointing.
+        kept: What it keeps between forward and backward pass with the chosen checkpointing.
+        workspace: What its backward pass holds besides `whole`.
         trained: number of its parameters that train, on one rank of a tensor group.
     """
 
@@ -64,11 +64,11 @@ class Layer(NamedTuple):
 
 
 NOTHING = Layer(0.0, 0.0, 0.0)
-"""A layer that no gradient reaches."""
+"""The memory of a layer that no gradient reaches."""
 
 
 def decoder_layer(config: Owl2TextConfig, batch: MicroBatch, trained: Trained, shape: Placement) -> Layer:
-    """A layer of the language decoder (eq. 4-8) whose input needs a gradient."""
+    """The memory of a layer of the language decoder (eq. 4-8) whose input needs a gradient."""
     sizes, size = projection_sizes(config), shape.compute_bytes
     hidden, wide = config.hidden_size, config.intermediate_size / shape.tensor
     queries = config.num_attention_heads * config.head_dim / shape.tensor
@@ -99,7 +99,7 @@ def decoder_layer(config: Owl2TextConfig, batch: MicroBatch, trained: Trained, s
 
 
 def _reading_projections(config: Owl2TextConfig, trained: Trained) -> set[str]:
-    """Projections of a decoder layer that need their input again: to train, or for an adapter without dropout."""
+    """The projections of a decoder layer that need their input again: to train, or for an adapter without dropout."""
     lora, sizes = trained.lora, projection_sizes(config)
     adapted = set() if lora is None else lora.targets & sizes.keys()
     learning = {name for name in sizes if part_of_projection(config, name) in trained.parts} - adapted
@@ -107,7 +107,7 @@ def _reading_projections(config: Owl2TextConfig, trained: Trained) -> set[str]:
 
 
 def _adapter_bytes(config: Owl2TextConfig, trained: Trained, size: int) -> float:
-    """What the adapters of a layer keep for each token."""
+    """The bytes that the adapters of a layer keep for each token."""
     lora, sizes = trained.lora, projection_sizes(config)
     if lora is None:
         return 0.0
@@ -119,7 +119,7 @@ def _adapter_bytes(config: Owl2TextConfig, trained: Trained, size: int) -> float
 
 
 def vision_layer(config: Owl2VisionConfig, batch: MicroBatch, trains: bool, shape: Placement) -> Layer:
-    """A layer of the vision encoder."""
+    """The memory of a layer of the vision encoder."""
     if not trains:
         return NOTHING
     size, hidden, wide = shape.compute_bytes, config.hidden_size, config.intermediate_size
@@ -140,7 +140,7 @@ def vision_layer(config: Owl2VisionConfig, batch: MicroBatch, trains: bool, shap
 def abstractor_layer(
     config: Owl2Config, batch: MicroBatch, trains: bool, learns_vision: bool, shape: Placement
 ) -> Layer:
-    """A layer of the visual abstractor (eq. 1-2)."""
+    """The memory of a layer of the visual abstractor (eq. 1-2)."""
     if not (trains or learns_vision):
         return NOTHING
     abstractor, size = config.abstractor_config, shape.compute_bytes
@@ -159,7 +159,7 @@ def abstractor_layer(
 
 
 def mlp_layer(config: Owl2Config, batch: MicroBatch, trains: bool, learns_vision: bool, shape: Placement) -> Layer:
-    """The MLP connector, which no checkpointing computes again."""
+    """The memory of the MLP connector, which no checkpointing computes again."""
     if not (trains or learns_vision):
         return NOTHING
     size, wide = shape.compute_bytes, config.text_config.hidden_size

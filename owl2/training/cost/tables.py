@@ -10,7 +10,7 @@ from .estimate import Cost
 
 
 def cost_tables(cost: Cost) -> Iterator[RenderableType]:
-    """Parameters, operations, memory, time, and what to change where it does not fit."""
+    """Tables of parameters, operations, memory, time, and of changes where it does not fit."""
     yield _parameters(cost)
     yield _operations(cost)
     yield _memory(cost)

@@ -1,4 +1,4 @@
-"""One sample of a stage as the trainer takes it: token ids, labels, and pixels as levels from 0 to 255.
+"""Encodes a sample of a stage for the trainer: token ids, labels, and pixels as levels from 0 to 255.
 
 Pixels stay uint8 until they are on the device (`owl2.data.decoding.normalize_pixels`). (n images and frames, R pixels a
 side)
@@ -19,11 +19,11 @@ from owl2.training.recipe.data import DataSettings
 Encoded = dict[str, Any]
 
 OPINION = "opinion"
-"""Entry of a sample and a batch, [B, 8]: probabilities of the five levels, score and deviation in levels, source."""
+"""The entry of a sample and a batch, [B, 8]: probabilities of five levels, score and deviation in levels, source."""
 
 
 def encode_caption(processor: Owl2Processor, data: DataSettings, caption: str) -> Encoded:
-    """A caption as `Owl2Processor.encode_pair` encodes it without its image; what exceeds `max_length` is cut off.
+    """Encodes a caption as `Owl2Processor.encode_pair` does, without its image; what exceeds `max_length` is cut off.
 
     Raises:
         InvalidSample: it holds a control token, and those are refused.
@@ -34,10 +34,10 @@ def encode_caption(processor: Owl2Processor, data: DataSettings, caption: str) -
 
 
 def encode_conversation(processor: Owl2Processor, conversation: Conversation, data: DataSettings) -> Encoded:
-    """A conversation as `Owl2Processor.encode_conversation` encodes it, text cut off at `max_length`.
+    """Encodes a conversation as `Owl2Processor.encode_conversation` does; its text is cut off at `max_length`.
 
-    Plain text is encoded as by `Owl2Processor.encode_text`. With `last_answer_only`, the answers before the last one
-    that is to be learnt are read, not learnt.
+    Plain text is encoded as by `Owl2Processor.encode_text`. With `last_answer_only`, only the last of the answers to be
+    learnt is learnt; those before it are read.
 
     Returns:
         Lists `input_ids`, ..., and `pixel_values` uint8 [n, 3, R, R] if there are images or videos.
@@ -88,7 +88,7 @@ def _last_answer_only(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _resized(source: str, processor: Owl2Processor, size: int) -> torch.Tensor:
-    """Levels [3, R, R] of an image, resized as for inference."""
+    """The levels [3, R, R] of an image, resized as for inference."""
     try:
         image = load_image(source)
     except ValueError as error:

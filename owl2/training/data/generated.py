@@ -57,7 +57,7 @@ class GeneratedConversations:
 
 
 class SceneRecords:
-    """Conversations about scenes; the size of one is known before its image is drawn."""
+    """Conversations about scenes, whose sizes are known before their images are drawn."""
 
     def __init__(self, conversations: SceneConversations) -> None:
         self.conversations, self.rejected = conversations, Rejected()
@@ -87,7 +87,7 @@ def _easy_vqa_conversations(source: Source, recipe: Recipe) -> list[Conversation
 
 
 def _scene_settings(source: Source, recipe: Recipe) -> SceneSettings:
-    """What the source says, and what the recipe says of all sources."""
+    """The settings of scenes from the source and, for all sources, from the recipe."""
     keys = ("count", "seed", "split", "difficulty", "kinds")
     given = {key: value for key in keys if (value := getattr(source, key)) is not None}
     return SceneSettings(**{"seed": recipe.seed, "image_size": recipe.data.image_size, **given})

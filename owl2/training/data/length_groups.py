@@ -1,4 +1,4 @@
-"""Batches of like modality and length, as `group_by_modality_length` of LLaVA's and the official code's training."""
+"""Batches of one modality and similar length, as in LLaVA's and the official code's `group_by_modality_length`."""
 
 import random
 from collections.abc import Callable
@@ -7,17 +7,17 @@ from typing import Any
 from owl2.data.sampler import Draw, WeightedSampler
 
 WINDOW = 8
-"""Batches that are drawn together, and among which draws are exchanged."""
+"""The number of batches that are drawn together, and among which draws are exchanged."""
 
 
 class LengthGroups:
-    """The draws of a sampler, exchanged within windows of `WINDOW` batches, so that a batch has draws of one kind.
+    """The draws of a sampler, exchanged within windows of `WINDOW` batches, so that a batch has similar draws.
 
     A window holds what the sampler gives, so that no share of a source changes; its batches come in random order.
 
     Args:
         sampler: Gives the draws.
-        work: What like draws have alike; draws are sorted by it.
+        work: Key by which draws are sorted; it is equal for similar draws.
     """
 
     def __init__(self, sampler: WeightedSampler, work: Callable[[Draw], tuple[bool, float]]) -> None:
@@ -36,7 +36,7 @@ class LengthGroups:
         return self._batches.pop()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the window began, with the state of the sampler there, and how many of its batches were given out."""
+        """The beginning of the window, the state of the sampler there, and the number of batches given out since."""
         if not self._batches:
             return {**self.sampler.state_dict(), "batches": 0}
         return {**self._window_start, "batches": WINDOW - len(self._batches), "batch_size": len(self._batches[0])}

@@ -3,7 +3,7 @@
 A step learns from exactly `global_batch_size` samples. The global batch is drawn first and depends on nothing but the
 seed; rank r of n then takes its samples r, r + n, r + 2n, ... So a step is the same for any number of ranks and
 workers, any size of micro-batches, with and without packing. Packing happens within a rank's share: nothing waits for a
-later step, and the state between two steps is where the stream of draws stands.
+later step, and the state between two steps is the position in the stream of draws.
 """
 
 import math
@@ -26,14 +26,14 @@ from .encoding import OPINION
 from .stage_data import StageData
 
 LENGTH_STEP = 32
-"""Rows of so many tokens, twice or three times as many, ...: 64 shapes at most where rows hold 2,048."""
+"""Lengths of rows are multiples of this: at most 64 shapes where rows hold 2,048 tokens."""
 
 Batch = dict[str, torch.Tensor]
 Item = TypeVar("Item")
 
 
 class BatchingConfig(NamedTuple):
-    """How samples become micro-batches.
+    """The settings by which samples become micro-batches.
 
     Attributes:
         micro_batch_size: samples of a micro-batch, with packing rows.
@@ -55,7 +55,7 @@ class BatchingConfig(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What a rank's share of a batch holds.
+    """Counts of a rank's share of a batch.
 
     Attributes:
         supervised: tokens with a loss.
@@ -83,7 +83,7 @@ class RankBatch(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """What a worker made of some draws."""
+    """The samples that a worker made of some draws."""
 
     micro_batches: list[Batch]
     counts: Counts
@@ -92,16 +92,16 @@ class _Prepared(NamedTuple):
 
 
 class StageDataLoader:
-    """Batches of one rank, one after the other, with a state to go on from.
+    """Batches of one rank, one after the other, with a state to resume from.
 
     Args:
-        samples: where the global batches are drawn from.
-        processor: encodes and pads.
-        batching: see there.
+        samples: Samples from which the global batches are drawn.
+        processor: Processor that encodes and pads.
+        batching: See `BatchingConfig`.
         global_batch_size: samples of a global batch.
-        rank, ranks: of those that share the data.
-        num_workers: processes that read and encode; 0 does it between the steps.
-        counter: counts what is broken, and ends the run when it is too much.
+        rank, ranks: Number of this rank, and of ranks that share the data.
+        num_workers: Number of processes that read and encode; with 0, this is done between the steps.
+        counter: Counts broken samples, and ends the run when there are too many.
 
     Raises:
         ValueError: there are more ranks than samples in a batch.
@@ -137,7 +137,7 @@ class StageDataLoader:
             yield batch
 
     def _made(self, count: int) -> Iterator[tuple[RankBatch, dict[str, Any], list[_Prepared]]]:
-        """Batches, each with the state behind it and the pieces it was made of."""
+        """Yields batches, each with the state after it and the pieces it was made of."""
         asked: list[tuple[int, dict[str, Any]]] = []  # of each batch: number of pieces, and the state behind it
         prepared = DataLoader(
             self._prepare,
@@ -158,11 +158,11 @@ class StageDataLoader:
                 pieces = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the batches that were given out end, as JSON; the same on every rank."""
+        """The end of the batches that were given out, as JSON; the same on every rank."""
         return self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called, on any number of ranks.
+        """Resumes where `state_dict` was called, on any number of ranks.
 
         Raises:
             ValueError: the state is of other data.
@@ -171,7 +171,7 @@ class StageDataLoader:
         self._state = state
 
     def _pieces(self, count: int, asked: list[tuple[int, dict[str, Any]]]) -> Iterator[list[Draw]]:
-        """Draws that a worker prepares together: those of one micro-batch, or of one buffer of the packer."""
+        """The draws that a worker prepares together: those of one micro-batch, or of one buffer of the packer."""
         packed = self.batching.row_length is not None
         size = self.batching.buffer if packed else self.batching.micro_batch_size
         for _ in range(count):
@@ -182,7 +182,7 @@ class StageDataLoader:
 
 
 def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, the next one always in the making: workers alone prepare less than a long step needs.
+    """Yields the same items and always prepares the next one: workers alone prepare less than a long step needs.
 
     The first is made by the caller, not by the thread: it starts the worker processes, and a process that is forked by
     another thread than the main one may crash.
@@ -196,7 +196,7 @@ def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 class _Prepare(Dataset[_Prepared]):
-    """Micro-batches of some draws; what workers run."""
+    """Prepares the micro-batches of some draws; workers run it."""
 
     def __init__(self, dataset: Dataset[Any], pad_token_id: int, batching: BatchingConfig) -> None:
         self.dataset, self.pad_token_id, self.batching = dataset, pad_token_id, batching
@@ -234,7 +234,7 @@ def micro_batches_of(samples: Sequence[dict[str, Any]], batching: BatchingConfig
 
 
 def _padded(samples: Sequence[dict[str, Any]], pad_token_id: int) -> Batch:
-    """Samples as one batch; opinions, which belong to samples and not to tokens, beside the tokens."""
+    """Pads samples to one batch; opinions, which belong to samples and not to tokens, are kept beside the tokens."""
     batch = pad_encoded(
         [{name: row for name, row in each.items() if name != OPINION} for each in samples], pad_token_id
     )
@@ -243,18 +243,18 @@ def _padded(samples: Sequence[dict[str, Any]], pad_token_id: int) -> Batch:
 
 
 def supervised_tokens(batch: Batch) -> int:
-    """Tokens of a batch that are predicted and have a label: all but the first of a row."""
+    """The number of tokens of a batch that are predicted and have a label, which the first of a row is not."""
     return int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
 
 
 def supervised_turns(labels: Sequence[int]) -> int:
-    """Stretches of tokens with a label."""
+    """The number of stretches of tokens with a label."""
     is_supervised = [label != IGNORE_INDEX for label in labels]
     return sum(now and not before for before, now in zip([False, *is_supervised], is_supervised, strict=False))
 
 
 def empty_micro_batch(pad_token_id: int, few_shapes: bool) -> Batch:
-    """A batch of nothing but padding, for a rank that has none left while others do: its gradients are 0."""
+    """A batch of padding alone, for a rank that has no micro-batch left while others do: its gradients are 0."""
     length = LENGTH_STEP if few_shapes else 1
     return {
         "input_ids": torch.full((1, length), pad_token_id),

@@ -1,4 +1,4 @@
-"""The samples of a stage: what is drawn next, the same for any number of ranks, and how workers read what was drawn.
+"""The samples of a stage: the draws, which are the same for any number of ranks, and how workers read them.
 
 Stage 1 learns from image-text pairs (`owl2.data.pairs`), stage 2 from conversations (`owl2.data.mixture`). The main
 process draws; a draw is a few names and numbers that go to the worker processes.
@@ -33,30 +33,30 @@ from .wrapped_samples import wrapped_samples
 logger = logging.getLogger(__name__)
 
 _FRAME = {"user": "USER: ", "assistant": " ASSISTANT: "}
-"""What the prompt of the published model puts before a message (`owl2/processing/chat_template.jinja`)."""
+"""The text before a message in the prompt of the published model (`owl2/processing/chat_template.jinja`)."""
 
 
 class StageData(Protocol):
     """The samples of a stage, drawn one after the other."""
 
     def take(self, count: int) -> list[Draw]:
-        """The next draws, so arranged that neighbours are alike in work."""
+        """Takes the next draws, arranged so that neighbours take similar work."""
         ...
 
     def dataset(self, processor: Owl2Processor) -> Dataset[DrawnSample]:
-        """Encoded samples by their draws."""
+        """The encoded samples by their draws."""
         ...
 
     def texts(self, count: int) -> Iterator[str]:
-        """Texts of the first samples of each source, those of conversations with the words of the prompt."""
+        """Texts of the first samples of each source; texts of conversations come with the words of the prompt."""
         ...
 
     def describe(self) -> list[tuple[str, int, float]]:
-        """Name, number of samples and share of all draws of each source."""
+        """The name of each source, its number of samples and its share of all draws."""
         ...
 
     def contents(self) -> Iterator[tuple[str, RecordSize]]:
-        """Name of each source, and what all its records hold; text bytes are not counted of pairs."""
+        """The name of each source and the size of all its records; text bytes of pairs are not counted."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -65,10 +65,10 @@ class StageData(Protocol):
 
 
 def open_stage_data(recipe: Recipe, sources: dict[str, Source], directory: Path) -> StageData:
-    """Opens sources of the recipe's stage.
+    """Opens the sources of the recipe's stage.
 
     Args:
-        directory: what has to be indexed is kept there, in `cache`, if the recipe names no other place.
+        directory: Directory whose `cache` holds indexes, if the recipe names no other place.
 
     Raises:
         ValueError: a file is missing or not as its format says.
@@ -219,13 +219,13 @@ class ConversationSamples(Dataset[DrawnSample]):
 
 
 class _RecordsByDraw:
-    """Where the record of a draw lies: the opened sources and their orders, by name."""
+    """Finds the record of a draw in the opened sources by their orders."""
 
     def __init__(self, opened: dict[str, Mixture | GeneratedConversations], orders: dict[str, RecordOrder]) -> None:
         self.opened, self.orders = opened, orders
 
     def place(self, draw: Draw) -> Hashable:
-        """What draws of the same record have in common."""
+        """A key that is the same for all draws of a record."""
         number = self.orders[draw.source].record(draw.epoch, draw.position)
         is_fixed = isinstance(self.opened[draw.source], GeneratedConversations)
         return draw.source, number, None if is_fixed else draw.epoch

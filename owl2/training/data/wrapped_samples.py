@@ -1,4 +1,4 @@
-"""What is put around the samples of a stage: a memory of those that were read, and random horizontal flips."""
+"""Wrappers of the samples of a stage: a memory of those that were read, and random horizontal flips."""
 
 import random
 from collections.abc import Callable, Hashable
@@ -15,18 +15,18 @@ from owl2.training.recipe.data import DataSettings
 def wrapped_samples(
     samples: Dataset[DrawnSample], data: DataSettings, seed: int, place: Callable[[Draw], Hashable]
 ) -> Dataset[DrawnSample]:
-    """The samples, kept in memory and flipped where the recipe says so; see `KeptSamples` and `FlippedSamples`."""
+    """Wraps the samples in `KeptSamples` and `FlippedSamples` as the recipe says."""
     if data.keep_in_memory:
         samples = KeptSamples(samples, place)
     return FlippedSamples(samples, seed) if data.augment == "flip" else samples
 
 
 class KeptSamples(Dataset[DrawnSample]):
-    """Samples of which each is read and encoded once.
+    """Samples each of which is read and encoded once.
 
     Args:
         samples: Samples by their draws.
-        place: What draws of the same sample have in common.
+        place: A key that is the same for all draws of a sample.
     """
 
     def __init__(self, samples: Dataset[DrawnSample], place: Callable[[Draw], Hashable]) -> None:
@@ -41,7 +41,7 @@ class KeptSamples(Dataset[DrawnSample]):
 
 
 class FlippedSamples(Dataset[DrawnSample]):
-    """Samples of which each image is mirrored with probability 0.5 (section 4.1), by the seed and the draw alone.
+    """Samples whose images are mirrored with probability 0.5 (section 4.1), by the seed and the draw alone.
 
     Args:
         samples: Samples by their draws.

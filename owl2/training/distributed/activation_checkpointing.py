@@ -1,4 +1,4 @@
-"""What happens inside one layer in training: what it keeps for the backward pass, and its compilation."""
+"""Prepares a layer for training: what it keeps for the backward pass, and its compilation."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from owl2.modeling.compatibility import CACHE
 ActivationCheckpointing = Literal["none", "selective", "full"]
 
 GRAPHS = 64
-"""Graphs of all kinds of layers together before torch would give up compiling; eleven were seen."""
+"""The number of graphs of all layers together at which torch gives up compiling; eleven were seen."""
 
 _KEPT_ATTENTION = tuple(
     getattr(torch.ops.aten, name).default
@@ -59,7 +59,7 @@ def prepare_block(block: nn.Module, recompute: ActivationCheckpointing = "none",
 
 
 def _recomputed(forward: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """A forward pass that is computed again in the backward pass."""
+    """Wraps a forward pass so that it is computed again in the backward pass."""
 
     @functools.wraps(forward)
     def recomputed(*args: Any, **kwargs: Any) -> Any:
@@ -80,7 +80,7 @@ def _keep_attention_and_projections(
 ) -> CheckpointPolicy:
     """Keeps attention and the products from rows of the hidden size to rows no wider.
 
-    All products cost the same work a byte of their result; that of the last one is never needed again.
+    All products cost the same work for each byte of their result; the result of the last one is never needed again.
     """
     if operator in _KEPT_ATTENTION:
         return CheckpointPolicy.MUST_SAVE

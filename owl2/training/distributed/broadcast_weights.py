@@ -1,7 +1,7 @@
-"""The weights at the first step: one rank has read them, and every rank receives what it keeps of them; and back.
+"""Sends the weights at the first step from the rank that read them to all ranks, and gathers sharded tensors.
 
 The model is spread over the ranks while it has no weights (on the device "meta"). Then the first rank sends one tensor
-after the other, and each rank keeps its shard, or the whole of what is frozen. So only the first rank of the job reads
+after the other, and each rank keeps its shard, or a frozen tensor as a whole. So only the first rank of the job reads
 the model, one tensor at a time; where adapters are put into it, it holds it on the host (33 GB in float32 for 8.2 B
 parameters). It is one rank of the job and not one of each machine: files are read once, only one machine needs them,
 and what is random (a new abstractor, adapters) is the same for all without any check.
@@ -22,10 +22,10 @@ from .mesh import Mesh
 
 
 class Weights(Protocol):
-    """Whole parameters by name, on the host."""
+    """The whole parameters by name, on the host."""
 
     def pop(self, name: str, /) -> torch.Tensor:
-        """One of them, which is then needed no more and belongs to the caller."""
+        """Removes one of them, which then belongs to the caller."""
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -34,7 +34,7 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def empty_model(config: Owl2Config) -> Owl2ForConditionalGeneration:
-    """A model whose parameters are on the device "meta", for `broadcast_weights` to fill; what is computed is there."""
+    """A model whose parameters are on the device "meta", for `broadcast_weights` to fill; computed buffers are real."""
     with torch.device("meta"):
         model = Owl2ForConditionalGeneration(config)
     decoder = model.base_model.language_model
@@ -49,10 +49,10 @@ def broadcast_weights(model: nn.Module, weights: Weights | None, mesh: Mesh, fro
     Parameters get the dtype that they have in the empty model. Tied ones stay tied.
 
     Args:
-        model: after `parallelize`, before its first forward pass.
-        weights: on the first rank, emptied on the way so that memory is freed; `None` on the others.
-        frozen_only: leave what trains at 0, since a checkpoint will be read into it; then no weights are needed if all
-            trains.
+        model: The model after `parallelize`, before its first forward pass.
+        weights: The weights on the first rank, emptied on the way so that memory is freed; `None` on the others.
+        frozen_only: Leave trained parameters at 0, since a checkpoint will be read into them; no weights are needed if
+            everything trains.
     """
     filled: dict[nn.Parameter, nn.Parameter] = {}
     for name, place in model.named_parameters():
@@ -67,7 +67,7 @@ def broadcast_weights(model: nn.Module, weights: Weights | None, mesh: Mesh, fro
 
 
 def _receive(name: str, place: nn.Parameter, weights: Weights | None, mesh: Mesh) -> torch.Tensor:
-    """The whole tensor, on the device of this rank."""
+    """Receives the whole tensor, on the device of this rank."""
     if mesh.rank == 0:
         assert weights is not None, "the first rank has the weights"
         whole = weights.pop(name).to(mesh.device, place.dtype).contiguous()
@@ -79,7 +79,7 @@ def _receive(name: str, place: nn.Parameter, weights: Weights | None, mesh: Mesh
 
 
 def _own_part(whole: torch.Tensor, place: nn.Parameter) -> torch.Tensor:
-    """What this rank keeps."""
+    """The part of a tensor that this rank keeps."""
     if isinstance(place, DTensor):
         own: Any = torch.empty_like(place, device=whole.device)
         own.to_local().copy_(_shard(whole, place))
@@ -101,7 +101,7 @@ def _shard(whole: torch.Tensor, place: DTensor) -> torch.Tensor:
 
 
 def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as it is without sharding; every rank that holds a shard calls this.
+    """The whole tensor of a shard; every rank that holds a shard calls this.
 
     `DTensor.full_tensor` warns where a tensor is split over data and tensor ranks. Undone one by one, in the order
     opposite to `_shard`, the splits are what sharding gathers for every layer anyway.

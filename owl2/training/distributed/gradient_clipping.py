@@ -1,4 +1,4 @@
-"""Norm and clipping of gradients that lie in shards on several ranks (supplement, Table 9: clip at 1.0)."""
+"""The norm and clipping of gradients that are sharded over several ranks (supplement, Table 9: clip at 1.0)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 @torch.no_grad()
 def clip_gradients(parameters: Sequence[torch.Tensor], max_norm: float) -> torch.Tensor:
-    """Scales the gradients of the parameters so that the norm of all together is at most `max_norm`.
+    """Scales the gradients of the parameters so that their norm is at most `max_norm`.
 
     Returns:
         The norm before, as `gradient_norm` computes it.
@@ -26,7 +26,7 @@ def clip_gradients(parameters: Sequence[torch.Tensor], max_norm: float) -> torch
 
 @torch.no_grad()
 def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Norm of the gradient of all parameters together, the same number on every rank; a float32 scalar.
+    """The norm of the gradient of all parameters together, the same number on every rank; a float32 scalar.
 
     torch's own refuses parameters of several meshes, as tensor parallel makes them. Every rank must call this, with the
     same parameters.
@@ -48,7 +48,7 @@ def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def _groups_that_shard(tensor: DTensor) -> tuple[Any, ...]:
-    """Process groups over which the tensor is split."""
+    """The process groups over which the tensor is split."""
     assert not any(placement.is_partial() for placement in tensor.placements), "a gradient is not summed yet"
     return tuple(
         tensor.device_mesh.get_group(dimension)

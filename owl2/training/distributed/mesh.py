@@ -18,17 +18,17 @@ from torch.distributed.tensor import debug
 Found = TypeVar("Found")
 
 COLLECTIVE_TIMEOUT = 2.0
-"""A collective gives up after this many times the stall limit: the watchdog's report is to come first, because it names
-the rank (`owl2.training.monitoring.watchdog`)."""
+"""The timeout of a collective, as a multiple of the stall limit: the watchdog reports first, because it names the rank
+(`owl2.training.monitoring.watchdog`)."""
 
 
 class Mesh(NamedTuple):
-    """Where this process stands among all.
+    """The place of this process among all.
 
     Attributes:
         device_mesh: dimensions `replicate`, `shard` and `tensor`. Trained parameters are sharded over `shard`, their
             gradients summed over `replicate` too; the ranks of `tensor` share every layer and read the same samples.
-        data_rank, data_size: which share of a batch this rank reads, of how many.
+        data_rank, data_size: Number of the share of a batch that this rank reads, and of shares.
         data_group: the ranks that read the other shares, at this place of `tensor`.
         host_group: all ranks, for tensors and objects on the host.
     """
@@ -51,21 +51,21 @@ class Mesh(NamedTuple):
         return self.device_mesh["tensor"].size()
 
     def sum_over_data(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over the shares of the batch, in place: counts of tokens, summed losses."""
+        """Sums counts of tokens or losses over the shares of the batch, in place."""
         dist.all_reduce(values, group=self.data_group)
         return values
 
     def any_of(self, is_so: bool) -> bool:
-        """Whether it is so on any rank; they wait for each other."""
+        """Whether a condition holds on any rank; the ranks wait for each other."""
         found = torch.tensor(int(is_so))
         dist.all_reduce(found, dist.ReduceOp.MAX, group=self.host_group)
         return bool(found)
 
     def broadcast_from_rank0(self, find: Callable[[], Found]) -> Found:
-        """What the first rank finds, on every rank; the others wait and do not look.
+        """The result of a function on the first rank, on every rank; the others wait and do not call it.
 
         Raises:
-            ValueError: the first rank raised: there the exception itself, on the others its words.
+            ValueError: The function raised: the exception itself on the first rank, its message on the others.
         """
         found: list[Any] = [None, None]
         if self.rank == 0:
@@ -106,8 +106,8 @@ def process_group(stall_timeout_s: float = 1800.0) -> Iterator[torch.device]:
 
 
 def _forget_meshes() -> None:
-    """Lets a process train again: torch remembers for each operator the mesh that its result lay on, and takes it for
-    every mesh of that shape, though its groups have ended.
+    """Lets a process train again: torch remembers the mesh of each operator's result and reuses it for every mesh of
+    that shape, even if its groups have ended.
     """
     clear = getattr(debug, "_clear_sharding_prop_cache", None)
     if clear is not None:  # torch gives it no public name
@@ -158,7 +158,7 @@ def build_mesh(
 
 
 def _own_group(groups: torch.Tensor, timeout: timedelta) -> dist.ProcessGroup:
-    """Makes the groups of ranks [groups, size]; the one of this rank.
+    """Makes the groups of ranks [groups, size] and returns that of this rank.
 
     Torch's defaults, 10 minutes on GPUs and 30 on the host, do not follow the time limit of the process group.
     """
@@ -171,18 +171,18 @@ def _timeout(stall_timeout_s: float) -> timedelta:
 
 
 def machine_size() -> int:
-    """Ranks on this machine; all where torchrun does not say."""
+    """The number of ranks on this machine; all of them if torchrun does not say."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
 
 
 def mesh_shape(
     size: int, on_machine: int, data_shards: int | Literal["auto"], replicas: int | Literal["auto"], tensor: int
 ) -> tuple[int, int, int]:
-    """Replicas, shards and tensor ranks of `size` ranks.
+    """The numbers of replicas, shards and tensor ranks of `size` ranks.
 
     Args:
-        on_machine: ranks of one machine. With both "auto", the ranks of a machine share the parameters and every
-            machine is a replica (hybrid sharding): only sums of gradients travel between machines.
+        on_machine: Number of ranks of one machine. With both "auto", the ranks of a machine share the parameters and
+            every machine is a replica (hybrid sharding): only sums of gradients travel between machines.
 
     Raises:
         ValueError: the numbers do not multiply to `size`.

@@ -16,7 +16,7 @@ from .mesh import Mesh
 from .tensor_parallel import split_over_tensor_ranks
 
 LOCAL_ACCUMULATION_SHARE = 0.25
-"""Share of the device's memory that whole gradients may take, so that they are sent once for several micro-batches."""
+"""The share of the device's memory that whole gradients may take, to be sent once for several micro-batches."""
 
 
 def parallelize(
@@ -26,14 +26,14 @@ def parallelize(
     activation_checkpointing: ActivationCheckpointing = "none",
     compile: bool = False,
 ) -> None:
-    """Makes the model of every rank one model over all of them; in place.
+    """Makes the models of all ranks one model over all of them, in place.
 
-    Call it when `requires_grad` says what trains, and before the optimizer is made. Trained parameters become float32
+    Call it after `requires_grad` was set, and before the optimizer is made. Trained parameters become float32
     `DTensor`s, of which a rank holds its shard; they are gathered in `compute_dtype` layer by layer. Gradients are
-    float32 sums over the data ranks: the loss of each rank must be divided by what counts over all of them.
+    float32 sums over the data ranks: the loss of each rank must be divided by the count over all of them.
 
     Args:
-        model: on several ranks without weights (on the device "meta"): `broadcast_weights` fills it afterwards. One
+        model: On several ranks, a model without weights (on the device "meta"), which `broadcast_weights` fills. One
             process may have a model with weights as well.
         activation_checkpointing, compile: see `prepare_block`.
 
@@ -58,7 +58,7 @@ def parallelize(
 
 
 def blocks_of(model: Owl2ForConditionalGeneration) -> list[nn.Module]:
-    """The layers of vision encoder, abstractor and language decoder."""
+    """The layers of the vision encoder, the abstractor and the language decoder."""
     core = model.base_model
     of_connector = core.abstractor.layers if isinstance(core.abstractor, Owl2VisualAbstractor) else ()
     return [*core.vision_tower.layers, *of_connector, *core.language_model.layers]
@@ -67,7 +67,7 @@ def blocks_of(model: Owl2ForConditionalGeneration) -> list[nn.Module]:
 def _shard(
     model: Owl2ForConditionalGeneration, blocks: list[nn.Module], mesh: Mesh, compute_dtype: torch.dtype
 ) -> None:
-    """One unit per layer, and one each for what else the encoder, the abstractor and the whole model hold."""
+    """Shards one unit per layer, and one each for the rest of the encoder, the abstractor and the whole model."""
     data_mesh = mesh.device_mesh["replicate", "shard"] if mesh.device_mesh["replicate"].size() > 1 else None
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
     frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
@@ -86,13 +86,13 @@ def _shard(
 
 
 def synchronize_gradients(model: nn.Module, last: bool, device: torch.device) -> None:
-    """To be called before each forward pass of an accumulated batch.
+    """Prepares the exchange of gradients before each forward pass of an accumulated batch.
 
     Between micro-batches gradients stay whole on each rank and are not sent, and gathered parameters are kept, where
     the device has room for both (`LOCAL_ACCUMULATION_SHARE`); elsewhere each micro-batch sends its gradients.
 
     Args:
-        last: this is the last micro-batch before the optimizer's step.
+        last: Whether this is the last micro-batch before the optimizer's step.
     """
     if not isinstance(model, FSDPModule):
         return

@@ -24,7 +24,7 @@ def split_over_tensor_ranks(model: Owl2ForConditionalGeneration, mesh: DeviceMes
     """Splits the layers of the language decoder over the ranks of a mesh of one dimension; in place.
 
     Raises:
-        ValueError: heads or the width of the MLP are no multiple of the ranks.
+        ValueError: The heads or the width of the MLP are not a multiple of the ranks.
     """
     decoder = model.base_model.language_model
     _check_sizes(decoder.config, mesh.size())
@@ -33,9 +33,9 @@ def split_over_tensor_ranks(model: Owl2ForConditionalGeneration, mesh: DeviceMes
 
 
 def _plan(layer: nn.Module, config: Owl2TextConfig) -> dict[str, ParallelStyle]:
-    """What the configuration declares for transformers and vLLM too, for the modules that this layer has.
+    """The plan that the configuration declares for transformers and vLLM too, for the modules of this layer.
 
-    Norms of query and key heads get the heads of this rank only: their gradients are sums over the ranks.
+    Norms of query and key heads see only the heads of this rank: their gradients are sums over the ranks.
     """
     present = dict(layer.named_modules())
     declared = {name.removeprefix("layers.*."): style for name, style in config.base_model_tp_plan.items()}

@@ -1,5 +1,5 @@
-"""The model in training as one that a rank can use alone: whole weights in the precision of the run, and nothing of
-what training puts around them (sharding, tensor parallel, activation checkpointing, compilation, dropout)."""
+"""A copy of the model in training that a rank can use alone: whole weights in the precision of the run, without the
+wrappers of training (sharding, tensor parallel, activation checkpointing, compilation, dropout)."""
 
 import copy
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class UnshardedModel:
     """A second model beside the one in training, in evaluation mode, without weights of its own.
 
     Args:
-        model: before it is parallelized, with adapters and layers in 4 bits in place.
+        model: The model before it is parallelized, with adapters and layers in 4 bits in place.
     """
 
     def __init__(self, model: Owl2ForConditionalGeneration) -> None:
@@ -27,14 +27,15 @@ class UnshardedModel:
 
     @contextmanager
     def of(self, trained: Owl2ForConditionalGeneration, dtype: torch.dtype) -> Iterator[Owl2ForConditionalGeneration]:
-        """The second model with the weights that the first has now; all ranks enter it together.
+        """The second model with the present weights of the first; all ranks enter the context together.
 
-        Within it each rank holds whole what is spread over ranks: weights that train in `dtype`, and with tensor
-        parallel all others. The rest is shared with the first model.
+        Inside it, each rank holds whole weights of what is spread over ranks: trained weights in `dtype` and, with
+            tensor
+        parallel, all others. The rest is shared with the first model.
 
         Args:
-            trained: the model that was given, parallelized since.
-            dtype: what the run computes in.
+            trained: The model that was given, parallelized since.
+            dtype: Precision in which the run computes.
         """
         empty, known = dict(_weights(self._model)), dict(_weights(trained))
         whole: dict[nn.Parameter, nn.Parameter] = {}  # tied weights once
@@ -66,7 +67,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 @torch.no_grad()
 def _whole(weight: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
-    """The weight itself where every rank has it in the right precision; packed ones in 4 bits are among these."""
+    """The whole weight; itself if every rank has it in the right precision, as packed ones in 4 bits are."""
     if not weight.requires_grad and not isinstance(weight, DTensor):
         return weight
     tensor = weight.to(dtype) if weight.requires_grad else weight.detach()

@@ -1,4 +1,4 @@
-"""The model and processor at the first step of a recipe, what of it trains, and the same model without weights."""
+"""Builds the model and processor at the first step of a recipe, with or without weights, and selects what trains."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,7 +28,7 @@ from owl2.training.recipe.schema import Recipe
 from owl2.training.stages import select_trainable
 
 _MODALITY_ADAPTIVE = ("norm", "k", "v")
-"""Section 3.3: the parts that the paper separates."""
+"""The parts that the paper separates (section 3.3)."""
 
 
 class MetaModel(NamedTuple):
@@ -36,7 +36,7 @@ class MetaModel(NamedTuple):
 
     Attributes:
         config: the configuration at the first step.
-        assumed: what was not there to be read, so that the paper's sizes stand for it.
+        assumed: What could not be read, so that the paper's sizes are assumed for it.
     """
 
     config: Owl2Config
@@ -52,7 +52,7 @@ def meta_config(recipe: Recipe) -> MetaModel:
     """Reads the sizes of a recipe's model from the configurations of its checkpoints, not their weights.
 
     A directory that does not exist stands for the paper's model of that kind (LLaMA-2-7B, CLIP ViT-L/14, mPLUG-Owl2),
-    so that a recipe can be looked at before anything is downloaded.
+    so that a recipe can be inspected before anything is downloaded.
 
     Raises:
         ValueError: the parts do not fit each other, or modality_adaptive contradicts the checkpoint.
@@ -81,7 +81,7 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
     """The model with its weights in float32 on the host, and its processor.
 
     Args:
-        texts: what the tokenizer of a small random language model is made from.
+        texts: Texts from which the tokenizer of a small random language model is made.
 
     Raises:
         ValueError: a checkpoint is missing or does not fit.
@@ -117,7 +117,7 @@ def can_stay_stored(recipe: Recipe) -> bool:
 
 
 def open_stored_model(recipe: Recipe) -> tuple[StoredModel, Owl2Processor]:
-    """As `build_model`, of a recipe for which `can_stay_stored`, but each weight is read when it is wanted.
+    """The model of a recipe for which `can_stay_stored`, whose weights are read when needed, and its processor.
 
     Raises:
         ValueError: a checkpoint is missing or does not fit.
@@ -148,7 +148,7 @@ def open_stored_model(recipe: Recipe) -> tuple[StoredModel, Owl2Processor]:
 
 
 def build_meta_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
-    """As `build_model`, of a recipe with a checkpoint, but without reading a weight: they are on the device "meta".
+    """The model of a recipe with a checkpoint, with its weights unread on the device "meta", and its processor.
 
     Raises:
         ValueError: the checkpoint is missing or does not fit.
@@ -169,7 +169,7 @@ def apply_trainable(
     """Freezes and unfreezes parts, and puts adapters and places for 4-bit weights into the model, in place.
 
     Args:
-        quantize_for: precision that 4-bit weights compute in, where the recipe wants them in an empty model; `None`
+        quantize_for: Precision in which 4-bit weights compute, where the recipe asks for them in an empty model; `None`
             leaves weights as they are.
 
     Raises:
@@ -194,8 +194,8 @@ def processor_for(
     """The processor of a recipe's model: images are read as the recipe says, each with as many rows as the model takes.
 
     Args:
-        directory: Where the processor is read from, where no tokenizer is given.
-        tokenizer: That of a new model.
+        directory: Directory of the processor, which is read if no tokenizer is given.
+        tokenizer: Tokenizer of a new model.
     """
     size = {"height": recipe.data.image_size, "width": recipe.data.image_size}
     own = {} if recipe.data.aspect is None else {"aspect": recipe.data.aspect}
@@ -208,7 +208,7 @@ def processor_for(
 
 
 def _decoder_settings(recipe: Recipe) -> dict[str, Any]:
-    """What a new model's decoder has beside the language model: copies for vision (none is an answer too), controls."""
+    """The settings of a new model's decoder beside the language model: copies for vision, if any, and controls."""
     settings = recipe.model
     separate = _MODALITY_ADAPTIVE if settings.modality_adaptive is None else settings.modality_adaptive
     return {"modality_adaptive": separate, "controls": settings.controls()}
@@ -281,7 +281,7 @@ def _check_image_size(size: int, patch: int) -> None:
 
 
 def check_max_length(recipe: Recipe, config: Owl2Config) -> None:
-    """Refuses samples that are longer than what the model's positions are made for, or have no room for text.
+    """Refuses a length of samples beyond the model's positions, or without room for text.
 
     Raises:
         ValueError: with both numbers.
@@ -294,7 +294,7 @@ def check_max_length(recipe: Recipe, config: Owl2Config) -> None:
 
 
 def _context(config: Owl2Config) -> int:
-    """Tokens of the context; more than `max_position_embeddings` where rotary positions are stretched from these."""
+    """The tokens of the context: more than `max_position_embeddings` where rotary positions are stretched."""
     positions, rope = config.text_config.max_position_embeddings, config.text_config.rope_parameters or {}
     stretched = rope.get("factor") or 1
     return max(positions, int(stretched * (rope.get("original_max_position_embeddings") or positions)))

@@ -1,4 +1,4 @@
-"""What a run begins with: the first rank reads model and processor, the others are told what they need of them."""
+"""The initial state of a run: the first rank reads model and processor, and sends the others what they need."""
 
 import shutil
 from typing import NamedTuple
@@ -24,11 +24,11 @@ from .build import apply_trainable, build_meta_model, build_model, can_stay_stor
 from .save import save_initial
 
 _TOKENIZER_TEXTS = 4000
-"""Samples of each source that the tokenizer of a small random language model is made from."""
+"""The number of samples of each source from which the tokenizer of a small random language model is made."""
 
 
 class StoredWeights(NamedTuple):
-    """Weights that the first rank reads one by one, as they are sent."""
+    """Weights that the first rank reads one by one while it sends them."""
 
     tensors: LazyState
 
@@ -37,10 +37,10 @@ class StoredWeights(NamedTuple):
 
 
 class InitialState(NamedTuple):
-    """All but the weights, on every rank the same.
+    """The initial state without the weights, the same on every rank.
 
     Attributes:
-        rng_state: of torch's generator on the host, when the model was made.
+        rng_state: State of torch's generator on the host when the model was made.
     """
 
     config: Owl2Config
@@ -49,7 +49,7 @@ class InitialState(NamedTuple):
     rng_state: torch.Tensor
 
     def model(self, recipe: Recipe, compute_dtype: torch.dtype) -> Owl2ForConditionalGeneration:
-        """The model with what trains chosen, and no weights; see `broadcast_weights`."""
+        """The model without weights, after `apply_trainable`; see `broadcast_weights`."""
         model = empty_model(self.config)
         model.generation_config = self.generation_config
         model.set_attn_implementation(recipe.model.attention)
@@ -62,13 +62,13 @@ class InitialState(NamedTuple):
 def load_initial_state(
     recipe: Recipe, directory: RunDirectory, samples: StageData, dtype: torch.dtype, goes_on: bool, mesh: Mesh
 ) -> tuple[InitialState, Weights | None]:
-    """What the run begins with, and on the first rank the weights, adapters included.
+    """Loads the initial state of a run and, on the first rank, the weights with the adapters.
 
     Where a checkpoint of the run holds all weights, because everything trains, none are read.
 
     Args:
-        dtype: that a new model is kept in, in the run directory.
-        goes_on: there is a checkpoint of the run.
+        dtype: Precision in which a new model is stored in the run directory.
+        goes_on: Whether there is a checkpoint of the run.
 
     Raises:
         ValueError: a checkpoint of a model is missing or does not fit, or samples have no room for text.
@@ -105,9 +105,9 @@ def load_initial_state(
 
 
 def _as_it_began(recipe: Recipe, directory: RunDirectory) -> Recipe:
-    """The recipe with the new model as it was stored, so that what it was made from is needed no more.
+    """The recipe with the stored new model, so that what it was made from is no longer needed.
 
-    Not below weights in 4 bits, which are made of float32: the stored model may be in bfloat16.
+    This is not done for weights in 4 bits, which are made from float32: the stored model may be in bfloat16.
     """
     if not directory.initial.is_dir() or recipe.train.quantization is not None:
         return recipe

@@ -1,4 +1,4 @@
-"""The trainable table: what trains, at which rate, with which decay. Printed before the first step, and stored."""
+"""The table of what trains, at which rate and with which decay, which is printed before the first step and stored."""
 
 import re
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ class Row(NamedTuple):
     Attributes:
         parameters, trained: numbers of parameters.
         lowest_rate, highest_rate: peak rates of its parameters; 0 where nothing trains.
-        weight_decay: of its matrices; vectors and tables of embeddings never decay.
+        weight_decay: Weight decay of its matrices; vectors and tables of embeddings never decay.
         decayed: number of parameters that decay.
     """
 
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 def trainable_table(model: Owl2ForConditionalGeneration, optimizer: OptimizerSettings) -> list[Row]:
-    """A row for each part, from which parameters require a gradient; before they are sharded."""
+    """A row for each part, by the parameters that require a gradient before they are sharded."""
     kinds = model.config.text_config.modality_adaptive
     found: dict[str, list[tuple[str, nn.Parameter]]] = {part: [] for part in (*PARTS, LORA)}
     for name, parameter in model.named_parameters():
@@ -62,7 +62,7 @@ def trainable_table(model: Owl2ForConditionalGeneration, optimizer: OptimizerSet
 
 
 def count(parameter: nn.Parameter) -> int:
-    """Number of values of a parameter; of one in 4 bits, where two share a byte, those it was made from."""
+    """The number of values of a parameter; for one in 4 bits, where two share a byte, the original number."""
     quantized = getattr(parameter, "quant_state", None)
     return parameter.numel() if quantized is None else int(quantized.shape.numel())
 

@@ -1,1 +1,1 @@
-"""What a run reports, and what watches over it."""
+"""The reports of a run, and what watches over it."""

@@ -29,7 +29,7 @@ from owl2.training.distributed.unsharded_model import UnshardedModel
 from owl2.training.recipe.operation import TaskSettings
 
 _LONGEST_WAIT = timedelta(days=7)
-"""For the slowest share. A rank that stalls is found by its heartbeats (`owl2.training.monitoring.watchdog`)."""
+"""The wait for the slowest share. A stalled rank is found by its heartbeats (`owl2.training.monitoring.watchdog`)."""
 
 
 class PlannedTask(NamedTuple):
@@ -40,11 +40,11 @@ class PlannedTask(NamedTuple):
 
 
 class TaskScore(NamedTuple):
-    """What a benchmark says of the model.
+    """The score of the model on a benchmark.
 
     Attributes:
-        measure, score: the one by which the benchmark is known, under the first protocol that needs no judge.
-        summary: all measures of that protocol.
+        measure, score: The measure by which the benchmark is known, under the first protocol that needs no judge.
+        summary: All measures of that protocol.
     """
 
     measure: str
@@ -55,10 +55,10 @@ class TaskScore(NamedTuple):
 
 
 def plan_tasks(tasks: Mapping[str, TaskSettings], directory: Path) -> list[PlannedTask]:
-    """Reads the samples of benchmarks, before any model is there.
+    """Reads the samples of benchmarks before a model is loaded.
 
     Args:
-        directory: of the predictions, in one folder for each step.
+        directory: Directory of the predictions, which has a folder for each step.
 
     Raises:
         ValueError: files or images are missing or broken, or the answers of a split are not public.
@@ -84,8 +84,8 @@ class BenchmarkScores:
     """The benchmarks of a run.
 
     Args:
-        model: before it is parallelized; see `UnshardedModel`.
-        dtype: what the run computes in.
+        model: The model before it is parallelized; see `UnshardedModel`.
+        dtype: Precision in which the run computes.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class BenchmarkScores:
         """Answers and scores all benchmarks; every rank calls it.
 
         Args:
-            model: the one in training.
-            on_batch: told number and title of the benchmark, and how many samples of how many this rank has answered.
-            stopped: whether to stop; asked before each batch.
-            goes_on: with what the model answered after this step before it was stopped.
+            model: The model in training.
+            on_batch: Called with number and title of the benchmark, the number of samples answered and their total.
+            stopped: Whether to stop; asked before each batch.
+            goes_on: Whether to continue with the answers that the model gave after this step before it was stopped.
 
         Returns:
-            Scores by the name of the benchmark; none on ranks but the first.
+            Scores by the name of the benchmark on the first rank, none on the others.
 
         Raises:
             StopRequested: a rank was asked to stop.
@@ -145,14 +145,14 @@ class BenchmarkScores:
         )
 
     def _begin(self, directory: Path) -> None:
-        """Removes what a run left that was stopped after this step, and went on from a checkpoint before it."""
+        """Removes the predictions of a run that stopped after this step and then resumed from an earlier checkpoint."""
         if self._ranks.is_first and directory.exists():
             shutil.rmtree(directory)
         self._ranks.wait()
 
 
 def _fits(prediction: TaskPlan) -> bool:
-    """Whether what there is was predicted in the same setting, which a recipe may change when a run goes on."""
+    """Whether existing predictions have the same setting, which a recipe may change when a run resumes."""
     try:
         known_predictions(prediction)
     except ValueError:
@@ -161,7 +161,7 @@ def _fits(prediction: TaskPlan) -> bool:
 
 
 class _RunRanks(Ranks):
-    """The ranks of a run, whose process group is there already."""
+    """The ranks of a run, whose process group exists already."""
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a recipe measures while its model trains: the loss of held-out samples, and scores on benchmarks."""
+"""Measures the model of a recipe while it trains: the loss of held-out samples, and scores on benchmarks."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ class Evaluator:
 
     Args:
         every: Steps between two evaluations; 0 for none.
-        validation: Held-out samples, if their loss is wanted.
-        benchmarks: Benchmarks, if their scores are wanted.
+        validation: Held-out samples, if their loss is measured.
+        benchmarks: Benchmarks, if their scores are measured.
         mesh: All ranks.
     """
 
@@ -42,7 +42,7 @@ class Evaluator:
         """Measures the model as it is after a step.
 
         Args:
-            on_batch, stopped, goes_on: As `BenchmarkScores.measure` says.
+            on_batch, stopped, goes_on: As in `BenchmarkScores.measure`.
 
         Raises:
             StopRequested: A rank was asked to stop.

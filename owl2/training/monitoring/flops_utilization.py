@@ -16,7 +16,7 @@ class FlopsUtilization:
 
     Args:
         config: Configuration of the model.
-        recipe: Says what trains.
+        recipe: The recipe, which says what trains.
         mesh: All ranks.
     """
 
@@ -27,11 +27,11 @@ class FlopsUtilization:
         self._peak = None if gpu is None else gpu.flops * mesh.size  # bfloat16 operations a second
 
     def share(self, counts: Counts, seconds: float) -> float | None:
-        """Share of the peak in a step with these counts; `None` on a CPU and on an unknown GPU."""
+        """The share of the peak in a step with these counts; `None` on a CPU and on an unknown GPU."""
         return None if self._peak is None else self._step_flops(counts) / seconds / self._peak
 
     def _step_flops(self, counts: Counts) -> float:
-        """Operations of a step over all ranks, as if its samples were all of the mean length."""
+        """The operations of a step over all ranks, as if all of its samples had the mean length."""
         count = max(1, counts.samples)
         text = counts.tokens - counts.images * self.config.tokens_per_image
         image_size = self.recipe.data.image_size

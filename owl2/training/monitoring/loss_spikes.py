@@ -1,4 +1,4 @@
-"""Which steps to skip, and when to give up: loss spikes and gradients that are not finite."""
+"""Decides which steps to skip, and when to give up: loss spikes and gradients that are not finite."""
 
 import math
 from collections import deque
@@ -6,10 +6,10 @@ from statistics import median
 from typing import Any
 
 WINDOW = 100
-"""Losses that the running median is taken over."""
+"""The number of losses in the running median."""
 
 FIRST_JUDGED = 10
-"""Accepted steps before a loss can be a spike: the first ones fall fast."""
+"""The number of accepted steps before a loss can be a spike: the first losses fall fast."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -20,7 +20,7 @@ class LossSpikeGuard:
     """Decides from the loss and the gradient norm of a step, the same numbers on every rank, whether to take it.
 
     Args:
-        spike_factor: skip a loss of more than so many times the median of the last `WINDOW` accepted ones.
+        spike_factor: Skip a loss of more than this many times the median of the last `WINDOW` accepted ones.
         in_a_row, in_all: more skipped steps than these end the run.
 
     Attributes:
@@ -37,7 +37,7 @@ class LossSpikeGuard:
         """Judges a step before the optimizer takes it, and counts.
 
         Returns:
-            `None` to take the step, else why not.
+            `None` to take the step, otherwise the reason to skip it.
 
         Raises:
             TrainingDiverged: this is one skipped step too many.
@@ -61,7 +61,7 @@ class LossSpikeGuard:
         return reason
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later judgements depend on, as JSON."""
+        """Everything that later decisions depend on, as JSON."""
         return {"skipped": dict(self.skipped), "in_a_row": self._skipped_in_a_row, "losses": list(self._losses)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

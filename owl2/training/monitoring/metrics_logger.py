@@ -1,4 +1,4 @@
-"""What a run says while it trains: a progress line, metrics as JSON lines, and TensorBoard when asked."""
+"""Reports of a run while it trains: a progress line, metrics as JSON lines, and TensorBoard on request."""
 
 import json
 import time
@@ -20,22 +20,22 @@ from .benchmark_scores import TaskScore
 from .validation_loss import HeldOutLoss
 
 LINE_SECONDS = 30.0
-"""Between two lines of progress where the output is no terminal."""
+"""The time between two lines of progress where the output is not a terminal."""
 
 
 class Evaluation(NamedTuple):
-    """What was measured after a step: the loss of held-out samples, and scores by the name of the benchmark."""
+    """The measurements after a step: the loss of held-out samples, and scores by the name of the benchmark."""
 
     held_out: HeldOutLoss | None
     tasks: Mapping[str, TaskScore]
 
     def scores(self) -> dict[str, float]:
-        """One number each, by the name that it has in `metrics.jsonl`."""
+        """One number for each measurement, by its name in `metrics.jsonl`."""
         loss = {} if self.held_out is None else {"validation_loss": self.held_out.loss}
         return loss | {f"{name}_{task.measure}": task.score for name, task in self.tasks.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """The line in `evaluations.jsonl`, but for the step."""
+        """The line in `evaluations.jsonl` without the step."""
         loss = {} if self.held_out is None else self.held_out._asdict()
         tasks = {name: task._asdict() for name, task in self.tasks.items()}
         return loss | ({"tasks": tasks} if tasks else {})
@@ -50,20 +50,20 @@ class Evaluation(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """A step as it is reported.
+    """The report of a step.
 
     Attributes:
-        step: from 1 on.
-        loss: mean over the supervised tokens of the global batch.
-        gradient_norm: before clipping.
-        counts: of the global batch.
-        samples, tokens: of the run so far.
-        seconds: that the step took; `data_seconds` of them it waited for data.
-        skipped: why the optimizer did not take the step.
+        step: Number of the step, from 1 on.
+        loss: Mean over the supervised tokens of the global batch.
+        gradient_norm: Norm of the gradient before clipping.
+        counts: Counts of the global batch.
+        samples, tokens: Numbers of the run so far.
+        seconds: Time of the step; in `data_seconds` of it the step waited for data.
+        skipped: Reason why the optimizer did not take the step.
         mfu: share of the device's peak, where that is known.
-        memory_bytes: most that the device held, on a CPU what the process holds.
-        checkpoint_seconds: that training stood still for a checkpoint between the step before and this one.
-        scores: measured after the step; see `Evaluation`.
+        memory_bytes: The most that the device held; on a CPU, what the process holds.
+        checkpoint_seconds: Time for which training stood still for a checkpoint since the step before.
+        scores: Scores measured after the step; see `Evaluation`.
     """
 
     step: int
@@ -82,12 +82,12 @@ class StepReport(NamedTuple):
     scores: Mapping[str, float] = {}
 
     def to_state(self) -> dict[str, Any]:
-        """All of it in JSON, before anything was measured after the step; see `of_state`."""
+        """The report as JSON, before anything was measured after the step; see `of_state`."""
         return self._asdict() | {"counts": list(self.counts), "scores": {}}
 
     @classmethod
     def of_state(cls, state: dict[str, Any]) -> "StepReport":
-        """The report of which `to_state` gave the state."""
+        """The report whose state `to_state` returned."""
         return cls(**{**state, "counts": Counts(*state["counts"])})
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class StepReport(NamedTuple):
 
 
 class MetricsLogger:
-    """Writes reports on the first rank, and nothing on the others. A context around the training loop.
+    """Writes reports on the first rank, and nothing on the others; a context manager around the training loop.
 
     A terminal shows a bar with two lines; where the output goes to a file, a line is printed every `LINE_SECONDS`.
 
@@ -127,7 +127,7 @@ class MetricsLogger:
         tensorboard: write events for TensorBoard too.
 
     Raises:
-        ImportError: TensorBoard is wanted and not installed.
+        ImportError: TensorBoard is requested and not installed.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class MetricsLogger:
             self._events.close()
 
     def begin_at(self, step: int) -> None:
-        """The run goes on after so many steps."""
+        """Notes the number of steps after which the run resumes."""
         self._progress.update(self._bar, completed=step)
 
     def step(self, report: StepReport) -> None:
@@ -187,14 +187,14 @@ class MetricsLogger:
             self._add_events(report.step, report.to_dict())
 
     def evaluation(self, step: int, found: Evaluation) -> None:
-        """Reports what was measured after a step; its scores belong to the report of the step too."""
+        """Reports the measurements after a step, whose scores also belong to the report of the step."""
         if not self.first_rank:
             return
         self._write(self.directory.evaluations, {"step": step} | found.to_dict())
         self.say(f"step {step}: {found}")
 
     def evaluating(self, task: str, done: int, samples: int) -> None:
-        """Shows how far a benchmark is, on a terminal."""
+        """Shows the progress of a benchmark on a terminal."""
         self._status.plain = f"{task}: {done}/{samples} samples of this rank answered"
 
     def say(self, text: str) -> None:

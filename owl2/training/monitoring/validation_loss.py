@@ -1,4 +1,4 @@
-"""Loss of held-out samples while a run trains: every rank its share, the same samples each time."""
+"""The loss of held-out samples while a run trains: every rank has its share, the same samples each time."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ class ValidationSet(NamedTuple):
 
 
 class HeldOutLoss(NamedTuple):
-    """Mean loss over the supervised tokens of the samples of all ranks, and how many these are."""
+    """The mean loss over the supervised tokens of the samples of all ranks, and their numbers."""
 
     loss: float
     supervised_tokens: int
@@ -56,11 +56,11 @@ def open_validation_set(recipe: Recipe, directory: Path, processor: Owl2Processo
 def read_validation_set(
     recipe: Recipe, sources: dict[str, Source], most: int, directory: Path, processor: Owl2Processor, mesh: Mesh
 ) -> ValidationSet:
-    """Samples of sources as a recipe prepares them, but without augmentation.
+    """Reads samples of sources as a recipe prepares them, but without augmentation.
 
     Args:
-        most: Samples, or as many as there are.
-        directory: As for `open_stage_data`.
+        most: Largest number of samples.
+        directory: As in `open_stage_data`.
     """
     unaugmented = recipe.data.model_copy(update={"augment": False})
     plain = recipe.model_copy(update={"data": unaugmented, "quality": None})

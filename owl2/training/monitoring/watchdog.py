@@ -1,8 +1,8 @@
 """Reports a rank that makes no progress, by name, and ends the run instead of letting it hang.
 
 Each rank writes its host, process, step and what it is doing to the key-value store that torchrun has anyway, from a
-thread that needs no collective, so that ranks that wait for a stalled one can say which it is: the others are ahead of
-it, or its process does not even write any more.
+thread that needs no collective, so that ranks that wait for a stalled one can name it: the others are ahead of it, or
+its process has stopped writing.
 """
 
 import faulthandler
@@ -19,22 +19,22 @@ from typing import Any, NamedTuple
 from torch import distributed as dist
 
 EXIT_CODE = 75
-"""Of a run that ended because a rank stalled: EX_TEMPFAIL of sysexits.h, "try again"."""
+"""The exit code of a run that ended because a rank stalled: EX_TEMPFAIL of sysexits.h, "try again"."""
 
 BEATS_PER_LIMIT = 8
-"""Heartbeats within the time limit."""
+"""The number of heartbeats within the time limit."""
 
 PHASES = ("data", "compute", "evaluation", "checkpoint")
-"""What a rank does in a step, in this order."""
+"""The phases of a rank in a step, in their order."""
 
 
 class Heartbeat(NamedTuple):
-    """What a rank last said.
+    """The last report of a rank.
 
     Attributes:
-        beat: counts up while the process lives.
-        step, phase: the step it is at, and which of `PHASES`.
-        part: what it has done of a long phase; the same number on all ranks that have done theirs.
+        beat: Counts up while the process lives.
+        step, phase: Step that it is at, and one of `PHASES`.
+        part: Progress in a long phase; the same number on all ranks that have done their share.
     """
 
     host: str
@@ -50,11 +50,11 @@ class Heartbeat(NamedTuple):
 
 
 class StallTracker:
-    """Decides from heartbeats whether the run has stalled and on which rank. It only compares times of one clock.
+    """Decides from heartbeats whether the run has stalled and on which rank; it only compares times of one clock.
 
     Args:
-        limit_s: silence of a rank, or standstill of all, that is a stall.
-        now: time at which the ranks started.
+        limit_s: Time of silence of a rank, or of standstill of all, that is a stall.
+        now: Time at which the ranks started.
     """
 
     def __init__(self, limit_s: float, size: int, now: float) -> None:
@@ -64,7 +64,7 @@ class StallTracker:
         self._moved = now
 
     def observe(self, rank: int, heartbeat: Heartbeat, now: float) -> None:
-        """Takes note of what a rank says."""
+        """Notes the heartbeat of a rank."""
         last = self._last[rank]
         if last is None or last.beat != heartbeat.beat:
             self._heard[rank] = now
@@ -73,7 +73,7 @@ class StallTracker:
         self._last[rank] = heartbeat
 
     def report(self, now: float) -> str | None:
-        """`None` as long as all is well, else what a person must know: the stalled ranks first."""
+        """`None` as long as all is well, otherwise a report that names the stalled ranks first."""
         silent = [rank for rank, heard in enumerate(self._heard) if now - heard > self.limit_s]
         if silent:
             return self._text(silent, f"gave no sign of life for {self.limit_s:g} s: stopped, dead or cut off")
@@ -102,13 +102,13 @@ class StallTracker:
 
 
 class Watchdog:
-    """Heartbeats of this rank and an eye on those of the others: a context around the training loop.
+    """Sends heartbeats of this rank and watches those of the others; a context manager around the training loop.
 
-    Within it every rank calls `progress` as it goes on. One process alone waits for nobody and is not watched.
+    Inside it every rank calls `progress` for each phase. A single process waits for no other and is not watched.
 
     Args:
         limit_s: see `StallTracker`. Held-out loss and a blocking save must fit into it.
-        end: ends this process with the report; for tests.
+        end: Ends this process with the report; tests replace it.
     """
 
     def __init__(self, limit_s: float, end: Callable[[str], Any] | None = None) -> None:
@@ -120,7 +120,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def progress(self, step: int, phase: str, part: int = 0) -> None:
-        """Says what this rank begins now: one of `PHASES`, or a part of it; see `Heartbeat`."""
+        """Notes what this rank begins now: one of `PHASES`, or a part of it; see `Heartbeat`."""
         self._own = self._own._replace(step=step, phase=phase, part=part)
 
     def __enter__(self) -> "Watchdog":
@@ -164,7 +164,7 @@ def _read(store: dist.Store, size: int) -> dict[int, Heartbeat]:
 
 
 def _new_store(limit_s: float) -> dist.Store:
-    """A connection of its own to the store through which the ranks met: one in use would block."""
+    """Opens another connection to the store through which the ranks met: one in use would block."""
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.TCPStore(
         os.environ["MASTER_ADDR"],
@@ -176,8 +176,8 @@ def _new_store(limit_s: float) -> dist.Store:
 
 
 def _end_process(report: str) -> None:
-    """Prints the report and where this process waits. The training thread may hang in a collective: no exception would
-    reach it."""
+    """Prints the report and where this process waits, and ends it. The training thread may hang in a collective, where
+    no exception would reach it."""
     print(f"owl2: error: {report} Where this rank waits:", file=sys.stderr, flush=True)
     faulthandler.dump_traceback(file=sys.stderr)
     os._exit(EXIT_CODE)

@@ -1,4 +1,4 @@
-"""What all sections of a recipe have in common."""
+"""The base of all sections of a recipe."""
 
 from typing import Annotated
 
@@ -10,6 +10,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """Keys that do not exist are refused, and numbers that are none; values do not change after loading."""
+    """Refuses unknown keys and numbers that are not finite; values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""Section `data` of a recipe: what is learnt from, and how samples are prepared."""
+"""Section `data` of a recipe: the sources, and how samples are prepared."""
 
 from typing import Annotated, Literal, Self
 
@@ -13,7 +13,7 @@ STAGE_FORMATS = {
     "pretrain": ("easy_vqa", "scenes", "jsonl", "parquet", "coco_captions", "webdataset", "image_folder"),
     "instruct": ("easy_vqa", "scenes", "english", "records", "mixture"),
 }
-"""Formats of sources that each stage learns from."""
+"""The formats of sources that each stage learns from."""
 
 _KEYS_OF_FORMATS = {
     "root": ("records", "jsonl", "parquet", "coco_captions"),
@@ -30,7 +30,7 @@ _KEYS_OF_FORMATS = {
     "kinds": ("scenes",),
 }
 GENERATED = ("easy_vqa", "scenes", "english")
-"""Formats of sources that need no path."""
+"""The formats of sources that need no path."""
 
 
 class Source(Section):
@@ -41,22 +41,22 @@ class Source(Section):
             texts that come with owl2), `records` (conversations of LLaVA's or the chat-messages form), `mixture` (a
             YAML file of instruction sources), or image-caption pairs: `jsonl`, `parquet`, `coco_captions`,
             `webdataset`.
-        path: the file or, for `webdataset`, the directory or address of the shards.
+        path: The file or, for `webdataset`, the directory or address of the shards.
         root: directory of the images; that of the file by default.
         weight: share of the samples drawn from this source, relative to the other weights; by default its number of
             samples.
-        index: of `webdataset`: directory of the index, if it is not beside the shards.
+        index: Directory of the index of `webdataset`, if it is not beside the shards.
         image_field, caption_field: names of the fields or columns of `jsonl` and `parquet`; of `webdataset`, the field
             of `.json` that holds the caption, instead of `.txt`.
-        split: of easy-VQA, and of scenes, which also have `held_out`: combinations that training never shows.
+        split: Split of easy-VQA or of scenes, which also have `held_out`: combinations that training never shows.
         max_questions: Most questions of a conversation about one image of easy-VQA.
         asked_of: Whether easy-VQA's questions are about the images, as by default, or about captions in their place.
         thinned: Whether every second of easy-VQA's questions that name another colour than the image's is left out.
-        texts: Which texts of `english`; passages and instructions by default.
+        texts: Kinds of texts of `english`; passages and instructions by default.
         count: number of scenes; 20,000 by default.
-        seed: of the scenes; that of the recipe by default.
-        difficulty: of the scenes; medium by default.
-        kinds: of conversations about scenes; all by default. `[text]` needs no image, the others are about one.
+        seed: Seed of the scenes; that of the recipe by default.
+        difficulty: Difficulty of the scenes; medium by default.
+        kinds: Kinds of conversations about scenes; all by default. `[text]` needs no image, the others are about one.
     """
 
     format: Literal[
@@ -101,10 +101,10 @@ class Source(Section):
 
 
 class Packing(Section):
-    """Whole samples side by side in rows. What a step learns does not depend on it, only how fast.
+    """Whole samples side by side in rows. It changes the speed of a step, not what it learns.
 
     Attributes:
-        length: most tokens of a row; `data.max_length` by default.
+        length: Largest number of tokens of a row; `data.max_length` by default.
         buffer: samples of a step that are packed together; more of them leave less padding.
     """
 
@@ -114,10 +114,10 @@ class Packing(Section):
 
 
 class DataSettings(Section):
-    """What is learnt from.
+    """The sources and the preparation of their samples.
 
     Attributes:
-        sources: by name.
+        sources: Sources by name.
         image_size: pixels of a side.
         aspect: how an image becomes square: "pad" for image quality; that of the checkpoint by default, "resize" in a
             new model.
@@ -126,8 +126,8 @@ class DataSettings(Section):
         keep_left_and_right: do not flip an image whose caption says left or right.
         max_length: tokens of a sample, visual rows included. Longer texts are cut at their end; a sample whose images
             or whose answer would be lost is left out, and counted.
-        last_answer_only: of a conversation, only the last answer is learnt; those before it are read.
-        control_tokens: what a control token written in a text is, such as `</s>` or the HTML tag `<s>`: a reason to
+        last_answer_only: Only the last answer of a conversation is learnt; those before it are read.
+        control_tokens: Meaning of a control token in a text, such as `</s>` or the HTML tag `<s>`: a reason to
             leave the sample out and count it (refuse), or its letters (text).
         keep_in_memory: Keep every encoded sample, pixels included, once it was read: for small data that is learnt from
             again and again. Each worker keeps its own.

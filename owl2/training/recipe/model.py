@@ -52,7 +52,7 @@ class Initialize(Section):
         vision_encoder: Directory of a CLIP checkpoint, or of an mPLUG-Owl2, whose abstractor is then taken along, but
             for its projection, and must have the sizes `abstractor`. Without it the encoder is random, of the sizes
             `vision`.
-        connector: the paper's visual abstractor, or an MLP over all patches as in LLaVA-1.5 (2 layers, GELU), for which
+        connector: The paper's visual abstractor, or an MLP over all patches as in LLaVA-1.5 (2 layers, GELU), for which
             only `initializer_range` of `abstractor` counts.
     """
 
@@ -70,13 +70,13 @@ class Initialize(Section):
 
 
 class ModelSettings(Section):
-    """The model at the first step; of `checkpoint` and `initialize`, the one that was given last counts.
+    """The model at the first step; if both `checkpoint` and `initialize` are given, the last one counts.
 
     Attributes:
         checkpoint: directory of a whole mPLUG-Owl2 in our or the official layout.
-        adapter: adapter folder of an earlier run on that checkpoint, whose training goes on; it needs `train.lora`.
+        adapter: Adapter folder of an earlier run on that checkpoint, whose training continues; it needs `train.lora`.
         initialize: a new model.
-        modality_adaptive: parts of a decoder layer with a copy for vision, [norm, k, v] for a new model if not given. A
+        modality_adaptive: Parts of a decoder layer with a copy for vision, [norm, k, v] for a new model by default. A
             checkpoint must have exactly these, if they are given.
         routing, routing_share, routing_seed, kv_adapter_rank: controls of the module, see `Owl2TextConfig`; a
             checkpoint must have exactly these, if they are given.

@@ -9,16 +9,16 @@ from .data import Source
 
 
 class ParallelSettings(Section):
-    """How a run is spread over the processes that torchrun starts; one process ignores all but the last three.
+    """The distribution of a run over the processes of torchrun; a single process ignores all but the last three.
 
     Attributes:
-        data_shards: ranks over which trained parameters are sharded; "auto" is all of a machine.
-        replicas: copies of the shards, over the machines; "auto" is what is left of the ranks.
-        tensor: ranks that share every layer.
-        activation_checkpointing: "selective" keeps what attention gives and computes the rest again, "full" keeps the
-            input of each layer.
+        data_shards: Number of ranks over which trained parameters are sharded; "auto" is all of a machine.
+        replicas: Number of copies of the shards, over the machines; "auto" follows from the other ranks.
+        tensor: Number of ranks that share every layer.
+        activation_checkpointing: "selective" keeps the outputs of attention and computes the rest again, "full" keeps
+            the input of each layer.
         compile: compile each layer with `torch.compile`.
-        stall_timeout_s: a rank that makes no step for so many seconds is reported, and ends the run.
+        stall_timeout_s: Seconds after which a rank that makes no step is reported and the run is ended.
     """
 
     data_shards: Positive | Literal["auto"] = "auto"
@@ -30,7 +30,7 @@ class ParallelSettings(Section):
 
 
 class CheckpointSettings(Section):
-    """Checkpoints to resume from: every so many steps, the newest `keep` of them."""
+    """Checkpoints to resume from: one every `every` steps, of which the newest `keep` remain."""
 
     every: Positive = 500
     keep: Positive = 2
@@ -38,19 +38,19 @@ class CheckpointSettings(Section):
 
 
 class LoggingSettings(Section):
-    """A line in `metrics.jsonl` every so many steps; the same for TensorBoard when asked."""
+    """A line in `metrics.jsonl` every `every` steps, and the same for TensorBoard on request."""
 
     every: Positive = 1
     tensorboard: bool = False
 
 
 class TaskSettings(Section):
-    """How a benchmark of `owl2 evaluate` is run while the model trains; the defaults are the benchmark's own.
+    """The settings of a benchmark of `owl2 evaluate` while the model trains; the defaults are the benchmark's own.
 
     Attributes:
         data: directory of the benchmarks (docs/evaluation/evaluate.md).
-        suffix: follows the frame `USER: ... ASSISTANT:`.
-        limit: only the first so many samples.
+        suffix: The text after the chat template `USER: ... ASSISTANT:`.
+        limit: Number of first samples to answer.
         batch_size: samples that a rank answers at a time; it does not change results.
     """
 
@@ -63,11 +63,11 @@ class TaskSettings(Section):
 
 
 class EvaluateSettings(Section):
-    """What is measured every so many steps (0: never).
+    """The measurements every `every` steps (0: never).
 
     Attributes:
         sources: held-out samples, in the formats of `data.sources`, for their loss.
-        samples: at most so many of them.
+        samples: Largest number of them.
         tasks: benchmarks by name, for their scores.
     """
 
@@ -100,10 +100,10 @@ class EvaluateSettings(Section):
 
 
 class LimitSettings(Section):
-    """When a step is skipped, and when the run ends because of it.
+    """The limits at which a step is skipped, and the run is ended.
 
     Attributes:
-        spike_factor: a loss of more than so many times the running median skips the step.
+        spike_factor: A loss of more than this many times the running median skips the step.
         skipped_in_a_row, skipped_in_all: the run ends when more steps than this were skipped.
     """
 

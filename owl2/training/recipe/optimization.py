@@ -13,7 +13,7 @@ class Lora(Section):
     """Low-rank adapters of the language model, through PEFT.
 
     Attributes:
-        targets: linear layers of the language decoder; copies for vision are named with them (`vision_k_proj`).
+        targets: Linear layers of the language decoder; copies for vision are named like `vision_k_proj`.
     """
 
     rank: Positive = 128
@@ -31,13 +31,13 @@ class Lora(Section):
 
 
 class TrainSettings(Section):
-    """What trains.
+    """The parts that train.
 
     Attributes:
         parts: these train in full; all others are frozen.
         lora: adapters on the language model, whose parts may then not be in `parts` (the vision half may).
         quantization: precision in which the frozen language model is kept; needs `lora`.
-        drop_path: Table 9 has 0, and the vision encoder has no other.
+        drop_path: Table 9 has 0, and the vision encoder supports no other value.
     """
 
     parts: tuple[PartName, ...]
@@ -58,12 +58,12 @@ class TrainSettings(Section):
 
 
 class OptimizerSettings(Section):
-    """AdamW (Table 9), and Muon where a vision encoder starts from nothing.
+    """AdamW (Table 9), and Muon for a vision encoder that starts from nothing.
 
     Attributes:
         learning_rate, min_learning_rate: Learning rate at the peak and at the end of the schedule.
-        vision_optimizer: What updates the matrices of vision encoder and abstractor; Muon needs them unsharded.
-        muon_lr_scale: Learning rate of what Muon updates, as a multiple of that of the vision parts.
+        vision_optimizer: Optimizer of the matrices of vision encoder and abstractor; Muon needs them unsharded.
+        muon_lr_scale: Learning rate of parameters that Muon updates, as a multiple of that of the vision parts.
         vision_layer_decay: the rate of a vision layer is this many times that of the layer above it.
         language_lr_scale: rate of the language model's own weights, as a share of that of the vision parts.
         max_grad_norm: largest norm of the gradient.
@@ -96,7 +96,7 @@ class ScheduleSettings(Section):
 
 
 class BatchSettings(Section):
-    """Sizes of batches. Gradients are accumulated over as many micro-batches as the global batch takes on the ranks.
+    """Sizes of batches. Gradients are accumulated over the micro-batches of a rank's share of the global batch.
 
     Attributes:
         global_batch_size: samples of an optimizer step over all ranks.

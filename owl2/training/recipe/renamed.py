@@ -1,4 +1,4 @@
-"""Keys and parts that once had other names: what to write instead, and how a run directory from then is read."""
+"""Keys and parts that had other names: their present names, and how an old run directory is read."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ PARTS = {"vision_half": "decoder_vision", "text_half": "decoder_text", "shared":
 
 
 def with_present_names(tree: dict[str, Any]) -> dict[str, Any]:
-    """The recipe of a run that began under former names, with the present ones. The tree itself is not changed."""
+    """A copy of the recipe of a run that began under former names, with the present ones."""
     renamed = dict(tree)
     for (section, former), present in KEYS.items():
         inside = renamed.get(section)

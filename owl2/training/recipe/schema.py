@@ -1,7 +1,7 @@
 """A recipe: everything that decides a training run, as one strict document (paper, section 4.1; supplement, Table 9).
 
 `owl2.training.recipe.yaml_file` reads it from YAML. Every section has a class beside this file; a default is the
-paper's value where both stages share one, and otherwise what hardly anybody changes.
+paper's value where both stages share one, and otherwise a value that is rarely changed.
 """
 
 from typing import Any, Literal, Self
@@ -17,10 +17,10 @@ from .quality import QualitySettings
 
 
 class Recipe(Section):
-    """All of a run.
+    """All settings of a run.
 
     Attributes:
-        quality: soft labels of image quality, from sources `quality` and `aesthetics` of a mixture.
+        quality: Soft labels of image quality, from sources `quality` and `aesthetics` of a mixture.
         precision: `bf16`, `fp32`, or `auto`: bf16 on a GPU and on a CPU where its matrix products are faster.
         out: the run directory.
     """
@@ -80,5 +80,5 @@ class Recipe(Section):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Every key with its value, as plain values."""
+        """Every key with its value, as plain values for YAML."""
         return self.model_dump(mode="json")

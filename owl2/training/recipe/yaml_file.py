@@ -22,13 +22,13 @@ Tree = dict[str, Any]
 COMMAND_LINE = "the command line"
 
 _REPLACED_AS_A_WHOLE = {("data", "sources"), ("evaluate", "sources"), ("evaluate", "tasks")}
-"""A file that names sources or tasks replaces those of its base; all other sections are merged key by key."""
+"""Sections that a file replaces as a whole; all other sections are merged with those of its base key by key."""
 
 _ALTERNATIVES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("model", "checkpoint"): ("model", "initialize"),
     ("model", "initialize"): ("model", "checkpoint"),
 }
-"""Of these the one that was given last counts."""
+"""Pairs of keys, of which the one that was given last counts."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -59,8 +59,8 @@ def parse_recipe(tree: Tree, name: str, origin: dict[tuple[str, ...], str] | Non
     """A recipe from plain values.
 
     Args:
-        name: what to call it in an error.
-        origin: the file of each value, where it is another one.
+        name: Name of the recipe in errors.
+        origin: File of each value, if it is another one.
 
     Raises:
         ValueError: as `load_recipe`.
@@ -107,7 +107,7 @@ def _beside(file: Path, name: str) -> Path | None:
 
 
 def _find_mixtures(settings: Tree, file: Path) -> None:
-    """Replaces the paths of mixtures that lie beside a recipe by what they are from where the command runs."""
+    """Replaces paths of mixtures that lie beside a recipe by paths from the working directory."""
     for section in ("data", "evaluate"):
         sources = settings[section].get("sources") if isinstance(settings.get(section), dict) else None
         for source in sources.values() if isinstance(sources, dict) else ():
@@ -158,7 +158,7 @@ def _merge(
 ) -> None:
     """Writes settings into a tree: sections key by key, everything else as a whole.
 
-    `origin` gets the file of each value, and of each section the last file that has it.
+    `origin` gets the file of each value, and the last file of each section.
     """
     for key, value in settings.items():
         keys = (*prefix, str(key))
@@ -181,7 +181,7 @@ def _keys_inside(value: Any, prefix: tuple[str, ...]) -> Iterator[tuple[str, ...
 
 
 def _explain(problem: Any, name: str, origin: dict[tuple[str, ...], str]) -> str:
-    """One line about one problem of validation."""
+    """Describes one problem of validation in one line."""
     keys = tuple(str(key) for key in problem["loc"] if str(key) not in _TAGS)
     file = next((origin[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in origin), name)
     key = ".".join(keys)
@@ -214,7 +214,7 @@ def _nearest(key: str) -> str | None:
 
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all keys of a section and of those inside it."""
+    """The dotted names of all keys of a section and of the sections inside it."""
     for name, field in section.model_fields.items():
         yield prefix + name
         for inner in _sections_in(field.annotation):
@@ -239,7 +239,7 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 _ANY = "NAME"
-"""Stands for the name of a source or a task."""
+"""The key that stands for the name of a source or a task."""
 
 _TAGS = {"str", "SmallLanguageModel", "int", "literal['auto']", "constrained-int"}
-"""What pydantic adds to the path of a value that may be of several types."""
+"""Words that pydantic adds to the path of a value that may be of several types."""
