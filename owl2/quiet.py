@@ -32,7 +32,7 @@ def is_quiet() -> bool:
 
 
 def call_in_new_process(quiet: bool, module: str, function: str, *arguments: Any) -> None:
-    """What a spawned process begins with: a function by name, so that its module is imported as quietly as it runs."""
+    """The first call of a spawned process: it takes a function by name, so that its module is imported quietly too."""
     with only_our_lines() if quiet else nullcontext():
         getattr(import_module(module), function)(*arguments)
 
@@ -46,7 +46,7 @@ class _OursAlone(logging.Logger):
 
 
 def _quieten_transformers(restored: ExitStack) -> None:
-    """It has a level and bars of its own: from the environment, or where it is imported already by its functions."""
+    """Sets transformers' own level and bars, by the environment or, where it is imported already, by its functions."""
     has_bars = sys.stderr.isatty()
     settings = {"TRANSFORMERS_VERBOSITY": "error", **({} if has_bars else {"HF_HUB_DISABLE_PROGRESS_BARS": "1"})}
     for name, value in settings.items():

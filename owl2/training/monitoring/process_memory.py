@@ -10,7 +10,7 @@ GROWTH = 1.4
 """The multiple of the memory between two steps that the process may hold before it returns some."""
 
 LEAST_GROWTH = 1 << 30
-"""The bytes that it may hold beside that memory in any case: a small model's step needs more than its weights' share."""
+"""Bytes that it may hold beside that memory in any case: a small model's step needs more than its weights' share."""
 
 
 def release_free_memory() -> None:
