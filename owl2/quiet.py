@@ -1,6 +1,7 @@
 """What other packages say is left out, unless `owl2 -v` asks for it: stderr has our own lines alone."""
 
 import logging
+import multiprocessing
 import os
 import sys
 import warnings
@@ -32,7 +33,12 @@ def is_quiet() -> bool:
 
 
 def call_in_new_process(quiet: bool, module: str, function: str, *arguments: Any) -> None:
-    """The first call of a spawned process: it takes a function by name, so that its module is imported quietly too."""
+    """The first call of a spawned process: it takes a function by name, so that its module is imported quietly too.
+
+    Data workers of the process start as the platform starts them by default. A spawned process would spawn them too,
+    and each would import torch once more, for seconds.
+    """
+    multiprocessing.set_start_method(None, force=True)
     with only_our_lines() if quiet else nullcontext():
         getattr(import_module(module), function)(*arguments)
 
