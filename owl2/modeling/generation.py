@@ -95,8 +95,7 @@ class Owl2GenerationMixin(GenerationMixin):
         """Repeats the samples for beams and returned sequences; the images of a sample stay together.
 
         Their visual tokens are repeated: an image is encoded once. Where the beginning of a prompt is in the cache
-            already,
-        the images of that beginning may be given or not.
+        already, the images of that beginning may be given or not.
         """
         types = model_kwargs.get("mm_token_type_ids")
         pixel_values, encoded = (model_kwargs.pop(name, None) for name in ("pixel_values", "image_hidden_states"))
