@@ -6,6 +6,7 @@ workers, any size of micro-batches, with and without packing. Packing happens wi
 later step, and the state between two steps is the position in the stream of draws.
 """
 
+import gc
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,14 @@ class _Prepared(NamedTuple):
     skips: list[Skip]
 
 
+def _leave_inherited_objects(worker: int) -> None:
+    """Keeps a forked worker from collecting objects of its parent: destructors may wait for threads that a fork lacks.
+
+    Earlier stages in the same process, as in an ablation, leave such objects: process groups, writers of checkpoints.
+    """
+    gc.freeze()
+
+
 class StageDataLoader:
     """Batches of one rank, one after the other, with a state to resume from.
 
@@ -145,6 +154,7 @@ class StageDataLoader:
             sampler=self._pieces(count, asked),
             num_workers=self.num_workers,
             prefetch_factor=4 if self.num_workers else None,
+            worker_init_fn=_leave_inherited_objects if self.num_workers else None,
         )
         pieces: list[_Prepared] = []
         for piece in prepared:

@@ -1,6 +1,8 @@
 """Batches of ranks: the same samples in a step whatever the number of ranks, workers, micro-batches and rows."""
 
+import gc
 import itertools
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -18,6 +20,7 @@ from owl2.training.data.loader import (
     RankBatch,
     StageDataLoader,
     _one_ahead,
+    _Prepare,
     empty_micro_batch,
     supervised_tokens,
 )
@@ -156,6 +159,31 @@ def test_a_broken_conversation_is_left_out_and_counted(data: Path, processor: Ow
 def test_more_ranks_than_samples_are_refused(data: Path, processor: Owl2Processor) -> None:
     with pytest.raises(ValueError, match="global_batch_size 12 is less than the 13 ranks"):
         stream(data, processor, "pretrain", rank=0, ranks=13)
+
+
+def test_a_worker_never_collects_what_its_parent_left(
+    data: Path, processor: Owl2Processor, tmp_path, monkeypatch
+) -> None:
+    """Destructors of a fork may wait for threads that it lacks, or crash: an ablation's worker died so."""
+    parent, file = os.getpid(), tmp_path / "collected"
+
+    class Left:
+        def __init__(self) -> None:
+            self.cycle = self
+
+        def __del__(self) -> None:
+            if os.getpid() != parent:
+                file.write_text("by a worker")
+
+    prepare = _Prepare.__getitem__
+    monkeypatch.setattr(_Prepare, "__getitem__", lambda *arguments: (gc.collect(), prepare(*arguments))[1])
+    gc.disable()
+    try:
+        Left()
+        assert len(list(stream(data, processor, "pretrain", num_workers=1).batches(2))) == 2
+    finally:
+        gc.enable()
+    assert not file.exists()
 
 
 def test_the_first_batch_which_starts_the_workers_is_made_by_the_main_thread_and_the_next_ones_meanwhile():
