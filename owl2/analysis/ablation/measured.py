@@ -13,7 +13,7 @@ Levels = tuple[tuple[str, str], ...]
 
 
 class Measured(NamedTuple):
-    """The metrics of the cells that are finished, by their levels and seed."""
+    """The metrics of the cells that are finished, by their levels and seed; conditions in the order of the grid."""
 
     cells: dict[Levels, dict[int, dict[str, Any]]]
 
@@ -53,7 +53,8 @@ def load_measured(grid: Grid, folder: Path) -> Measured:
             raise ValueError(f"{file} is of another grid: its factors are {', '.join(cell['levels'])}")
         if all(level in grid.factors[factor] for factor, level in levels.items()) and cell["seed"] in grid.seeds:
             cells[tuple(levels.items())][cell["seed"]] = cell
-    return Measured(dict(cells))
+    order = [tuple(levels.items()) for levels in conditions(grid)]
+    return Measured({levels: cells[levels] for levels in order if levels in cells})
 
 
 def missing_cells(grid: Grid, measured: Measured) -> list[str]:

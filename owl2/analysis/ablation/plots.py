@@ -21,7 +21,8 @@ def plot_columns(grid: Grid, measured: Measured, folder: Path) -> list[tuple[str
     """Draws `COLUMN.png` for each column and returns titles and files."""
     drawn = []
     for number, column in enumerate(grid.columns):
-        file = folder / f"{number + 1}-{column.metric.replace('.', '-')}.png"
+        name = column.metric.replace(" - ", "-minus-").replace(".", "-")  # no spaces, which break links
+        file = folder / f"{number + 1}-{name}.png"
         _plot(column, measured).savefig(file, dpi=110, bbox_inches="tight")
         drawn.append((column.title, file))
     return drawn

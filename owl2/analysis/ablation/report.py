@@ -4,6 +4,7 @@ Everything is computed from the saved metrics alone.
 """
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def write_report(grid: Grid, folder: Path, smoke: bool = False) -> Path:
     lines = [f"# {grid.title}", ""]
     if smoke:
         lines += [f"**{SMOKE.capitalize()}.**", ""]
-    lines += [grid.question, "", f"{complete} cells, seeds {', '.join(map(str, grid.seeds))}.", ""]
+    lines += [*textwrap.wrap(grid.question, 120), "", f"{complete} cells, seeds {', '.join(map(str, grid.seeds))}.", ""]
     if missing := missing_cells(grid, measured):
         lines += [f"**Missing: {len(missing)} cells** ({', '.join(missing[:6])}{', ...' if missing[6:] else ''}).", ""]
     lines += result_table(grid, measured) + cost_table(measured) + contrast_table(tested)

@@ -115,7 +115,10 @@ def test_a_metric_may_be_the_difference_of_two(tmp_path, grid):
     expected = measured.value(levels, 3, "test.accuracy") - 1.3
     assert measured.value(levels, 3, "test.accuracy - pretrain.loss") == pytest.approx(expected)
     columns = [grid.columns[0].model_copy(update={"metric": "test.accuracy - pretrain.loss"})]
-    assert "| mam | both | " in write_report(grid.model_copy(update={"columns": columns}), tmp_path).read_text()
+    text = write_report(grid.model_copy(update={"columns": columns}), tmp_path).read_text()
+    assert "| mam | both | " in text
+    (image,) = re.findall(r"\]\((\S+\.png)\)", text)  # a link with a space would not be one
+    assert (tmp_path / image).is_file()
 
 
 def test_only_primary_contrasts_are_corrected_for_their_number(tmp_path, grid):
@@ -141,6 +144,12 @@ def test_the_report_shows_means_costs_tests_published_rows_and_plots(tmp_path, g
         "| 1,000 | 10 | 2.0 | 64 |",
     ):
         assert shown in text
+    assert re.findall(r"^\| (\w+ \| \w+) \| [\d.]+ ±", text, re.M) == [
+        "none | text",
+        "none | both",
+        "mam | text",
+        "mam | both",  # as in the grid
+    ]
     images = re.findall(r"\]\(([^)]+\.png)\)", text)
     assert len(images) == 2 and all((tmp_path / name).stat().st_size > 1000 for name in images)
     assert "Missing" not in text and "smoke" not in text.lower()
