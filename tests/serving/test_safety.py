@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -92,6 +93,38 @@ class TestLimits:
         answer = httpx.post(f"{server.url}/v1/chat/completions", json=unlimited).json()
         assert answer["usage"]["completion_tokens"] == 4
 
+    @pytest.mark.parametrize(
+        ("path", "fields"),
+        [
+            ("/v1/chat/completions", {"max_tokens": 1}),
+            ("/v1/score", {"continuations": ["a"]}),
+            ("/attention", {"word": "a"}),
+        ],
+    )
+    def test_the_prompt_on_every_route_that_reads_one(self, with_settings, path, fields):
+        server = with_settings("limits.prompt_tokens=33")  # hello and an image in the chat template
+        taken, refused = (
+            httpx.post(f"{server.url}{path}", json={"messages": [user(text, picture(1))], **fields})
+            for text in ("hello", "hello you")
+        )
+        assert taken.is_success, taken.text
+        assert "over the limit of 33" in refusal(refused)
+
+    def test_prompts_continuations_stop_texts_and_likeliest_tokens(self, with_settings):
+        server = with_settings("limits.prompts=2", "limits.stop_texts=1", "limits.top_logprobs=3")
+        asked = {"messages": [user("a")], "max_tokens": 1}
+        for path, field, fields, most, one_more in (
+            ("/v1/completions", "prompt", {"max_tokens": 1}, ["a"] * 2, ["a"] * 3),
+            ("/v1/score", "continuations", {"messages": [user("a")]}, ["a"] * 2, ["a"] * 3),
+            ("/v1/chat/completions", "stop", asked, ["x"], ["x", "y"]),
+            ("/v1/chat/completions", "top_logprobs", {**asked, "logprobs": True}, 3, 4),
+        ):
+            taken, refused = (
+                httpx.post(f"{server.url}{path}", json={**fields, field: value}) for value in (most, one_more)
+            )
+            assert taken.is_success, taken.text
+            assert "over the limit of" in refusal(refused) and refused.json()["error"]["param"] == field
+
     def test_requests_of_a_minute(self, start):
         server = start("limits.requests_per_minute=2", "api_keys=[one, two]")
         one, two = server.client(api_key="one"), server.client(api_key="two")
@@ -102,7 +135,22 @@ class TestLimits:
         assert int(error.value.response.headers["retry-after"]) >= 1
         two.chat.completions.create(model=NAME, messages=[user("a")], max_tokens=1)
 
-    def test_requests_that_wait(self, start, slow):
+    def test_one_more_request_than_run_and_wait_is_sent_away(self, start, slow):
+        server = start("engine.max_requests=1", "limits.queued=1")
+        slow(server)
+        client = server.client()
+        running = client.chat.completions.create(model=NAME, messages=[user("a")], max_tokens=200, stream=True)
+        next(iter(running))
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(chat, server, user("a"))
+            server.wait(lambda: server.engine.admission.queued == 1)
+            refused = chat(server, user("a"))
+            running.close()
+            assert waiting.result().is_success
+        assert refused.status_code == 429 and refused.headers["retry-after"]
+        assert refused.json()["error"]["message"] == "1 requests are waiting already"
+
+    def test_the_time_in_the_queue(self, start, slow):
         server = start("engine.max_requests=1", "limits.queued=1", "limits.queue_seconds=0.2")
         slow(server)
         client = server.client()

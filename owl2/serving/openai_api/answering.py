@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from owl2.serving.engine.detokenizer import token_text
 from owl2.serving.engine.engine import AnswerRequest, Delta
-from owl2.serving.engine.errors import InvalidRequest, PromptTooLong, RequestError
+from owl2.serving.engine.errors import InvalidRequest, RequestError
 from owl2.serving.engine.grammar import Grammar
 from owl2.serving.engine.prompts import Prompt
 from owl2.serving.engine.sampler import Sampling, TokenLogprobs
@@ -73,8 +73,7 @@ def answer_request(
     ):
         if value is not None and limit is not None and value > limit:
             raise InvalidRequest(f"{name}: {value} is over the limit of {limit}", name)
-    if limits.prompt_tokens is not None and len(prompt) > limits.prompt_tokens:
-        raise PromptTooLong(f"the prompt takes {len(prompt)} tokens, over the limit of {limits.prompt_tokens}")
+    state.check_prompt(len(prompt))
     room = state.engine.check(prompt, max_tokens)
     if state.settings.log_prompts:
         logger.info(

@@ -111,6 +111,7 @@ async def _word(state: ServerState, body: WordRequest) -> _Word:
     """
     state.check_model(body.model)
     prompt = await conversation.prompt_of_messages(state, body.messages)
+    state.check_prompt(len(prompt))
     loop = asyncio.get_running_loop()
     tokens, count = await loop.run_in_executor(state.preparation, _tokens, state, prompt, body.before, body.word)
     limit = state.settings.limits.attention_tokens

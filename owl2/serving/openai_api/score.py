@@ -29,6 +29,7 @@ async def score(body: ScoreRequest, request: Request) -> dict[str, Any]:
     if len(body.continuations) > limit:
         raise InvalidRequest(f"{len(body.continuations)} continuations are over the limit of {limit}", "continuations")
     prompt = await conversation.prompt_of_messages(state, body.messages)
+    state.check_prompt(len(prompt))
     loop = asyncio.get_running_loop()
     choices = await loop.run_in_executor(state.preparation, _choices, state, prompt, body.continuations)
     async with state.engine.admission.places(client_of(request)):

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request
 
 from owl2.serving.engine.engine import Engine
-from owl2.serving.engine.errors import RequestError
+from owl2.serving.engine.errors import PromptTooLong, RequestError
 from owl2.serving.engine.grammar import Grammars
 from owl2.serving.engine.prompts import PromptBuilder
 from owl2.serving.fetching import Fetcher
@@ -46,6 +46,12 @@ class ServerState:
         """Raises `ModelNotFound` for any name but that of the model; no name is accepted too."""
         if name is not None and name != self.model_name:
             raise ModelNotFound(f"there is no model {name!r}: this server has {self.model_name!r}", "model")
+
+    def check_prompt(self, tokens: int) -> None:
+        """Raises `PromptTooLong` for more tokens than a prompt may have."""
+        limit = self.settings.limits.prompt_tokens
+        if limit is not None and tokens > limit:
+            raise PromptTooLong(f"the prompt takes {tokens} tokens, over the limit of {limit}")
 
 
 def state_of(request: Request) -> ServerState:
