@@ -204,7 +204,6 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
         del model
         release(arguments)
         dtype = str(arguments.dtype).removeprefix("torch.")
-        settings = argparse.Namespace(dtype=dtype, device=arguments.device, settings=[])
         generator = serving.Generator(folder, dtype, arguments.device, 8 if arguments.tiny else 64)
         loads = {count: serving.make_requests(count, 1, 24, seed=count) for count in arguments.clients}
         found: dict[str, Any] = {}
@@ -214,9 +213,9 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
         ends, tokens = generator.ends, generator.tokens
         del generator  # the server needs its room
         release(arguments)
-        with serving.embedded_server(folder, settings) as url:
+        with serving.owl2_serve(folder, dtype, arguments.device, []) as server:
             for count, requests in loads.items():
-                found[f"{count} clients"]["owl2 serve"] = serving.measure_server(url, requests, count, tokens, ends)
+                found[f"{count} clients"]["owl2 serve"] = serving.measure_server(server, requests, count, tokens, ends)
     return found
 
 

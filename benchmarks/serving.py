@@ -35,6 +35,7 @@ from serving_requests import (
     message_parts,
     owl2_serve,
     transformers_serve,
+    vllm_serve,
 )
 
 Row = dict[str, float]
@@ -92,9 +93,9 @@ def measure_generate(generator: Generator, requests: list[Request], clients: int
     return rows[0], rows[1]
 
 
-def show(clients: int, rows: dict[str, Row]) -> None:
+def show(clients: int, prompt_tokens: list[int], rows: dict[str, Row]) -> None:
     sequential, batch = rows["generate, sequential"], rows["generate, one batch"]
-    print(f"\n{clients} clients")
+    print(f"\n{clients} clients, prompts of {min(prompt_tokens)} to {max(prompt_tokens)} tokens")
     print(
         f"  {'':<22}{'tokens/s':>9}{'/ sequential':>14}{'/ batch':>9}   by processor time"
         f"{'first':>10}{'next':>9}  different"
@@ -118,11 +119,15 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     warm = make_requests(1, arguments.images, arguments.words, seed=-1)[0]
     generator.answer([warm])
     results: dict[str, dict[str, Row]] = {}
+    lengths: dict[str, list[int]] = {}
     with ExitStack() as stack:
         servers = {"owl2 serve": stack.enter_context(owl2_serve(*_own(arguments)))}
         if arguments.transformers_serve:
             other = transformers_serve(arguments.model, arguments.dtype, arguments.device)
             servers["transformers serve"] = stack.enter_context(other)
+        if arguments.vllm:
+            other = vllm_serve(arguments.vllm, arguments.model, arguments.dtype)
+            servers["owl2 serve, vLLM"] = stack.enter_context(other)
         for name, url in (each.split("=", 1) for each in arguments.url):
             servers[name] = elsewhere(url)
         for name, server in servers.items():
@@ -135,9 +140,10 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
             rows = dict(zip(names, measure_generate(generator, requests, clients), strict=True))
             for name, server in servers.items():
                 rows[name] = measure_server(server, requests, clients, arguments.tokens, generator.ends)
-            show(clients, rows)
+            lengths[str(clients)] = generator.prompt_tokens(requests)
+            show(clients, lengths[str(clients)], rows)
             results[str(clients)] = rows
-    return {"by_clients": results}
+    return {"by_clients": results, "prompt_tokens": lengths}
 
 
 def _own(arguments: argparse.Namespace) -> tuple[str, str, str, list[str]]:
@@ -149,13 +155,14 @@ def main() -> None:
     parser.add_argument("--mode", choices=["speed", "soak", "chaos"], default="speed")
     parser.add_argument("--model", required=True, help="directory of the checkpoint")
     parser.add_argument("--transformers-serve", action="store_true", help="measure it too")
+    parser.add_argument("--vllm", metavar="PYTHON", help="measure vLLM too, with the python of its environment")
     parser.add_argument("--url", action="append", default=[], metavar="NAME=ADDRESS", help="another server")
     parser.add_argument("--clients", type=int, nargs="+", help="1 4 16 64; of soak and chaos one number, 64 and 16")
     parser.add_argument("--minutes", type=float, default=10.0, help="of soak and chaos")
     parser.add_argument("--requests", type=int, default=1, help="of each client")
     parser.add_argument("--tokens", type=int, default=48, help="of each answer")
     parser.add_argument("--images", type=int, default=1, help="of each request")
-    parser.add_argument("--words", type=int, default=60, help="of each request")
+    parser.add_argument("--words", type=int, default=60, help="of each request, at most")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE", help="of owl2 serve")

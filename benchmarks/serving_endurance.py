@@ -146,7 +146,7 @@ def _asks(
             if is_known:
                 request = draw.choice(known)
             else:
-                request = make_requests(1, draw.randint(0, images), draw.randint(1, words), 1_000 * seed + turn + 1)[0]
+                request = make_requests(1, draw.randint(0, images), words, 1_000 * seed + turn + 1)[0]
             answer = ask(outcome.server, outcome.body(request), outcome.generator.tokens)
             if answer.error:
                 outcome.count(f"failed: {answer.error}")

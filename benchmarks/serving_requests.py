@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,16 @@ class Server:
     process: "subprocess.Popen[bytes] | None" = None
 
     def processor_seconds(self) -> float | None:
-        """Processor time that it has taken, all threads together, where Linux tells it."""
-        file = Path(f"/proc/{self.process.pid}/stat") if self.process is not None else None
-        if file is None or not file.is_file():
+        """Processor time that its processes have taken, where Linux tells it."""
+        if self.process is None or not Path("/proc/self/stat").is_file():
             return None
-        fields = file.read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        ticks = 0
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # a process has ended meanwhile
+                fields = file.read_text().rpartition(")")[2].split()
+                if int(fields[3]) == self.process.pid:  # the session that `started` makes
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def memory_bytes(self) -> int | None:
         """Of the host, resident, where Linux tells it."""
@@ -87,12 +91,13 @@ class Server:
 
 
 def make_requests(count: int, images: int, words: int, seed: int) -> list[Request]:
+    """Requests with as many images and at most as many words."""
     draw = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     requests = []
     for _ in range(count):
         pixels = torch.randint(0, 256, (images, 64, 64, 3), generator=generator, dtype=torch.uint8).numpy()
-        text = " ".join(draw.choices(WORDS, k=words))
+        text = " ".join(draw.choices(WORDS, k=draw.randint(1, words)))
         requests.append(Request([Image.fromarray(each) for each in pixels], text))
     return requests
 
@@ -111,15 +116,22 @@ class Generator:
         parts = [*({"type": "image"} for _ in request.images), text_part(request.text)]
         return self.processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
 
-    def answer(self, requests: list[Request]) -> list[str]:
-        """Greedy answers, in one padded batch."""
-        inputs = self.processor(
+    def inputs(self, requests: list[Request]) -> Any:
+        """One padded batch."""
+        return self.processor(
             text=[self.prompt(request) for request in requests],
             images=[request.images for request in requests] if any(request.images for request in requests) else None,
             padding=True,
             padding_side="left",
             return_tensors="pt",
-        ).to(self.model.device, dtype=self.model.dtype)
+        )
+
+    def prompt_tokens(self, requests: list[Request]) -> list[int]:
+        return self.inputs(requests)["attention_mask"].sum(dim=1).tolist()
+
+    def answer(self, requests: list[Request]) -> list[str]:
+        """Greedy answers, in one padded batch."""
+        inputs = self.inputs(requests).to(self.model.device, dtype=self.model.dtype)
         output = self.model.generate(
             **inputs,
             max_new_tokens=self.tokens,
@@ -131,10 +143,16 @@ class Generator:
 
 
 @contextmanager
-def started(command: list[str], model: str, port: int) -> Iterator[Server]:
-    """A server in a process of its own, from when it is healthy to the end of the block."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def started(command: list[str], model: str, port: int, extra: dict[str, str] | None = None) -> Iterator[Server]:
+    """A server in a process and session of its own, from when it is healthy to the end of the block.
+
+    Args:
+        extra: variables of its environment.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **(extra or {})}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     server = Server(f"http://127.0.0.1:{port}", model, process)
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -171,6 +189,18 @@ def transformers_serve(directory: str, dtype: str, device: str) -> Any:
     program = "import sys, owl2; from transformers.cli.transformers import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "serve", directory, "--port", str(port), "--host", "127.0.0.1"]
     return started([*command, "--dtype", dtype, "--device", device], directory, port)
+
+
+def vllm_serve(python: str, directory: str, dtype: str) -> Any:
+    """`owl2 serve --engine vllm`, to be entered; on a CPU with the threads of the other servers.
+
+    Args:
+        python: of an environment with vLLM.
+    """
+    port = free_port()
+    command = [python, "-m", "owl2", "serve", "--engine", "vllm", "--model", directory, "--port", str(port)]
+    on_cpu = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return started([*command, "--dtype", dtype, "model_name=benchmark"], "benchmark", port, on_cpu)
 
 
 def elsewhere(url: str) -> Server:
