@@ -9,9 +9,9 @@ VENV := .venv
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 VLLM := .venv-vllm
-EXTRAS := quickstart,video
-TEST_EXTRAS := $(EXTRAS),train,pretrain,quantization,eval,lm-eval,serve,structured,dev,lint
-OLDEST_EXTRAS := $(EXTRAS),train,quantization,eval,serve,structured,dev
+EXTRAS := quickstart,serve,video
+TEST_EXTRAS := $(EXTRAS),train,pretrain,quantization,eval,lm-eval,structured,dev,lint
+OLDEST_EXTRAS := $(EXTRAS),train,quantization,eval,structured,dev
 VLLM_EXTRAS := video
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -68,6 +68,9 @@ def _show(metrics: dict[str, Any], directory: Path, console: Any) -> None:
     table.add_row("time", f"{metrics['seconds']:.0f} s")
     table.add_row("peak memory", f"{metrics['peak_memory_bytes'] / 2**30:.2f} GiB")
     console.print(table)
+    model = directory / "checkpoint"
     console.print(
-        f"Report: {directory / 'report.md'}\nChat:   owl2 chat --model {directory / 'checkpoint'} --image FILE"
+        f"Report: {directory / 'report.md'}\n"
+        f"Chat:   owl2 chat --model {model} --image FILE\n"
+        f"Page:   owl2 serve --model {model}"
     )

@@ -27,7 +27,7 @@ from owl2.serving.engine.prompts import PromptBuilder
 
 pytest.importorskip("vllm", reason="make test-vllm has an environment with vLLM")
 
-START_SECONDS = 1800
+START_SECONDS = 600
 ROOT = Path(__file__).parents[3]
 
 
