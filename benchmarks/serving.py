@@ -16,6 +16,7 @@ the end of the turn is forbidden, in `generate` and by `logit_bias`.
 import argparse
 import json
 import statistics
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -135,6 +136,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
             if answer.error:
                 raise SystemExit(f"{name} does not answer: {answer.error}")
         for clients in arguments.clients:
+            print(f"{clients} clients ...", file=sys.stderr, flush=True)
             requests = make_requests(clients * arguments.requests, arguments.images, arguments.words, seed=clients)
             names = ("generate, sequential", "generate, one batch")
             rows = dict(zip(names, measure_generate(generator, requests, clients), strict=True))

@@ -152,7 +152,9 @@ class TestTheServer:
     def test_it_has_no_page_that_loads_scripts_from_elsewhere(self, server):
         assert [httpx.get(server.url + path).status_code for path in ("/docs", "/redoc")] == [404, 404]
 
-    def test_its_document_describes_refusals_as_they_are(self, server):
+    @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+    def test_its_document_describes_answers_and_refusals_as_they_are(self, server, path):
         document = httpx.get(f"{server.url}/openapi.json").json()
-        responses = document["paths"]["/v1/chat/completions"]["post"]["responses"]
+        responses = document["paths"][path]["post"]["responses"]
         assert {"200", "400", "429", "503"} <= set(responses) and "422" not in responses
+        assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}

@@ -19,13 +19,22 @@ from owl2.serving.engine.grammar import Grammar
 from owl2.serving.engine.prompts import Prompt
 from owl2.serving.engine.sampler import Sampling, TokenLogprobs
 
-from .errors import error_object
+from .errors import ERROR_RESPONSES, error_object
 from .schemas import ChoiceFormat, JsonSchemaFormat, ResponseFormat, TextFormat, _SamplingFields
 from .state import ServerState
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"text/event-stream": {}},
+        "description": "JSON, or with `stream` events",
+    },
+    **ERROR_RESPONSES,
+}
+"""Of the routes that answer, for the OpenAPI document."""
 
 
 class Collected(NamedTuple):

@@ -10,15 +10,14 @@ from fastapi import APIRouter, Request, Response
 from owl2.serving.engine.engine import AnswerRequest, Delta
 
 from . import answering, conversation
-from .answering import answer_request, described_token, grammar_of, usage
-from .errors import ERROR_RESPONSES
+from .answering import RESPONSES, answer_request, described_token, grammar_of, usage
 from .schemas import ChatCompletionRequest
 from .state import ServerState, client_of, state_of
 
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", response_model=None, responses=ERROR_RESPONSES)
+@router.post("/v1/chat/completions", response_model=None, responses=RESPONSES)
 async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response | dict[str, Any]:
     """The next turn of a conversation, with images in its messages."""
     state = state_of(request)

@@ -14,8 +14,7 @@ from owl2.serving.engine.errors import InvalidRequest
 from owl2.serving.engine.prompts import Prompt
 
 from . import answering
-from .answering import answer_request, token_name, usage
-from .errors import ERROR_RESPONSES
+from .answering import RESPONSES, answer_request, token_name, usage
 from .schemas import CompletionRequest
 from .state import ServerState, client_of, state_of
 
@@ -25,7 +24,7 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for this route."""
 
 
-@router.post("/v1/completions", response_model=None, responses=ERROR_RESPONSES)
+@router.post("/v1/completions", response_model=None, responses=RESPONSES)
 async def completions(body: CompletionRequest, request: Request) -> Response | dict[str, Any]:
     """Continuations of texts or token ids."""
     state = state_of(request)
