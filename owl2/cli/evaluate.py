@@ -24,14 +24,14 @@ def evaluate(
     out: Annotated[Path, typer.Option(metavar="RUN", help="Directory of the results; a second run resumes.")] = Path(
         "runs/evaluation"
     ),
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many samples of each.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Answer only the first N samples of each benchmark.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time; it does not change results.")] = 8,
-    split: Annotated[str | None, typer.Option(help="Another split than the default, for one task.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Another prompt than the default, for one task.")] = None,
+    split: Annotated[str | None, typer.Option(help="A split other than the default, for one task.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A prompt other than the default, for one task.")] = None,
     prompt_format: Annotated[
-        str, typer.Option(help="raw sends without `USER: ... ASSISTANT:` what is otherwise sent in this chat template.")
+        str, typer.Option(help="chat, or raw: without the chat template `USER: ... ASSISTANT:`.")
     ] = "chat",
-    suffix: Annotated[str | None, typer.Option(help="What follows the chat template.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Text after the chat template.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
     judge: JudgeFlag = False,
@@ -73,7 +73,7 @@ def evaluate(
     try:
         run(model, names, settings, judging, no_judge, dtype, device, show_result, show_warning)
     except StopRequested as stop:
-        show_warning(f"{stop}; the same command goes on")
+        show_warning(f"{stop}; the same command resumes")
         raise typer.Exit(130) from stop
 
 
@@ -118,7 +118,7 @@ def _check(root: Path, tasks: list[str], split: str | None) -> None:
 
     lacking = []
     for finding in check_data(root, tasks, split):
-        counted = f", {finding.samples} samples" if finding.is_complete else ""
+        counted = f", {finding.samples} samples" if finding.is_complete and finding.samples else ""
         typer.echo(f"{finding.task.name:<16}{finding.split:<18}{finding.state}{counted}")
         for file in finding.files:
             typer.echo(f"{'':<30}{file['sha256']}  {file['file']}")

@@ -194,6 +194,7 @@ class Task:
         primary_metric: Key of the summary by which the benchmark is known.
         download_hint: What to fetch and from whom, in a line.
         decoding: Decoding by name of prompt; the entry "" is for all others.
+        is_generated: Whether the samples are made on the spot, so that none can be missing.
         prompts_of: Prompts of a split, the default first, by split; all of them for a split that is not named.
         protocols_of: Protocols that can score a prompt's answers, by prompt; all for a prompt that is not named.
         aspect: How images become square; see `Owl2ImageProcessorPil`. None leaves it to the model's processor, whose
@@ -219,6 +220,7 @@ class Task:
     primary_metric: str
     download_hint: str
     decoding: Mapping[str, Decoding]
+    is_generated: bool = False
     prompts_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     protocols_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)

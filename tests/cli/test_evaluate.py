@@ -88,7 +88,7 @@ def test_sigterm_ends_it_after_the_batch_in_progress_and_the_same_command_goes_o
     monkeypatch.setattr(Predictor, "predict", stopped_in_the_second)
     result = owl2(*arguments, "--batch-size", 2)
     assert result.exit_code == 130 and batches == [2, 2]
-    assert "owl2: stopped after 4 of 5 samples of MM-Vet, which are saved; the same command goes on" in result.stderr
+    assert "owl2: stopped after 4 of 5 samples of MM-Vet, which are saved; the same command resumes" in result.stderr
     assert "mmvet_official total 0.7000" in lines(owl2(*arguments, "--batch-size", 2))
     assert batches == [2, 2, 1]
 
@@ -203,9 +203,12 @@ def test_no_task_and_a_task_twice_are_refused(refused: Callable[..., str], argum
 
 
 def test_the_check_of_the_data_says_how_many_samples_there_are(owl2: Callable[..., Result], data):
-    shown = lines(owl2("evaluate", "--check", data))
+    result = owl2("evaluate", "--check", data)
+    shown = lines(result)
     assert "mmvet test has 5 samples where 218 are expected" in shown
     assert "pope coco absent" in shown and "easy_vqa test complete, 9673 samples" in shown
+    assert "scenes_easy test complete" in shown, "generated samples are not made to be counted"
+    assert result.stderr == "owl2: not complete: mmvet (test)\n"
 
 
 def test_the_check_of_named_benchmarks_fails_unless_they_are_complete(
@@ -218,7 +221,6 @@ def test_the_check_of_named_benchmarks_fails_unless_they_are_complete(
     shown = lines(owl2("evaluate", "--check", data, "--tasks", "easy_vqa", "--split", "train"))
     assert shown == ["easy_vqa train complete, 38575 samples"]
     assert "--split belongs to one task" in refused("evaluate", "--check", data, "--split", "train")
-    assert owl2("evaluate", "--check", data).stderr == "owl2: not complete: mmvet (test)\n"
 
 
 def test_the_check_finds_files_without_samples_and_with_one_twice(owl2: Callable[..., Result], data):

@@ -29,7 +29,7 @@ def _questions(folder: Path) -> Iterator[VideoQuestion]:
             where = f"{path}, line {reader.line_num}"
             row = Row({name: value for name, value in values.items() if name is not None and value is not None}, where)
             if len(row.values) != len(values):
-                raise row.error(f"has not one value for each of the columns {reader.fieldnames}")
+                raise row.error(f"does not have one value for each of the columns {reader.fieldnames}")
             kind = row.text("type")
             if kind not in _TYPES:
                 raise row.error(f"'type' is {kind!r:.60}, not one of {', '.join(_TYPES)}")

@@ -38,6 +38,7 @@ def scenes_task(name: str, difficulty: DifficultyName) -> Task:
         score=_score,
         primary_metric="accuracy",
         download_hint="",
+        is_generated=True,
         decoding={"": Decoding(max_new_tokens=24)},
         suffix="",  # as in training
     )
