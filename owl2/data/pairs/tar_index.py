@@ -98,7 +98,7 @@ def index_shards(
     Args:
         location: A path or address, as for `open_folder`.
         index: local folder for the index; `.owl2-index` beside the shards by default, required for a remote folder.
-        num_workers: processes.
+        num_workers: Number of processes.
 
     Yields:
         Each shard, in the order of names. The index is complete once all of them were taken.
@@ -116,12 +116,16 @@ def index_shards(
     known = _known_shards(target / _LIST)
     target.mkdir(parents=True, exist_ok=True)
     shards = []
-    with ProcessPoolExecutor(num_workers) as pool:
-        jobs = [(folder, name, target, known.get(name)) for name in names]
-        for shard in pool.map(_index_shard, jobs, chunksize=4):
-            shards.append(shard)
-            yield shard
+    jobs = [(folder, name, target, known.get(name)) for name in names]
+    for shard in map(_index_shard, jobs) if num_workers == 1 else _in_processes(jobs, num_workers):
+        shards.append(shard)
+        yield shard
     write_whole(target / _LIST, json.dumps({"shards": [shard._asdict() for shard in shards]}, indent=0))
+
+
+def _in_processes(jobs: list[tuple[Folder, str, Path, Shard | None]], num_workers: int) -> Iterator[Shard]:
+    with ProcessPoolExecutor(num_workers) as pool:
+        yield from pool.map(_index_shard, jobs, chunksize=4)
 
 
 def _what_there_is(folder: Folder) -> str:
