@@ -5,26 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import GOLDENS, tiny_config, tiny_model
 from PIL import Image
 from torch.nn import functional as F
-from transformers import AutoTokenizer
 
 from owl2.analysis.language import answer, contains_answer, perplexity
 from owl2.evaluation.task import Sample
 from owl2.modeling import Owl2ForConditionalGeneration
-from owl2.processing import Owl2ImageProcessor, Owl2Processor
-
-
-@pytest.fixture(scope="module")
-def model() -> Owl2ForConditionalGeneration:
-    return tiny_model(tiny_config(vocab_size=320, eos_token_id=2))
-
-
-@pytest.fixture(scope="module")
-def processor() -> Owl2Processor:
-    tokenizer = AutoTokenizer.from_pretrained(GOLDENS / "tokenizer")
-    return Owl2Processor(Owl2ImageProcessor(size={"height": 16, "width": 16}), tokenizer, num_image_tokens=4)
+from owl2.processing import Owl2Processor
 
 
 def test_answers_in_batches_are_those_of_one_prompt_at_a_time(

@@ -1,32 +1,18 @@
-"""Shared by the tests of the evaluation: a tiny model with its processor, and the way from files to predictions."""
+"""Shared by the tests of the evaluation: the way from files to predictions."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import GOLDENS, tiny_config, tiny_model
 from judge_server import JudgeServer
-from transformers import AutoTokenizer
 
 from owl2.evaluation.inference.ranks import Ranks
 from owl2.evaluation.plan import Settings, plan_task
 from owl2.evaluation.runner import predict
 from owl2.evaluation.tasks import task_named
 from owl2.modeling import Owl2ForConditionalGeneration
-from owl2.processing import Owl2ImageProcessor, Owl2Processor
-
-
-@pytest.fixture(scope="session")
-def model() -> Owl2ForConditionalGeneration:
-    """A random model, whose answers are as good as its weights."""
-    return tiny_model(tiny_config(vocab_size=320, eos_token_id=2))
-
-
-@pytest.fixture(scope="session")
-def processor() -> Owl2Processor:
-    tokenizer = AutoTokenizer.from_pretrained(GOLDENS / "tokenizer")
-    return Owl2Processor(Owl2ImageProcessor(size={"height": 16, "width": 16}), tokenizer, num_image_tokens=4)
+from owl2.processing import Owl2Processor
 
 
 @pytest.fixture

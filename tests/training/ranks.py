@@ -38,8 +38,13 @@ def run_ranks(size: int, function: Callable[..., Any], *arguments: Any, limit_s:
 def start_ranks(
     size: int, function: Callable[..., Any], *arguments: Any
 ) -> tuple[list[multiprocessing.process.BaseProcess], list[Connection]]:
-    """Processes and the pipes that their results come from."""
-    context = multiprocessing.get_context("spawn")
+    """Processes and the pipes that their results come from.
+
+    They are forked from a server that has imported what ranks need, once for all tests of this process; its environment
+    is that of its first use.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.rank_programs"])
     port = _free_port()
     processes, pipes = [], []
     for rank in range(size):

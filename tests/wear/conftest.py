@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from evaluation.conftest import model, processor  # noqa: F401
 from pope_data import write_pope
 from training.tiny_recipes import write_training
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from owl2.analysis import statistics
 from owl2.analysis.ablation.cells import flat, packed, unpacked
 from owl2.analysis.ablation.grid import Grid
 from owl2.analysis.ablation.measured import load_measured
@@ -15,6 +16,12 @@ from owl2.analysis.ablation.report import evaluate_contrasts, write_report
 from owl2.analysis.statistics import sign_flip_p
 
 SEEDS = list(range(8))
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The intervals themselves are tested in test_statistics.py."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 499)
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ class Requests(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server() -> Iterator[Bucket]:
     server = Bucket(Path())
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
