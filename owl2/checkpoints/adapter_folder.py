@@ -43,7 +43,7 @@ class AdapterFolder:
         self.path = Path(path).expanduser()
         for file in (CONFIG, WEIGHTS):
             if not (self.path / file).is_file():
-                raise ValueError(f"{self.path} is no adapter folder: it has no {file}")
+                raise ValueError(f"{self.path} is not an adapter folder: it has no {file}")
 
     def config(self) -> Any:
         """PEFT's configuration, for adapters that train.

@@ -143,7 +143,7 @@ def _require_room(folder: Path, needed: int) -> None:
     if needed > free:
         raise OSError(
             f"{folder} needs {needed / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f} GB: make room, and the same "
-            "command goes on where it was."
+            "command continues where it was."
         )
 
 
@@ -153,7 +153,9 @@ def _write_shard(file: Path, tensors: Mapping[str, LazyTensor]) -> None:
         save_file({name: _checked(name, tensor) for name, tensor in tensors.items()}, partial, {"format": "pt"})
         partial.replace(file)
     except SafetensorError as error:
-        raise OSError(f"{file} cannot be written: {error}. With room the same command goes on here.") from error
+        raise OSError(
+            f"{file} cannot be written: {error}. Once there is room, the same command continues here."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 

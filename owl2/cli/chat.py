@@ -33,7 +33,7 @@ def chat(
     model: Annotated[str | None, typer.Option("--model", "-m", metavar="DIR", help="Directory of the model.")] = None,
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Instead of --model, a server of the OpenAI API, as `owl2 serve` is one."),
+        typer.Option(metavar="URL", help="A server of the OpenAI API, such as `owl2 serve`, instead of --model."),
     ] = None,
     prompt: Annotated[
         str | None,
@@ -93,7 +93,7 @@ def _read_prompt() -> str:
     try:
         return sys.stdin.read().strip()
     except UnicodeDecodeError as error:
-        raise ValueError(f"The standard input is no text: {error}") from error
+        raise ValueError(f"The standard input is not text: {error}") from error
 
 
 def _connect(url: str, system: str | None, images: Sequence[str]) -> "RemoteChatSession":

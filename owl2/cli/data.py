@@ -102,7 +102,7 @@ def show(
             "--model",
             "-m",
             metavar="DIR",
-            help="Whose template and tokens; else the published template, in bytes.",
+            help="Model whose template and tokens are used; without it, the published template and bytes.",
         ),
     ] = None,
     root: ROOT = None,

@@ -18,10 +18,10 @@ def export(
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of the weights.")
     ] = "bfloat16",
     layout: Annotated[
-        Literal["owl2", "official"], typer.Option(help="Ours, or what the official code reads.")
+        Literal["owl2", "official"], typer.Option(help="Our layout, or that of the official code.")
     ] = "owl2",
     hub_code: Annotated[
-        bool, typer.Option("--hub-code", help="Add the code: it loads with trust_remote_code where owl2 is not.")
+        bool, typer.Option("--hub-code", help="Add the code, to load with trust_remote_code without owl2.")
     ] = False,
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="REPO", help="Upload the directory to this repository of the hub.")

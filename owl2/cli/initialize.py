@@ -25,7 +25,7 @@ def initialize(
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of the weights.")
     ] = "bfloat16",
     layout: Annotated[
-        Literal["owl2", "official"], typer.Option(help="Ours, or what the official code reads.")
+        Literal["owl2", "official"], typer.Option(help="Our layout, or that of the official code.")
     ] = "owl2",
     seed: Annotated[int, typer.Option(help="Seed of the connector, which begins at random.")] = 0,
 ) -> None:

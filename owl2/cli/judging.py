@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 JudgeFlag = Annotated[
     bool, typer.Option("--judge", help="Score also the protocols that need a judge (so do its options).")
 ]
-JudgeModel = Annotated[str | None, typer.Option(help="Another judge than the benchmark's own.")]
-JudgeRuns = Annotated[int | None, typer.Option(min=1, help="Another number of runs than the benchmark's.")]
+JudgeModel = Annotated[str | None, typer.Option(help="A judge other than the benchmark's own.")]
+JudgeRuns = Annotated[int | None, typer.Option(min=1, help="A number of runs other than the benchmark's.")]
 JudgeCache = Annotated[Path | None, typer.Option(metavar="DIR", help="Replies; by default in RUN.")]
 JudgeReplay = Annotated[bool, typer.Option("--judge-replay", help="Only replies in the cache.")]
 JudgePrompts = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Prompts of judges in the place of ours, such as mmvet.txt.")
+    Path | None, typer.Option(metavar="DIR", help="Prompts of judges that replace ours, such as mmvet.txt.")
 ]
 
 

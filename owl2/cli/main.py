@@ -80,7 +80,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def main(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show also what PyTorch, transformers and others say.")
+        bool, typer.Option("--verbose", "-v", help="Also show what PyTorch, transformers and others print.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", envvar="OWL2_DEBUG", help="Show where an error arose.")] = False,
     version: Annotated[

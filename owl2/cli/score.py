@@ -21,7 +21,7 @@ def score(
         typer.Option(help="By default all that need neither judge nor Java. Tasks of RUN without it are passed over."),
     ] = None,
     allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Score though samples are missing; the result says so.")
+        bool, typer.Option("--allow-partial", help="Score even if samples are missing; the result says so.")
     ] = False,
     judge: JudgeFlag = False,
     judge_model: JudgeModel = None,
@@ -37,7 +37,7 @@ def score(
         typer.Option(metavar="FILE", help="Score answers of another program, with their ids; needs --task."),
     ] = None,
     task: Annotated[str | None, typer.Option(help="The benchmark of --answers.", autocompletion=complete_tasks)] = None,
-    data: Annotated[Path, typer.Option(metavar="ROOT", help="Where it lies.")] = Path("data"),
+    data: Annotated[Path, typer.Option(metavar="ROOT", help="Where its data lies.")] = Path("data"),
     out: Annotated[Path, typer.Option(metavar="RUN", help="Where the predictions and scores of --answers go.")] = Path(
         "runs/answers"
     ),

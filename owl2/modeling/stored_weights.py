@@ -55,7 +55,7 @@ def _shards(index: Path) -> list[Path]:
             {str(name) for name in read_json_object(index, "an index", CheckpointError)["weight_map"].values()}
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of weights: it has no weight_map that can be read.") from error
+        raise CheckpointError(f"{index} is not an index of weights: it has no weight_map that can be read.") from error
     climbing = [name for name in names if Path(name).name != name]
     if climbing:
         raise CheckpointError(f"{index} names files outside its folder: {', '.join(climbing)}.")

@@ -101,7 +101,7 @@ def anchors_in(folder: str | Path) -> tuple[list[Path], torch.Tensor | None]:
     try:
         matrix = torch.tensor(parse_json(matrix_file.read_text(encoding="utf-8")), dtype=torch.float64)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{matrix_file} is no matrix of numbers: {error}") from error
+        raise ValueError(f"{matrix_file} is not a matrix of numbers: {error}") from error
     if list(matrix.shape) != [len(files)] * 2:
         raise ValueError(f"{matrix_file} has the shape {list(matrix.shape)}, but there are {len(files)} anchors")
     return files, matrix

@@ -166,7 +166,7 @@ class Fetcher:
         return bytes(contents), None
 
     def _too_slow(self, param: str) -> InvalidRequest:
-        return InvalidRequest(f"the image was not there within {self.settings.seconds:g} s", param)
+        return InvalidRequest(f"the image did not arrive within {self.settings.seconds:g} s", param)
 
 
 def _port(parts: SplitResult) -> int:

@@ -39,7 +39,7 @@ class RemoteChatSession:
 
     def __init__(self, url: str, system: str | None = None, model: str | None = None) -> None:
         if not re.match(r"https?://[^/]", url):
-            raise ValueError(f"{url!r} is no address of a server: it begins with http:// or https://")
+            raise ValueError(f"{url!r} is not the address of a server: it must begin with http:// or https://")
         self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
         self.system = system
         # Not by way of a proxy or through a redirect: images and the key go to this server alone.
@@ -183,7 +183,7 @@ class RemoteChatSession:
             try:
                 return list(json.load(response)["data"])
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"what answers at {self.url} has not the API of OpenAI") from error
+                raise ValueError(f"what answers at {self.url} does not have the API of OpenAI") from error
 
     def _open(self, path: str, body: dict[str, Any] | None, root: str | None = None) -> Any:
         headers = {"Content-Type": "application/json"}

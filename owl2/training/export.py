@@ -188,7 +188,7 @@ def _initial(run: RunDirectory, recipe: Recipe, dtype: torch.dtype) -> tuple[Sto
     """The model that the run began with, at the resolution of the run."""
     directory = run.initial if run.initial.is_dir() else recipe.model.checkpoint
     if directory is None or not Path(directory).is_dir():
-        raise ValueError(f"{run.path} began with the model {directory}, which is not there any more.")
+        raise ValueError(f"{run.path} began with the model {directory}, which no longer exists.")
     size = recipe.data.image_size
     model = open_model(directory, dtype)
     if model.config.vision_config.image_size != size:

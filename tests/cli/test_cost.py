@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_said_with_what_to_change(owl2, big: Path) -> None:
     result = owl2("cost", big)
     assert result.exit_code == 2
     assert "IT DOES NOT FIT" in result.stdout and "note" not in result.stderr
-    assert "not/there is not there: the sizes of LLaMA-2-7B are assumed" in result.stdout
+    assert "not/there was not found: the sizes of LLaMA-2-7B are assumed" in result.stdout
 
     report = cost(owl2, big, code=2)
     assert report["advice"] and all(after < report["memory_bytes"] for after in report["advice"].values())

@@ -62,7 +62,7 @@ def test_a_folder_with_a_processor_decides_the_resolution(owl2, ours: Path, adap
 def test_wrong_folders_are_refused_and_nothing_is_overwritten(refused, ours: Path, adapter, tmp_path: Path) -> None:
     folder, _ = adapter
     out = tmp_path / "merged"
-    assert "no adapter folder" in refused("merge-lora", ours, out, "--base", ours)
+    assert "not an adapter folder" in refused("merge-lora", ours, out, "--base", ours)
     assert "does not exist" in refused("merge-lora", folder, out, "--base", tmp_path / "nowhere")
     assert not out.exists()
     assert "is not empty" in refused("merge-lora", folder, folder, "--base", ours)

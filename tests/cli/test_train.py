@@ -104,7 +104,7 @@ def test_a_run_whose_loss_explodes_ends_in_one_line_with_advice(directory: Path)
             ["optimizer.max_gard_norm=1"],
             "there is no key optimizer.max_gard_norm; did you mean optimizer.max_grad_norm?",
         ),
-        (["max_grad_norm"], "'max_grad_norm' is no override"),
+        (["max_grad_norm"], "'max_grad_norm' is not an override"),
         (["data.sources.pairs.path=absent.jsonl"], "absent.jsonl"),
         (["model.checkpoint=absent"], "there is no absent; point it to yours with model.checkpoint=DIR"),
         (["out=null"], "no run directory: give out=DIR"),

@@ -67,7 +67,9 @@ class PairLines:
         draft = read_record(record, where)
         answers = [message for message in draft.messages if message["role"] == "assistant"]
         if len(answers) != 1 or any(part["type"] != "text" for part in answers[0]["content"]):
-            text = f"{where}: a conversation of {len(answers)} answers is no caption: instruction tuning learns from it"
+            text = (
+                f"{where}: a conversation of {len(answers)} answers is not a caption: instruction tuning learns from it"
+            )
             raise InvalidSample(Fault.MISSING_CAPTION, text)
         return "".join(part["text"] for part in answers[0]["content"])
 

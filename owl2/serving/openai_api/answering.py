@@ -124,7 +124,7 @@ def _sampling(fields: _SamplingFields, vocab_size: int, top_logprobs: int | None
     for token, value in (fields.logit_bias or {}).items():
         if not (token.isascii() and token.isdigit() and int(token) < vocab_size):
             raise InvalidRequest(
-                f"logit_bias: {token!r} is no token of the {vocab_size} of the vocabulary", "logit_bias"
+                f"logit_bias: {token!r} is not one of the {vocab_size} tokens of the vocabulary", "logit_bias"
             )
         bias.append((int(token), float(value)))
     return Sampling(

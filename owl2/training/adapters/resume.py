@@ -44,7 +44,7 @@ def check_continuation(model: Owl2ForConditionalGeneration, directory: str | Pat
         parts = ", ".join(frozen)
         raise ValueError(
             f"{folder.path} holds weights of {parts} that trained in full, but train.parts leaves that out: add it, or "
-            "merge the folder into its base (owl2 merge-lora) and go on from the result with new adapters"
+            "merge the folder into its base (owl2 merge-lora) and continue from the result with new adapters"
         )
 
 

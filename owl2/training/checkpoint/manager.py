@@ -197,7 +197,7 @@ def describe_damage(directory: Path, problems: list[str]) -> str:
     step = int(directory.name.removeprefix("step-"))
     before = max((other for other in complete_steps(directory.parent) if other < step), default=None)
     remedy = (
-        f"Move {directory.name} away to go on from step {before}, the checkpoint before it."
+        f"Move {directory.name} away to resume from step {before}, the checkpoint before it."
         if before is not None
         else f"There is none before it: move {directory.name} away to begin again."
     )

@@ -318,7 +318,7 @@ def _check_modality_adaptive(recipe: Recipe, config: Owl2Config) -> None:
 def _exists(path: str | None, kind: str, assumed: list[str]) -> bool:
     if path is not None and Path(path).exists():
         return True
-    assumed.append(f"{path} is not there: the sizes of {kind} are assumed")
+    assumed.append(f"{path} was not found: the sizes of {kind} are assumed")
     return False
 
 

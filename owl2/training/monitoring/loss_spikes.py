@@ -56,7 +56,7 @@ class LossSpikeGuard:
                 f"Step {step} was skipped ({reason}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}), the "
                 f"{self._skipped_in_a_row}. in a row and the {in_all}. of the run ({counts}); the recipe allows "
                 f"{self.in_a_row} and {self.in_all} (section limits). Lower optimizer.learning_rate, warm up longer, "
-                "or look at the samples of these steps, and go on from a checkpoint before them."
+                "or look at the samples of these steps, and resume from a checkpoint before them."
             )
         return reason
 

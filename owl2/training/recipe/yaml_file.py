@@ -135,7 +135,9 @@ def read_yaml(path: Path) -> Tree:
 def _parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     name, equals, value = text.partition("=")
     if not equals or not name or "" in name.split("."):
-        raise ValueError(f"{text!r} is no override: write section.key=value, for example optimizer.learning_rate=1e-4")
+        raise ValueError(
+            f"{text!r} is not an override: write section.key=value, for example optimizer.learning_rate=1e-4"
+        )
     try:
         return tuple(name.split(".")), yaml.safe_load(value)
     except yaml.YAMLError as error:

@@ -73,7 +73,7 @@ def test_the_command_draws_the_conditions_of_figure_5_with_intervals(model_direc
         ((), "give either --prompt, one question, or --data"),
         (("--prompt", "x", "--data", "scenes"), "give either --prompt, one question, or --data"),
         (("--data", "scenes", "--layers", "0"), "--layers is for one question"),
-        (("--data", "coco"), "one of easy_vqa, scenes_easy"),
+        (("--data", "coco"), "one of easy_vqa, scenes_simple, scenes_easy"),
     ],
 )
 def test_what_does_not_fit_a_data_set_is_one_line(model_directory, tmp_path, arguments, message):

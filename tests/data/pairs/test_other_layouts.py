@@ -71,7 +71,7 @@ def test_the_list_that_llava_is_pretrained_on_is_read(tmp_path: Path, jpeg: byte
 
 def test_a_conversation_of_several_answers_is_no_caption(tmp_path: Path) -> None:
     (tmp_path / "l.jsonl").write_text(json.dumps({"image": "a.jpg", "conversations": talk("a", "b")}))
-    with pytest.raises(InvalidSample, match="2 answers is no caption: instruction tuning"):
+    with pytest.raises(InvalidSample, match="2 answers is not a caption: instruction tuning"):
         captions(tmp_path / "l.jsonl")
 
 

@@ -185,7 +185,7 @@ def test_another_base_model_is_refused_with_the_shapes_that_differ(tmp_path: Pat
 
 
 def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no adapter folder: it has no adapter_config.json"):
+    with pytest.raises(ValueError, match="not an adapter folder: it has no adapter_config.json"):
         load_adapter(tiny_model(), tmp_path)
     save_adapter(adapted(), tmp_path)
     weights, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"

@@ -122,7 +122,7 @@ def test_a_folder_that_is_not_there_is_assumed_in_a_dry_run_and_refused_in_a_run
     printed = io.StringIO()
     show(recipe_of(data, "instruct", tmp_path / "run", *overrides), Console(file=printed, width=200))
     assert "absent was not found: new adapters are assumed" in printed.getvalue()
-    with pytest.raises(ValueError, match="absent is no adapter folder"):
+    with pytest.raises(ValueError, match="absent is not an adapter folder"):
         run_recipe(data, "instruct", tmp_path / "run", *overrides)
 
 

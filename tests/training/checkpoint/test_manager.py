@@ -102,7 +102,7 @@ def change(file: Path) -> None:
 def test_a_damaged_file_is_named_and_the_checkpoint_before_offered(tmp_path: Path, name: str) -> None:
     saved(tmp_path, 5, 10)
     change(tmp_path / "step-00000010" / name)
-    with pytest.raises(DamagedCheckpoint, match=f"{name} has changed.*Move step-00000010 away to go on from step 5"):
+    with pytest.raises(DamagedCheckpoint, match=f"{name} has changed.*Move step-00000010 away to resume from step 5"):
         Checkpoints(tmp_path).load_latest(tensors())
     (tmp_path / "step-00000010").rename(tmp_path / "damaged")
     assert Checkpoints(tmp_path).load_latest(tensors()).step == 5

@@ -156,7 +156,7 @@ def test_heads_that_tensor_ranks_cannot_share_are_refused() -> None:
         def size() -> int:
             return 2
 
-    with pytest.raises(ValueError, match="num_key_value_heads 1 is no multiple of 2"):
+    with pytest.raises(ValueError, match="num_key_value_heads 1 is not a multiple of 2"):
         split_over_tensor_ranks(tiny_model(tiny_config(num_key_value_heads=1)), Ranks())
 
 

@@ -47,7 +47,7 @@ def test_overrides_count_over_the_file_and_the_file_over_its_base(directory: Pat
     ):
         load_recipe(file, ["optimizer.max_gard_norm=1"])
     for wrong in ("optimizer.max_grad_norm", "=3", "a..b=1"):
-        with pytest.raises(ValueError, match="is no override: write section.key=value"):
+        with pytest.raises(ValueError, match="is not an override: write section.key=value"):
             load_recipe(file, [wrong])
 
 
