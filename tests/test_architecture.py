@@ -33,6 +33,7 @@ def test_imports_run_down_the_layers_without_circles(
 ) -> None:
     cli = pytest.importorskip("importlinter.cli", reason="import-linter comes with the extra lint")
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("logging.config.dictConfig", lambda _: None)  # it would silence our loggers for later tests
     status = cli.lint_imports(config_filename="pyproject.toml", no_cache=True)
     assert status == 0, capsys.readouterr().out
 
