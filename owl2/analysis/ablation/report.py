@@ -96,9 +96,9 @@ def _as_json(tested: Sequence[Tested]) -> list[dict[str, Any]]:
     return [
         {
             **entry.contrast.model_dump(mode="json"),
+            **entry.comparison._asdict(),
             "seeds": entry.seeds,
             "differences": entry.differences,
-            **entry.comparison._asdict(),
             "corrected_p": entry.corrected_p,
             "finding": entry.verdict,
         }

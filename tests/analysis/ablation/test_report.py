@@ -162,6 +162,7 @@ def test_the_report_shows_means_costs_tests_published_rows_and_plots(tmp_path, g
     assert "Missing" not in text and "smoke" not in text.lower()
     findings = json.loads((tmp_path / "report.json").read_text())
     assert [entry["finding"] for entry in findings][2] == "equivalent"  # the same loss in both arms
+    assert all(entry["seeds"] == list(SEEDS) and len(entry["differences"]) == len(SEEDS) for entry in findings)
 
 
 def test_missing_cells_are_named_and_their_seeds_are_left_out_of_the_tests(tmp_path, grid):
