@@ -4,10 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from owl2.data.sources.scenes.world import DifficultyName, Kind, Split
+
 from .base import NotNegative, Positive, Section, Share
 
 EnglishKind = Literal["passages", "instructions", "facts"]
-SceneKind = Literal["caption", "vqa", "region", "dialogue", "text"]
 
 STAGE_FORMATS = {
     "pretrain": ("easy_vqa", "scenes", "jsonl", "parquet", "coco_captions", "webdataset", "image_folder"),
@@ -77,15 +78,15 @@ class Source(Section):
     index: str | None = None
     image_field: str | None = None
     caption_field: str | None = None
-    split: Literal["train", "test", "held_out"] = "train"
+    split: Split = "train"
     max_questions: Positive | None = None
     asked_of: Literal["images", "captions"] | None = None
     thinned: bool | None = None
     texts: Annotated[tuple[EnglishKind, ...], Field(min_length=1)] | None = None
     count: Positive | None = None
     seed: int | None = None
-    difficulty: Literal["simple", "easy", "medium", "hard"] | None = None
-    kinds: Annotated[tuple[SceneKind, ...], Field(min_length=1)] | None = None
+    difficulty: DifficultyName | None = None
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _path_of_a_file(self) -> Self:

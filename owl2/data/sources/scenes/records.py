@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 from owl2.data.records import Conversation, Pair, turns
 
@@ -11,10 +11,9 @@ from .descriptions import article, caption, phrase, place
 from .drawing import data_url, draw
 from .facts import FACTS, random_fact
 from .templates import REGION_TEMPLATES, TEMPLATES, Question, ask, draw_answer
-from .world import DIFFICULTIES, Difficulty, DifficultyName, Scene, Split, random_scene
+from .world import DIFFICULTIES, Difficulty, DifficultyName, Kind, Scene, Split, random_scene
 
-Kind = Literal["caption", "vqa", "region", "dialogue", "text"]
-KINDS: tuple[Kind, ...] = ("caption", "vqa", "region", "dialogue", "text")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 QUESTIONS = 4
 """The number of questions of a conversation of the kinds vqa, region and text."""

@@ -18,6 +18,9 @@ ATTRIBUTES = ("size", "color", "texture", "shape")
 """The attributes, in the order in which English names them."""
 
 Split = Literal["train", "test", "held_out"]
+Kind = Literal["caption", "vqa", "region", "dialogue", "text"]
+"""The five kinds of training data of the paper (section 3.2)."""
+
 DifficultyName = Literal["simple", "easy", "medium", "hard"]
 
 RADII = {"small": 0.08, "large": 0.135}
