@@ -157,13 +157,8 @@ def test_the_forward_compiles_to_one_graph(mixture: list[list[int | str]]) -> No
     compiled_equals_eager(tiny_model(), "eager", [mixture])
 
 
-def one_layer_a_part() -> Owl2ForConditionalGeneration:
-    """Compiling takes its time for every layer."""
-    return tiny_model(tiny_config({"num_hidden_layers": 1}, {"num_hidden_layers": 1}, num_hidden_layers=1))
-
-
 def test_other_numbers_of_images_do_not_need_a_graph_each() -> None:
-    model = one_layer_a_part()
+    model = tiny_model()
     torch._dynamo.reset()
     graphs = []
 
@@ -181,7 +176,7 @@ def test_other_numbers_of_images_do_not_need_a_graph_each() -> None:
 
 def test_training_compiles_with_the_same_gradients() -> None:
     torch._dynamo.reset()
-    model, other = one_layer_a_part().train(), one_layer_a_part().train()
+    model, other = tiny_model().train(), tiny_model().train()
     compiled = torch.compile(other, fullgraph=True, backend="aot_eager")
     inputs = inputs_for(model, MIXED)
     model(**inputs).loss.backward()
