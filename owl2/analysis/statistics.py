@@ -146,10 +146,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def finding(comparison: Comparison, corrected_p: float, alpha: float = 1 - LEVEL) -> Finding:
-    """What may be said: a difference that is shown, its absence that is shown, or neither."""
-    if corrected_p < alpha:
-        return "appears" if comparison.mean > 0 else "reversed"
-    if comparison.equivalence_p < alpha:
+def finding(comparison: Comparison, corrected_p: float, better: Literal["more", "less"] = "more") -> Finding:
+    """What may be said: an advantage that is shown (or its opposite), its absence that is shown, or none of these."""
+    if corrected_p < 1 - LEVEL:
+        return "appears" if (comparison.mean > 0) == (better == "more") else "reversed"
+    if comparison.equivalence_p < 1 - LEVEL:
         return "equivalent"
     return "cannot be told apart"

@@ -96,6 +96,8 @@ def test_what_may_be_said_is_one_of_four_things():
     assert finding(close, 1.0) == "equivalent"
     assert finding(far, far.sign_flip_p) == "appears"
     assert finding(far._replace(mean=-far.mean), far.sign_flip_p) == "reversed"
+    assert finding(far, far.sign_flip_p, better="less") == "reversed"
+    assert finding(far._replace(mean=-far.mean), far.sign_flip_p, better="less") == "appears"
     assert finding(far, 0.06) == finding(few, few.sign_flip_p) == "cannot be told apart"
 
 

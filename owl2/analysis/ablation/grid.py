@@ -9,7 +9,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -55,7 +55,7 @@ class Column(Section):
 
     metric: str
     title: str
-    better: str = "more"
+    better: Literal["more", "less"] = "more"
     percent: bool = False
 
 
@@ -66,6 +66,7 @@ class Contrast(Section):
         plus, minus: Cells by the levels of the factors.
         primary: Among those whose p values are corrected together; all others are exploratory.
         margin: Differences within plus or minus this are of no interest (TOST).
+        better: Whether more or less of the metric is better, so what counts as `reversed`.
     """
 
     title: str
@@ -74,6 +75,7 @@ class Contrast(Section):
     minus: Annotated[list[dict[str, str]], Field(min_length=1)]
     primary: bool = False
     margin: Annotated[float, Field(gt=0)] = 0.01
+    better: Literal["more", "less"] = "more"
 
 
 class Smoke(Section):

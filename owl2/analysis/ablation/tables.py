@@ -86,7 +86,7 @@ def contrast_table(tested: Sequence[Tested]) -> list[str]:
 def _contrast_row(entry: Tested) -> list[str]:
     compared, contrast = entry.comparison, entry.contrast
     return [
-        f"{contrast.title} ({contrast.metric})",
+        f"{contrast.title} ({contrast.metric}{', less is better' if contrast.better == 'less' else ''})",
         "primary" if contrast.primary else "exploratory",
         str(compared.seeds),
         f"{compared.mean:+.4f} ± {compared.deviation:.4f}",

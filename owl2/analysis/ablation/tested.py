@@ -18,4 +18,4 @@ class Tested(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        return finding(self.comparison, self.corrected_p)
+        return finding(self.comparison, self.corrected_p, self.contrast.better)
