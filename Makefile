@@ -22,6 +22,8 @@ export MALLOC_TRIM_THRESHOLD_ := 8589934592
 export MALLOC_TOP_PAD_ := 268435456
 
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# The oldest transformers, beside the newest of $(VENV): a directory of `owl2 export --hub-code` must run on both.
+OTHER_TRANSFORMERS := $(VENV)/transformers-oldest
 
 .PHONY: help setup quickstart test test-slow test-oldest test-newest test-vllm fuzz gpu-check check format clean
 .DEFAULT_GOAL := help
@@ -45,11 +47,11 @@ setup: $(VENV)/.complete
 quickstart: $(VENV)/.installed $(if $(filter smol,$(PRESET)),$(VENV)/.smollm2)
 	$(VENV)/bin/owl2 quickstart --preset $(PRESET) $(ARGS)
 
-test: $(VENV)/.complete
-	$(PYTEST) $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
+test: $(VENV)/.complete $(OTHER_TRANSFORMERS)
+	$(PYTEST) OWL2_OTHER_TRANSFORMERS="$(CURDIR)/$(OTHER_TRANSFORMERS)" $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/.complete
-	$(PYTEST) $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+test-slow: $(VENV)/.complete $(OTHER_TRANSFORMERS)
+	$(PYTEST) OWL2_OTHER_TRANSFORMERS="$(CURDIR)/$(OTHER_TRANSFORMERS)" $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 test-oldest: $(OLDEST)/.complete
 	$(PYTEST) $(OLDEST)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
@@ -99,6 +101,10 @@ $(VLLM)/.complete: pyproject.toml constraints/vllm.txt
 $(VENV)/.complete: pyproject.toml constraints/cpu.txt
 	$(call install,$(VENV),constraints/cpu.txt,$(TEST_EXTRAS),complete)
 	@touch $(VENV)/.installed
+
+$(OTHER_TRANSFORMERS): constraints/oldest.txt $(VENV)/.complete
+	@$(VENV)/bin/pip install -qq -c $< --no-deps --upgrade --target $@ transformers huggingface_hub tokenizers safetensors
+	@touch $@
 
 $(OLDEST)/.complete: pyproject.toml constraints/oldest.txt
 	$(call install,$(OLDEST),constraints/oldest.txt,$(OLDEST_EXTRAS),complete)
