@@ -58,7 +58,7 @@ def run_cells(
         return True
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     told: Any = context.Queue()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, torch.get_num_threads() // jobs)
     arguments = (cells, dict(measure), work, folder, threads, ranks, told)
     target = (is_quiet(), __name__, run_worker.__name__)
     workers = [
