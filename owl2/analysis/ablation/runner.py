@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from owl2.quiet import call_in_new_process, is_quiet
+from owl2.stop_signal import StopRequested, stop_signal
 
 from .cells import Busy, Stopped, metrics_file, read_metrics, run_cell
 from .grid import Cell
@@ -69,16 +70,16 @@ def run_cells(
         worker.start()
     failures: list[str] = []
     try:
-        with _progress(console) as progress:
+        with stop_signal() as asked, _progress(console) as progress:
             bar = progress.add_task("cells", total=len(cells), completed=done, left="")
             started = time.monotonic()
-            while not failures and any(worker.is_alive() for worker in workers):
-                failures += _listen(told, progress)
+            while not (failures or asked()) and any(worker.is_alive() for worker in workers):
+                failures += _listen(told, console, 1.0)
                 finished = sum(metrics_file(folder, cell).is_file() for cell in cells)
                 progress.update(bar, completed=finished, left=_left(finished - done, len(cells) - finished, started))
-        failures += _listen(told, None)
-    finally:  # of an interruption too: the cells in work are saved
+    finally:  # the cells in work are saved
         _stop(workers)
+        failures += _listen(told, console, 0.2)
     if failures:
         raise ValueError(failures[0])
     return all(metrics_file(folder, cell).is_file() for cell in cells)
@@ -111,16 +112,16 @@ def _left(finished: int, pending: int, started: float) -> str:
     return f"about {minutes / 60:.1f} h left" if minutes > 90 else f"about {minutes:.0f} min left"
 
 
-def _listen(told: Any, progress: Progress | None) -> list[str]:
-    """Prints the messages of the workers and returns why cells failed."""
+def _listen(told: Any, console: Console, seconds: float) -> list[str]:
+    """Prints what the workers tell until they have been silent for so long, and returns why cells failed."""
     failures = []
     try:
         while True:
-            kind, text = told.get(timeout=1.0 if progress is not None else 0.2)
+            kind, text = told.get(timeout=seconds)
             if kind == "failed":
                 failures.append(text)
-            if progress is not None:
-                progress.console.print(text, highlight=False, soft_wrap=True)
+            else:
+                console.print(text, highlight=False, soft_wrap=True)
     except queue.Empty:
         return failures
 
@@ -175,7 +176,7 @@ def _take_one(
             run_cell(cell, measure, work, folder, console, ranks)
         except Busy:
             continue
-        except Stopped:
+        except (Stopped, StopRequested):
             told.put(("stopped", f"stopped in {cell.condition}, seed {cell.seed}; the same command resumes"))
             return False
         except Exception as error:  # said by the parent, which ends the grid

@@ -3,8 +3,11 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,26 @@ def test_a_cell_that_another_process_works_on_is_left_to_it(grid, tmp_path):
     cell = expand(loaded, grid.parent)[0]
     with cells_module._only_process(tmp_path / f".{cell.name}.lock"), pytest.raises(Busy):
         run_cell(cell, loaded.measure, tmp_path, tmp_path, QUIET)
+
+
+def test_sigterm_ends_the_processes_of_the_cells_and_the_same_command_resumes(grid, tmp_path):
+    document = yaml.safe_load(grid.read_text())
+    document["stages"]["pretrain"]["overrides"]["schedule.steps"] = 100_000
+    grid.write_text(yaml.safe_dump(document, sort_keys=False))
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "owl2", "ablate", str(grid), "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as running:
+        while running.poll() is None and not list(out.glob("pretrain-*/metrics.jsonl")):
+            time.sleep(0.1)
+        running.send_signal(signal.SIGTERM)
+        try:
+            told, _ = running.communicate(timeout=120)  # which ends when no process holds the pipe any longer
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 130
+    assert "rate=low, seed 0; the same command resumes" in told
+    assert list(out.glob("pretrain-*/checkpoints/*"))
 
 
 @pytest.mark.slow
