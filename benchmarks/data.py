@@ -189,7 +189,7 @@ def measure(runs: dict[str, Run], count: int, arguments: argparse.Namespace) -> 
     """Rate of each, and the ratios of the first to the others, as medians over the rounds.
 
     Args:
-        count: images or records of a round.
+        count: Images or records of a round.
     """
     clock = clock_of(arguments)
     rates: dict[str, list[float]] = {name: [] for name in runs}

@@ -65,7 +65,7 @@ def make_checkpoint(directory: Path, size: str) -> None:
     """Writes random weights in bfloat16, one shard in memory at a time; what is there already stays.
 
     Raises:
-        SystemExit: the disk has no room.
+        SystemExit: The disk has no room.
     """
     index = directory / "pytorch_model.bin.index.json"
     if index.is_file():

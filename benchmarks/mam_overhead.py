@@ -156,7 +156,7 @@ def products(model: PreTrainedModel, length: int, num_vision: int, backward: boo
     """The matrix products of all layers of the adaptive decoder and of the plain one, on rows [S, D] that lie ready.
 
     Args:
-        backward: with those of the gradients of rows and weights.
+        backward: With those of the gradients of rows and weights.
     """
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
     rows, wide = (

@@ -59,7 +59,7 @@ class Lengths(NamedTuple):
     """Samples by their numbers of tokens, visual rows included.
 
     Attributes:
-        source: where the lengths come from.
+        source: Where the lengths come from.
     """
 
     source: str

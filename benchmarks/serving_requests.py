@@ -147,7 +147,7 @@ def started(command: list[str], model: str, port: int, extra: dict[str, str] | N
     """A server in a process and session of its own, from when it is healthy to the end of the block.
 
     Args:
-        extra: variables of its environment.
+        extra: Variables of its environment.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **(extra or {})}
     process = subprocess.Popen(
@@ -195,7 +195,7 @@ def vllm_serve(python: str, directory: str, dtype: str) -> Any:
     """`owl2 serve --engine vllm`, to be entered; on a CPU with the threads of the other servers.
 
     Args:
-        python: of an environment with vLLM.
+        python: Of an environment with vLLM.
     """
     port = free_port()
     command = [python, "-m", "owl2", "serve", "--engine", "vllm", "--model", directory, "--port", str(port)]
@@ -226,8 +226,8 @@ def ask(server: Server, body: bytes, tokens: int, leave_after: int | None = None
     """One streamed answer.
 
     Args:
-        tokens: of the answer, for servers that do not count.
-        leave_after: hang up after so many pieces of text.
+        tokens: Of the answer, for servers that do not count.
+        leave_after: Hang up after so many pieces of text.
     """
     answer, began = Answer(), time.perf_counter()
     try:

@@ -28,8 +28,8 @@ class ChatSession:
     of `messages`, `images` and `videos` is changed in between is read anew, with all that follows it.
 
     Args:
-        system: text in front of the conversation; published models were trained without.
-        truncate: cut the newest text from its end where a prompt does not fit; an image is never cut.
+        system: Text in front of the conversation; published models were trained without.
+        truncate: Cut the newest text from its end where a prompt does not fit; an image is never cut.
 
     Raises:
         ValueError: The processor gives an image another number of rows than the model takes.
@@ -106,10 +106,10 @@ class ChatSession:
         Args:
             max_new_tokens: Maximum number of tokens of the answer; fewer where the context ends.
             temperature: 0 takes the most likely token each time, higher values sample.
-            on_text: is called with each piece of the answer as it is written.
+            on_text: Is called with each piece of the answer as it is written.
 
         Raises:
-            ValueError: the prompt does not fit the context (both numbers are given), the numbers of placeholders and of
+            ValueError: The prompt does not fit the context (both numbers are given), the numbers of placeholders and of
                 images differ, or a setting is out of range.
         """
         if max_new_tokens < 1 or not 0 <= temperature < math.inf:

@@ -22,7 +22,7 @@ def only_process_in(directory: Path) -> Iterator[None]:
     Where there are no locks (Windows, some network file systems), nothing is held.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: Another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOCK).open("a+", encoding="utf-8") as file:

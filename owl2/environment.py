@@ -74,11 +74,11 @@ class Environment:
     """What `examine` found.
 
     Attributes:
-        required: packages without which nothing works.
-        extras: packages of each optional extra.
-        devices: one description each of the CPU and the GPUs.
-        problems: what must be put right, each with the remedy.
-        hints: what could be better.
+        required: Packages without which nothing works.
+        extras: Packages of each optional extra.
+        devices: One description each of the CPU and the GPUs.
+        problems: What must be put right, each with the remedy.
+        hints: What could be better.
     """
 
     python: str

@@ -106,7 +106,7 @@ def errors_name(path: Path) -> Iterator[None]:
     """Names a file or folder in errors of writing it, where the system leaves it out: a full disk has no name.
 
     Raises:
-        OSError: with the path and what is wrong.
+        OSError: The same error, with the path.
     """
     try:
         yield

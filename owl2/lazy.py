@@ -10,8 +10,8 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
     """The functions `__getattr__` and `__dir__` of a package (PEP 562).
 
     Args:
-        package: its `__name__`.
-        modules: the module of each public name, relative to the package.
+        package: Its `__name__`.
+        modules: The module of each public name, relative to the package.
     """
 
     def get(name: str) -> Any:

@@ -138,7 +138,7 @@ class _AfterImport(MetaPathFinder):
     """Calls a function after a module has been imported, each once.
 
     Args:
-        actions: the function of each module.
+        actions: The function of each module.
     """
 
     def __init__(self, actions: dict[str, Callable[[], None]]) -> None:

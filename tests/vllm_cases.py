@@ -116,10 +116,10 @@ class Reference:
     """What `generate` gives for a prompt alone.
 
     Attributes:
-        prompt: ids, with the image token at visual rows.
-        rows: how many of them are visual.
-        tokens: of the answer.
-        logprobs: of these.
+        prompt: Ids, with the image token at visual rows.
+        rows: How many of them are visual.
+        tokens: Of the answer.
+        logprobs: Of these.
     """
 
     prompt: list[int]
@@ -132,7 +132,7 @@ class Reader:
     """The model in transformers, in float32.
 
     Attributes:
-        row_id: what stands at visual rows in vLLM's prompts.
+        row_id: What stands at visual rows in vLLM's prompts.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -28,7 +28,7 @@ def predictions(
     """Greedy answers to samples, in batches of like length; in the order of the samples.
 
     Args:
-        task: says what follows a prompt, and how images become square.
+        task: Says what follows a prompt, and how images become square.
         on_batch: Called with the number of samples that a batch answered.
     """
     predictor = Predictor(model, processor, task, Decoding(max_new_tokens=max_new_tokens), task.suffix)

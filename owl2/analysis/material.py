@@ -24,11 +24,11 @@ class Material(NamedTuple):
     """What a model is inspected on.
 
     Attributes:
-        task: the benchmark whose questions these are, which scores the answers.
-        about_pictures: questions with one picture each, spread over the test split.
-        without_pictures: questions with accepted answers and an answer in a sentence: facts in English (easy-VQA), or
+        task: The benchmark whose questions these are, which scores the answers.
+        about_pictures: Questions with one picture each, spread over the test split.
+        without_pictures: Questions with accepted answers and an answer in a sentence: facts in English (easy-VQA), or
             scenes told in words.
-        corpus: plain text: held-out passages in English (easy-VQA), or captions of scenes that training does not show.
+        corpus: Plain text: held-out passages in English (easy-VQA), or captions of scenes that training does not show.
     """
 
     task: Task
@@ -41,11 +41,11 @@ def material(data: str, limit: int) -> Material:
     """The questions and texts of a data set.
 
     Args:
-        data: one of `DATA`.
+        data: One of `DATA`.
         limit: Largest number of each kind.
 
     Raises:
-        ValueError: there is no such data set, or what it needs is not installed.
+        ValueError: There is no such data set, or what it needs is not installed.
     """
     if data not in DATA:
         raise ValueError(f"a model is inspected on one of {', '.join(DATA)}, not on {data!r}")

@@ -56,11 +56,11 @@ def compare(differences: Sequence[float], margin: float, by_question: Sequence[A
 
     Args:
         differences: [n] one a seed.
-        margin: differences within plus or minus this are of no interest; in the unit of the differences.
+        margin: Differences within plus or minus this are of no interest; in the unit of the differences.
         by_question: Differences of the single questions of each seed, [questions], whose mean is the seed's.
 
     Raises:
-        ValueError: there is no seed, the margin is not positive, or the numbers of seeds differ.
+        ValueError: There is no seed, the margin is not positive, or the numbers of seeds differ.
     """
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or not len(values):

@@ -50,7 +50,7 @@ class AdapterFolder:
 
         Raises:
             ImportError: PEFT is not installed.
-            ValueError: the file is damaged, or describes something else than LoRA.
+            ValueError: The file is damaged, or describes something else than LoRA.
         """
         stored = self._stored()
         if stored.get("peft_type") != "LORA":
@@ -65,7 +65,7 @@ class AdapterFolder:
         """The tensors by their names in the model, but without `.default` in the names of adapters.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: The file is damaged.
         """
         with self._weights() as file:
             return {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}
@@ -86,7 +86,7 @@ class AdapterFolder:
         Learnt positions of another resolution fit: `write_into` sees to them.
 
         Raises:
-            ValueError: with the first parameters that differ, and the base model that the folder names.
+            ValueError: They differ; the message names the first ones, and the base model of the folder.
         """
         shapes, own = self.shapes(), {name: tuple(value.shape) for name, value in parameters_of(model).items()}
         missing = [name for name in sorted(own.keys() - shapes.keys()) if ".lora_" in name]
@@ -141,7 +141,7 @@ def peft() -> Any:
     """The package.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: It is not installed.
     """
     try:
         import peft as package

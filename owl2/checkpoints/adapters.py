@@ -17,14 +17,14 @@ def load_adapter(
     """Puts an adapter folder on top of its base model, in place, at the resolution that its vision encoder learnt at.
 
     Args:
-        trainable: let the adapters train on; whether other parameters train is left as it is.
+        trainable: Let the adapters train on; whether other parameters train is left as it is.
 
     Returns:
         The same model.
 
     Raises:
         ImportError: PEFT is not installed.
-        ValueError: the folder is not one of LoRA, is damaged, does not fit the model, or the model has adapters.
+        ValueError: The folder is not one of LoRA, is damaged, does not fit the model, or the model has adapters.
     """
     if has_adapters(model):
         raise ValueError("the model has adapters already: merge them first, or load the base model again")
@@ -46,7 +46,7 @@ def merge_adapters(model: Owl2ForConditionalGeneration) -> Owl2ForConditionalGen
         The same model.
 
     Raises:
-        ValueError: there are no adapters, or the base weights are quantized.
+        ValueError: There are no adapters, or the base weights are quantized.
     """
     require_adapters(model)
     from peft.tuners.lora import LoraLayer

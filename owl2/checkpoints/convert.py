@@ -30,7 +30,7 @@ class StoredModel(NamedTuple):
 
     Attributes:
         tensors: Its parameters by our names, without a tied head.
-        made_of: identifies the files that it is read from.
+        made_of: Identifies the files that it is read from.
     """
 
     config: Owl2Config
@@ -42,7 +42,7 @@ class StoredModel(NamedTuple):
         """The same model at another resolution, as `Owl2ForConditionalGeneration.set_image_size` makes it.
 
         Raises:
-            ValueError: the size is not a multiple of the patches.
+            ValueError: The size is not a multiple of the patches.
         """
         config = copy.deepcopy(self.config)
         vision = config.vision_config
@@ -68,11 +68,11 @@ def open_model(directory: str | Path, dtype: torch.dtype | None = None) -> Store
     """A model directory in our or the official layout, to be read tensor by tensor.
 
     Args:
-        dtype: precision of the weights; by default the stored one.
+        dtype: Precision of the weights; by default the stored one.
 
     Raises:
-        ValueError: it is no model directory.
-        CheckpointError: its weights are not those of its configuration, or cannot be read.
+        ValueError: It is no model directory.
+        CheckpointError: Its weights are not those of its configuration, or cannot be read.
     """
     layout = checkpoint_layout(directory)
     path = Path(directory).expanduser()
@@ -113,7 +113,7 @@ def require_weights_of(config: Owl2Config, tensors: Mapping[str, LazyTensor], wh
     """Compares names and shapes with the model of a configuration, for which nothing is allocated.
 
     Raises:
-        CheckpointError: with what differs.
+        CheckpointError: They differ; the message lists how.
     """
     wanted = {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
     found = {name: tuple(tensor.like.shape) for name, tensor in tensors.items()}
@@ -141,10 +141,10 @@ def write_model(
     """Writes a folder as `save_pretrained` and `save_official` do, shard by shard; see `write_in_shards`.
 
     Args:
-        finish: writes what else belongs into the folder (a processor).
+        finish: Writes what else belongs into the folder (a processor).
 
     Raises:
-        ValueError: there is no official layout of such a model; `target` is not empty.
+        ValueError: There is no official layout of such a model; `target` is not empty.
     """
     dtype = next(iter(model.tensors.values())).like.dtype
     tensors = model.tensors
@@ -185,11 +185,11 @@ def convert(
 
     Args:
         source: A model directory in our or the official layout.
-        dtype: precision of the weights; by default the stored one.
-        finish, report: as in `write_model`.
+        dtype: Precision of the weights; by default the stored one.
+        finish, report: As in `write_model`.
 
     Raises:
-        ValueError: as `open_model` and `write_model`.
+        ValueError: As `open_model` and `write_model`.
     """
     write_model(open_model(source, dtype), target, layout, finish=finish, shard_bytes=shard_bytes, report=report)
 

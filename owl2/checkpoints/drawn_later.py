@@ -25,7 +25,7 @@ class DrawnLater(TorchDispatchMode):
     """Inside the context, `torch.empty` takes no memory, and what is then done to such a tensor in place is noted.
 
     Attributes:
-        steps: by the identity of a tensor, itself (so that nothing else takes the identity), and what was done to it:
+        steps: By the identity of a tensor, itself (so that nothing else takes the identity), and what was done to it:
             operation, arguments, and of a draw the state of the generator.
     """
 

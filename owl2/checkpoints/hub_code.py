@@ -49,7 +49,7 @@ def write_hub_code(directory: str | Path) -> list[str]:
         The names of the files of code.
 
     Raises:
-        ValueError: the directory holds no model in our layout with its processor.
+        ValueError: The directory holds no model in our layout with its processor.
     """
     path = Path(directory)
     for name, classes in (("config.json", _MODEL_CLASSES), ("processor_config.json", _PROCESSOR_CLASS)):
@@ -75,7 +75,7 @@ def push(directory: str | Path, repository: str) -> str:
         The address of the commit.
 
     Raises:
-        ValueError: the hub refuses, or cannot be reached.
+        ValueError: The hub refuses, or cannot be reached.
     """
     api = HfApi()
     try:

@@ -61,18 +61,18 @@ def initialize(
     them. The visual abstractor is random, and so is the vision encoder unless one is given.
 
     Args:
-        language_model: directory of a LLaMA-family checkpoint, a `.gguf` file, or a loaded model.
-        vision_encoder: directory of a CLIP checkpoint (whole or vision part) or a loaded `CLIPVisionModel`.
-        vision_config: sizes of a random vision encoder; with `vision_encoder` it may only set `image_size`.
-        abstractor_config: sizes of the visual abstractor; its width is always the vision encoder's.
-        modality_adaptive: parts that get a copy for vision.
-        controls: further fields of `Owl2TextConfig` for controls of the module: `routing`, `kv_adapter_rank`, ...
+        language_model: Directory of a LLaMA-family checkpoint, a `.gguf` file, or a loaded model.
+        vision_encoder: Directory of a CLIP checkpoint (whole or vision part) or a loaded `CLIPVisionModel`.
+        vision_config: Sizes of a random vision encoder; with `vision_encoder` it may only set `image_size`.
+        abstractor_config: Sizes of the visual abstractor; its width is always the vision encoder's.
+        modality_adaptive: Parts that get a copy for vision.
+        controls: Further fields of `Owl2TextConfig` for controls of the module: `routing`, `kv_adapter_rank`, ...
         connector: "abstractor", or "mlp" as in LLaVA (`Owl2Config`).
 
     Raises:
-        ValueError: the language model is not of the LLaMA family, the vision encoder is not a CLIP ViT, or the
+        ValueError: The language model is not of the LLaMA family, the vision encoder is not a CLIP ViT, or the
             configurations contradict each other.
-        CheckpointError: a checkpoint lacks weights.
+        CheckpointError: A checkpoint lacks weights.
     """
     if not isinstance(language_model, PreTrainedModel):
         language_model = load_language_model(language_model, dtype)
@@ -99,10 +99,10 @@ def new_config(
     """The configuration of a new model; a given vision encoder keeps its own resolution.
 
     Args:
-        clip: configuration of the vision encoder, if one is given.
+        clip: Configuration of the vision encoder, if one is given.
 
     Raises:
-        ValueError: the sizes contradict the vision encoder's, which is not a CLIP ViT, or each other.
+        ValueError: The sizes contradict the vision encoder's, which is not a CLIP ViT, or each other.
     """
     wanted_vision = settings_given(vision_config)
     if clip is None:
@@ -161,7 +161,7 @@ def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) ->
 
     Raises:
         ValueError: The file does not exist.
-        CheckpointError: the checkpoint lacks weights.
+        CheckpointError: The checkpoint lacks weights.
     """
     path = Path(path)
     if path.suffix != ".gguf":

@@ -44,11 +44,11 @@ def open_new_model(
 
     Args:
         language_model: Directory of a LLaMA-family checkpoint, or of an mPLUG-Owl2, whose text half is taken.
-        vision_encoder: directory of a CLIP checkpoint, whole or its vision part.
+        vision_encoder: Directory of a CLIP checkpoint, whole or its vision part.
 
     Raises:
-        ValueError: as `initialize`; a GGUF file, which can only be unpacked in memory.
-        CheckpointError: a checkpoint lacks weights.
+        ValueError: As `initialize`; a GGUF file, which can only be unpacked in memory.
+        CheckpointError: A checkpoint lacks weights.
     """
     path = Path(language_model).expanduser()
     if path.suffix == ".gguf":
@@ -98,7 +98,7 @@ def _decoder(source: LazyState, needed: Any, ours: Any, path: Path) -> LazyState
     """The decoder's text half from the language model, and its vision half from the text half.
 
     Raises:
-        CheckpointError: the language model lacks weights.
+        CheckpointError: The language model lacks weights.
     """
     tied = HEAD not in ours
     missing = [name for name in needed if name not in source and not (tied and name == HEAD)]
@@ -118,7 +118,7 @@ def _vision_tower(source: LazyState, ours: Any, path: str | Path) -> LazyState:
     """The vision encoder from CLIP.
 
     Raises:
-        CheckpointError: the checkpoint lacks weights.
+        CheckpointError: The checkpoint lacks weights.
     """
     of_whole = {name: tensor for name, tensor in source.items() if name.startswith("vision_model.")}
     named = {_TOWER + name_from_clip(name): tensor for name, tensor in (of_whole or source).items()}
@@ -144,13 +144,13 @@ def initialize_in_shards(
     """Writes the folder of a new model with its processor; an interrupted call is continued by the same call.
 
     Args:
-        image_size: resolution in pixels; by default the vision encoder's.
+        image_size: Resolution in pixels; by default the vision encoder's.
         seed: Seed of the parts that begin at random.
-        report: called after each shard.
+        report: Called after each shard.
         settings: Further arguments of `open_new_model`.
 
     Raises:
-        ValueError: as `open_new_model` and `write_model`.
+        ValueError: As `open_new_model` and `write_model`.
     """
     torch.manual_seed(seed)
     vision = {} if image_size is None else {"image_size": image_size}

@@ -170,7 +170,7 @@ def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
     All keys of an adapter of the official code are compared with the model that they change.
 
     Raises:
-        ValueError: it is not a model directory, or its files cannot be read.
+        ValueError: It is not a model directory, or its files cannot be read.
     """
     layout = checkpoint_layout(directory)
     path = Path(directory).expanduser()

@@ -75,7 +75,7 @@ def stored_tensors(files: Iterable[Path]) -> LazyState:
     A file that has its SHA-256 beside it (`owl2.checkpoints.manifest`) is compared with it before it is read.
 
     Raises:
-        CheckpointError: a file cannot be read, or, when a tensor is read, has changed since it was written.
+        CheckpointError: A file cannot be read, or, when a tensor is read, has changed since it was written.
     """
     opened = _Files()
     state: LazyState = {}
@@ -110,7 +110,7 @@ def lazy_owl2(state: Mapping[str, LazyTensor], config: Owl2Config) -> LazyState:
     """Official tensors in our names and layout, as `official_to_owl2` gives them.
 
     Raises:
-        CheckpointError: a table of fixed positions or frequencies is not the computed one, or a tensor has an
+        CheckpointError: A table of fixed positions or frequencies is not the computed one, or a tensor has an
             impossible shape.
     """
     ours: LazyState = {}

@@ -62,13 +62,13 @@ def load_for_chat(
 
     Args:
         base: The model that an adapter was trained on; its processor is taken where the adapter has none.
-        dtype: one of `DTYPES`; "auto" is the checkpoint's own.
-        device: as torch names it; "auto" is the first GPU if there is one, else the CPU.
-        bits: keep the language decoder in 8 or 4 bits.
+        dtype: One of `DTYPES`; "auto" is the checkpoint's own.
+        device: As torch names it; "auto" is the first GPU if there is one, else the CPU.
+        bits: Keep the language decoder in 8 or 4 bits.
 
     Raises:
         ImportError: PEFT for an adapter of ours, or a package for the bits, is not installed.
-        ValueError: not a model directory; weights that do not fit or cannot be read; no tokenizer; no such device; an
+        ValueError: Not a model directory; weights that do not fit or cannot be read; no tokenizer; no such device; an
             adapter without a base, or a base for a whole model; bits that are not available.
     """
     check_dtype(dtype)
@@ -129,7 +129,7 @@ def processor_of_adapter(directory: str | Path, base: str | Path) -> Owl2Process
     """The processor in the folder of an adapter; without a tokenizer there, that of its base with the folder's padding.
 
     Raises:
-        ValueError: as `load_processor`.
+        ValueError: As `load_processor`.
     """
     path = Path(directory).expanduser()
     if any((path / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):

@@ -25,7 +25,7 @@ class Manifest:
         """Reads the manifest of a folder, if it has one.
 
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: It is damaged.
         """
         path = directory / WEIGHTS_MANIFEST
         if not path.is_file():
@@ -62,7 +62,7 @@ def check_file(file: Path) -> None:
     """Compares a file of weights with its entry in the manifest of its folder, if there is one.
 
     Raises:
-        CheckpointError: it has changed.
+        CheckpointError: It has changed.
     """
     manifest = Manifest.read(file.parent)
     problem = manifest.problem(file.name) if manifest is not None and file.name in manifest.files else None

@@ -87,7 +87,7 @@ class OfficialAdapter:
         """Refuses weights of other shapes, by official names.
 
         Raises:
-            CheckpointError: with what does not fit.
+            CheckpointError: They do not fit; the message lists which.
         """
         if problems := self.problems(shapes):
             more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
@@ -109,7 +109,7 @@ def read_official_adapter(directory: str | Path) -> OfficialAdapter:
     """The changes of a folder.
 
     Raises:
-        CheckpointError: it has no weights, they cannot be read, or it holds another kind of adapter than LoRA.
+        CheckpointError: It has no weights, they cannot be read, or it holds another kind of adapter than LoRA.
     """
     path = Path(directory).expanduser()
     adapter = OfficialAdapter(_scaling(path / ADAPTER_CONFIG))
@@ -134,11 +134,11 @@ def load_official_adapter(directory: str | Path, base: str | Path, **settings: A
     """The base model with the adapter merged into it.
 
     Args:
-        base: directory of the model that the adapter was trained on, in either layout.
-        settings: as for `from_pretrained` of the model.
+        base: Directory of the model that the adapter was trained on, in either layout.
+        settings: As for `from_pretrained` of the model.
 
     Raises:
-        CheckpointError: the adapter does not fit the base; the message names what.
+        CheckpointError: The adapter does not fit the base; the message names what.
     """
     adapter = read_official_adapter(directory)
     model = Owl2ForConditionalGeneration.from_pretrained(base, **settings)

@@ -29,8 +29,8 @@ def quantized_settings(
         whole: Names of further modules that keep their precision.
 
     Raises:
-        ImportError: the extra `quantization` is not installed.
-        ValueError: another number of bits; the weights are quantized already, or their rows are too short.
+        ImportError: The extra `quantization` is not installed.
+        ValueError: Another number of bits; the weights are quantized already, or their rows are too short.
     """
     if bits not in BITS:
         raise ValueError(f"The language model cannot be kept in {bits} bits: choose 8 or 4.")

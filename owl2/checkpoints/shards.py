@@ -29,8 +29,8 @@ class Progress(NamedTuple):
     """How far the writing of a model is.
 
     Attributes:
-        shard: the file that is complete now.
-        of: number of files.
+        shard: The file that is complete now.
+        of: Number of files.
         bytes: Size of all complete shards.
         total: Size of all shards.
         was_there: Whether an earlier attempt had written it.
@@ -58,14 +58,14 @@ def write_in_shards(
     """Writes a folder of weights in safetensors, with an index where there are several, or continues to.
 
     Args:
-        target: a folder that does not exist, or is empty.
-        finish: writes what else the folder holds into the one it is given, before that gets its name.
+        target: A folder that does not exist, or is empty.
+        finish: Writes what else the folder holds into the one it is given, before that gets its name.
         made_of: Identifies the sources; a partial folder of other sources is begun anew.
-        report: called after each shard.
+        report: Called after each shard.
 
     Raises:
         ValueError: `target` is not empty, or a folder that is not ours has the name of the partial one.
-        CheckpointError: a source is damaged.
+        CheckpointError: A source is damaged.
         OSError: The disk is full; once there is room, the same call continues.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -96,7 +96,7 @@ def plan_shards(sizes: Mapping[str, int], shard_bytes: int) -> dict[str, list[st
     """Which tensors each file holds, in their order; a tensor larger than a shard has one for itself.
 
     Args:
-        sizes: bytes of each tensor.
+        sizes: Bytes of each tensor.
     """
     groups: list[list[str]] = [[]]
     filled = 0

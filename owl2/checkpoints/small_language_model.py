@@ -14,7 +14,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     """A byte-level BPE tokenizer of some texts, with the special tokens of LLaMA; equal texts give equal tokenizers.
 
     Raises:
-        ValueError: the vocabulary does not hold every byte and the special tokens.
+        ValueError: The vocabulary does not hold every byte and the special tokens.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         specials = ", ".join(SPECIAL_TOKENS)

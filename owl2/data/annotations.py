@@ -21,7 +21,7 @@ class Row:
     """One record of an annotation file.
 
     Args:
-        values: the JSON object.
+        values: The JSON object.
         where: File and number of the record, which errors begin with.
 
     Raises:
@@ -124,7 +124,7 @@ def read_json(path: AnyPath) -> Any:
     """The contents of a JSON file.
 
     Raises:
-        ValueError: it is not valid JSON or not UTF-8.
+        ValueError: It is not valid JSON or not UTF-8.
     """
     return _parse(Path(path).read_bytes(), str(path))
 
@@ -165,7 +165,7 @@ def image_path(root: AnyPath, name: str, row: Row) -> str:
     Records that come from anywhere are held to `formats.media.MediaRoot`, which follows links.
 
     Raises:
-        ValueError: the name is empty, absolute, an address, or climbs out with `..`; `//` within counts as absolute or
+        ValueError: The name is empty, absolute, an address, or climbs out with `..`; `//` within counts as absolute or
             an address, since names are often appended to a folder.
     """
     path = PurePosixPath(name)

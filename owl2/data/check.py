@@ -47,8 +47,8 @@ class RecordFinding(NamedTuple):
     """A problem of one record.
 
     Attributes:
-        record: its number, from 0.
-        where: the file and the line in which it begins, or its name.
+        record: Its number, from 0.
+        where: The file and the line in which it begins, or its name.
     """
 
     record: int
@@ -62,11 +62,11 @@ class CheckSummary:
     """Counts of what a check saw.
 
     Attributes:
-        records: read so far.
-        faulty: records with problems.
+        records: Read so far.
+        faulty: Records with problems.
         rejected: Number of them that a mixture leaves out; the others are skipped when they are drawn.
-        kinds: number of problems of each kind.
-        unopened: web addresses, whose images and videos were not opened.
+        kinds: Number of problems of each kind.
+        unopened: Web addresses, whose images and videos were not opened.
         unread: Number of records with a field that is not read and means nothing to a model, by its name.
     """
 
@@ -98,9 +98,9 @@ class RecordCheck:
 
     Args:
         records: Records of a file or a source.
-        open_media: also read every image whole, and a frame of every video.
-        processor: also encode every conversation; a video counts as `num_frames` frames.
-        max_length: most tokens of a conversation, visual rows included; needs the processor.
+        open_media: Also read every image whole, and a frame of every video.
+        processor: Also encode every conversation; a video counts as `num_frames` frames.
+        max_length: Most tokens of a conversation, visual rows included; needs the processor.
 
     Raises:
         ValueError: `max_length` without `processor`, or below 1.
@@ -231,7 +231,7 @@ def encode_unopened(conversation: Conversation, processor: "Owl2Processor") -> d
     """The conversation encoded for training without its pixels; a video is as long as its `num_frames` images.
 
     Raises:
-        ValueError: it cannot be encoded, or no token is supervised.
+        ValueError: It cannot be encoded, or no token is supervised.
     """
     messages = []
     for message in conversation.messages:

@@ -56,7 +56,7 @@ def crop_and_resize(image: Decoded, crop: Crop, size: int) -> torch.Tensor:
         uint8 [3, size, size].
 
     Raises:
-        ValueError: the image of Pillow is not RGB.
+        ValueError: The image of Pillow is not RGB.
     """
     pixels = torch.from_numpy(_box(image, crop))[None].permute(0, 3, 1, 2)  # [1, 4, h, w], channels last
     resized = interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()

@@ -21,8 +21,8 @@ class MediaRoot:
     """Resolves the sources of images and videos.
 
     Args:
-        root: the directory below which all files lie.
-        allow_urls: let http and https addresses pass as they are; owl2 itself fetches nothing.
+        root: The directory below which all files lie.
+        allow_urls: Let http and https addresses pass as they are; owl2 itself fetches nothing.
 
     Raises:
         ValueError: `root` is not a directory.
@@ -38,7 +38,7 @@ class MediaRoot:
         """The source that `load_image` or `load_video` reads, or an error that says why it is refused.
 
         Args:
-            source: a path (relative to the root, or absolute and below it), one as `file://`, a data URL or a web
+            source: A path (relative to the root, or absolute and below it), one as `file://`, a data URL or a web
                 address.
             kind: "image" or "video".
 

@@ -21,8 +21,8 @@ class Opinion(NamedTuple):
     """What people said about an image, with levels counted from 1 to 5.
 
     Attributes:
-        score: mean, 1 to 5.
-        deviation: standard deviation in the same scale; None where it is not known.
+        score: Mean, 1 to 5.
+        deviation: Standard deviation in the same scale; None where it is not known.
     """
 
     score: float
@@ -33,7 +33,7 @@ def opinion_in_levels(score: float, deviation: float | None, lowest: float, high
     """An opinion of another range as levels.
 
     Raises:
-        ValueError: the range is empty, or the score outside of it.
+        ValueError: The range is empty, or the score outside of it.
     """
     if not lowest < highest:
         raise ValueError(f"all scores are {lowest}: there is nothing to learn from them")

@@ -34,16 +34,16 @@ class BestFitPacker:
     is determined by the stream alone, and no sample waits for more than `buffer_size` rows.
 
     Args:
-        row_length: tokens that a row holds.
+        row_length: Tokens that a row holds.
         buffer_size: Maximum number of samples that wait at a time. 1,024 fill rows of 2,048 tokens to more than 99.5%
             (benchmarks/packing.py).
 
     Attributes:
-        taken: samples taken from the stream so far, those that wait included.
-        rows, tokens: rows returned so far and the tokens in them.
+        taken: Samples taken from the stream so far, those that wait included.
+        rows, tokens: Rows returned so far and the tokens in them.
 
     Raises:
-        ValueError: a number is not positive.
+        ValueError: A number is not positive.
     """
 
     def __init__(self, row_length: int, buffer_size: int = 1024) -> None:
@@ -65,14 +65,14 @@ class BestFitPacker:
         """Rows of the samples of a stream, which may be endless.
 
         Args:
-            samples: number and length in tokens of each sample. After `load_state_dict`, the stream from sample `taken`
+            samples: Number and length in tokens of each sample. After `load_state_dict`, the stream from sample `taken`
                 on.
 
         Yields:
             The numbers of the samples of a row, in the order in which they stand there.
 
         Raises:
-            ValueError: a sample is empty or longer than a row.
+            ValueError: A sample is empty or longer than a row.
         """
         stream = iter(samples)
         while True:
@@ -97,7 +97,7 @@ class BestFitPacker:
         """Resumes where `state_dict` was called; the stream must then begin at sample `taken`.
 
         Raises:
-            ValueError: the state is of a packer with another row length or buffer size.
+            ValueError: The state is of a packer with another row length or buffer size.
         """
         saved = {name: state[name] for name in ("row_length", "buffer_size")}
         own = {"row_length": self.row_length, "buffer_size": self.buffer_size}
@@ -165,13 +165,13 @@ def rows_of(lengths: Sequence[int], row_length: int, micro_batch_size: int) -> l
     longest adds little.
 
     Args:
-        lengths: tokens of each sample.
+        lengths: Tokens of each sample.
 
     Returns:
         The numbers of the samples of each row.
 
     Raises:
-        ValueError: a sample is empty or longer than a row.
+        ValueError: A sample is empty or longer than a row.
     """
     rows = _full_rows(lengths, row_length)
     last = (len(rows) - 1) // micro_batch_size * micro_batch_size
@@ -209,7 +209,7 @@ def pack_encoded(samples: Sequence[Encoded]) -> Encoded:
         is no target, because it would be predicted from the sample before. There is no attention mask.
 
     Raises:
-        ValueError: no samples, or one lacks an entry.
+        ValueError: No samples, or one lacks an entry.
     """
     if not samples:
         raise ValueError("there is nothing to pack: the list of samples is empty")
@@ -233,7 +233,7 @@ def pad_packed(rows: Sequence[Encoded], pad_token_id: int, length: int | None = 
 
     Args:
         rows: Results of `pack_encoded`.
-        pad_token_id: fills `input_ids`.
+        pad_token_id: Fills `input_ids`.
         length: Length of every row, for equal shapes at every step; by default that of the longest row.
 
     Returns:
@@ -241,7 +241,7 @@ def pad_packed(rows: Sequence[Encoded], pad_token_id: int, length: int | None = 
         [N, 3, H, W] in the order of the rows, if there are any.
 
     Raises:
-        ValueError: no rows, or one is longer than `length`.
+        ValueError: No rows, or one is longer than `length`.
     """
     if not rows:
         raise ValueError("there is nothing to pad: the list of rows is empty")

@@ -18,7 +18,7 @@ class TokenRun(NamedTuple):
     """Tokens that follow each other and are of one kind.
 
     Attributes:
-        text: the text that they decode to, or a description of the image or video.
+        text: The text that they decode to, or a description of the image or video.
         tokens: The number of tokens.
     """
 
@@ -53,7 +53,7 @@ def preview(conversation: Conversation, processor: Owl2Processor) -> Preview:
     """Encodes a conversation as for training, and says of every token whether it is supervised.
 
     Raises:
-        ValueError: no token is supervised; an image or a video cannot be read.
+        ValueError: No token is supervised; an image or a video cannot be read.
     """
     images = [load_image(source) for source in conversation.images]
     visuals: list[tuple[str, int]] = []  # in words, and the number of rows

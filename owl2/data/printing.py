@@ -46,7 +46,7 @@ def preview_texts(shown: "Preview", heading: str, unit: str, has_colors: bool) -
     Args:
         heading: The name of the record.
         unit: The word for its tokens.
-        has_colors: whether the output shows colours, and images in them.
+        has_colors: Whether the output shows colours, and images in them.
     """
     tokens = sum(run.tokens for run in shown.runs)
     supervised = sum(run.tokens for run in shown.runs if run.is_supervised)

@@ -73,7 +73,7 @@ class SkipCounter:
     """Counts what was read and what was skipped on this rank.
 
     Raises:
-        ValueError: by `add`, a source exceeds the limit.
+        ValueError: A source exceeds the limit (raised by `add`).
     """
 
     def __init__(self, limit: SkipLimit) -> None:

@@ -65,7 +65,7 @@ def gather_stats(
     """Counts every record of a file of records, or of the first epoch of a mixture, once.
 
     Args:
-        path: a file of records, or the recipe of a mixture (`.yaml`).
+        path: A file of records, or the recipe of a mixture (`.yaml`).
         root: Folder of a file's images and videos, its own by default. They are not opened.
         processor: Processor; with it, tokens are counted too.
 
@@ -73,7 +73,7 @@ def gather_stats(
         By source; a file of records is one.
 
     Raises:
-        ValueError: the file or a file of the mixture is missing or broken; no record is valid; a root is given with a
+        ValueError: The file or a file of the mixture is missing or broken; no record is valid; a root is given with a
             recipe, which has its own.
     """
     if not is_recipe(path):

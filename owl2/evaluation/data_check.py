@@ -45,7 +45,7 @@ def check_data(root: Path, tasks: Sequence[str] = (), split: str | None = None) 
         split: The split to check in place of the default, where `tasks` has one benchmark.
 
     Raises:
-        ValueError: the root is not a directory; there is no such benchmark or split, or a split is given for several
+        ValueError: The root is not a directory; there is no such benchmark or split, or a split is given for several
             benchmarks.
     """
     if not root.is_dir():

@@ -47,7 +47,7 @@ def evaluate(
 
     Raises:
         StopRequested: Ctrl-C or SIGTERM, after the batch in progress was saved; the same call resumes.
-        ValueError: a task or a setting is unknown, a file or image is missing, a judge lacks its key, the directory
+        ValueError: A task or a setting is unknown, a file or image is missing, a judge lacks its key, the directory
             holds predictions of another setting, a prompt does not fit the context.
     """
     if not tasks or len(set(tasks)) < len(tasks):
@@ -84,10 +84,10 @@ def evaluate(
 def _judges(
     tasks: Sequence[Task], settings: Settings, judge: JudgeSettings | None, no_judge: bool
 ) -> dict[str, JudgeSettings]:
-    """The judge of each task that asks one, by name of the task.
+    """The judge of each task that needs one, by name of the task.
 
     Raises:
-        ValueError: it has no key, or its prompts are missing.
+        ValueError: A judge has no key, or its prompts are missing.
     """
     judges = {}
     for task in tasks:

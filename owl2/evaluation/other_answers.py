@@ -28,7 +28,7 @@ def adopt_answers(task: Task, file: Path, settings: Settings) -> Path:
         The directory of the predictions, ready for `score_directory`.
 
     Raises:
-        ValueError: the file or the data is missing or broken; a sample has no answer, or two; an answer belongs to no
+        ValueError: The file or the data is missing or broken; a sample has no answer, or two; an answer belongs to no
             sample; the task ranks choices; the directory holds predictions already.
     """
     model = {"name": file.name, "answers_sha256": file_sha256(file) if file.is_file() else None}
@@ -50,7 +50,7 @@ def read_answers(file: Path) -> dict[str, str]:
     """Reads each answer by the id of its question.
 
     Raises:
-        ValueError: by file and record: a field is missing, or an id comes twice.
+        ValueError: A field is missing, or an id comes twice; the message names file and record.
     """
     answers: dict[str, str] = {}
     for row in _rows(file):

@@ -49,7 +49,7 @@ def plan_task(task: Task, settings: Settings, setting_of_model: dict[str, Any]) 
         setting_of_model: Entries of the header that describe the model.
 
     Raises:
-        ValueError: a file of the data is missing or broken, an image is missing, an id occurs twice, or a setting is
+        ValueError: A file of the data is missing or broken, an image is missing, an id occurs twice, or a setting is
             unknown.
     """
     _check_prompt_format(settings)
@@ -116,7 +116,7 @@ def check_ids(task: Task, samples: Sequence[Sample]) -> None:
     """Refuses an empty list of samples, and samples that cannot be told apart.
 
     Raises:
-        ValueError: there is no sample, or two have one id.
+        ValueError: There is no sample, or two have one id.
     """
     if not samples:
         raise ValueError(f"{task.title} has no samples in its files")

@@ -110,7 +110,7 @@ class CheckedPredictions:
     """The records of a file, each sample once.
 
     Attributes:
-        duplicated: ids that occurred again; what came first counts.
+        duplicated: Ids that occurred again; what came first counts.
         is_complete: Whether they are exactly the samples of the header, in their order.
     """
 

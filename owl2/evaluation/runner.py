@@ -117,7 +117,7 @@ def known_predictions(plan: TaskPlan) -> dict[str, Prediction]:
     """The existing predictions, by id.
 
     Raises:
-        ValueError: the directory holds predictions of another setting (it is named).
+        ValueError: The directory holds predictions of another setting (it is named).
     """
     directory, known = plan.directory, {}
     found = [read_partial(path) for path in sorted(directory.glob("partial-*.jsonl"))]

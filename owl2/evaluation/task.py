@@ -126,7 +126,7 @@ class Prediction:
         """The generated answer.
 
         Raises:
-            ValueError: choices were ranked.
+            ValueError: Choices were ranked.
         """
         if isinstance(self.raw, str):
             return self.raw
@@ -137,7 +137,7 @@ class Prediction:
         """The likelihoods.
 
         Raises:
-            ValueError: an answer was generated.
+            ValueError: An answer was generated.
         """
         if isinstance(self.raw, Ranking):
             return self.raw

@@ -21,7 +21,7 @@ def summed_next_token_loss(
     number of positions times the vocabulary. Where one chunk holds all positions, its logits are kept.
 
     Args:
-        head: hidden states [n, D] to logits [n, V]; called as a module, so that its hooks run.
+        head: Hidden states [n, D] to logits [n, V]; called as a module, so that its hooks run.
         hidden_states: [N, D]; N may be 0, which gives 0 with gradients of 0.
         targets: [N], none of them ignored.
         vocab_size: V.

@@ -18,7 +18,7 @@ def named_cache(past_key_values: Any, cache: Any) -> dict[str, Any]:
     The paged cache of continuous batching, which is not a `Cache`, is called `cache` in every version.
 
     Raises:
-        ValueError: two are given.
+        ValueError: Two are given.
     """
     if past_key_values is not None and cache is not None:
         raise ValueError("Give the cache as `cache` or as `past_key_values`, which are the same, but not as both.")

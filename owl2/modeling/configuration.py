@@ -30,10 +30,10 @@ class Owl2VisionConfig(PreTrainedConfig):
     """CLIP ViT; the defaults are ViT-L/14 at 448 px.
 
     Args:
-        position_grid_size: side of the grid of learned positions; by default that of `image_size`. Images with another
+        position_grid_size: Side of the grid of learned positions; by default that of `image_size`. Images with another
             grid use bicubic interpolation.
-        use_cls_token: a class token in front of the patches; it goes to the abstractor too.
-        use_post_layernorm: a final layer norm over all tokens.
+        use_cls_token: A class token in front of the patches; it goes to the abstractor too.
+        use_post_layernorm: A final layer norm over all tokens.
     """
 
     model_type = "mplug_owl2_vision"
@@ -81,7 +81,7 @@ class Owl2AbstractorConfig(PreTrainedConfig):
     `hidden_size` is the vision encoder's.
 
     Args:
-        num_learnable_queries: visual tokens per image, without the end-of-image token that follows them.
+        num_learnable_queries: Visual tokens per image, without the end-of-image token that follows them.
         layer_norm_eps: Epsilon of the norm inside SwiGLU; the other norms of a layer use 1e-5 as the official code
             does.
     """
@@ -115,16 +115,16 @@ class Owl2TextConfig(PreTrainedConfig):
     """Language decoder of the LLaMA family around the modality-adaptive module; the defaults are LLaMA-2-7B.
 
     Args:
-        modality_adaptive: which of `norm`, `q`, `k`, `v` have a copy of their own for vision. `("norm", "k", "v")` is
+        modality_adaptive: Which of `norm`, `q`, `k`, `v` have a copy of their own for vision. `("norm", "k", "v")` is
             the paper's module, `()` the plain decoder, the others the rows of the supplement's Table 2; `ffn` separates
             the feed-forward network, which the paper shares.
         routing: The rule that sends tokens to the copies: `modality`, or for controls `hash` (any token, by its
             sample and position) and `hash_vision` (visual tokens alone, by the same).
         routing_share, routing_seed: Share of the tokens that a hash sends to the copies, and its seed.
-        kv_adapter_rank: a control without copies: low-rank adapters of keys and values that every token goes through.
-        attention_bias: bias of the query, key and value projections; `attention_output_bias` defaults to the same.
+        kv_adapter_rank: A control without copies: low-rank adapters of keys and values that every token goes through.
+        attention_bias: Bias of the query, key and value projections; `attention_output_bias` defaults to the same.
         qk_norm: RMS norm of each query and key head (Qwen3).
-        sliding_window: tokens that a position may attend to (Mistral 7B v0.1), all if `None`.
+        sliding_window: Tokens that a position may attend to (Mistral 7B v0.1), all if `None`.
     """
 
     model_type = "mplug_owl2_text"
@@ -221,9 +221,9 @@ class Owl2Config(PreTrainedConfig):
     """mPLUG-Owl2: vision encoder, visual abstractor and language decoder.
 
     Args:
-        connector: one of `CONNECTORS`. With "mlp" only `hidden_size` and `initializer_range` of the abstractor's
+        connector: One of `CONNECTORS`. With "mlp" only `hidden_size` and `initializer_range` of the abstractor's
             configuration count, and images must have `image_size`, which decides how many rows they take.
-        image_token_id: id of the placeholder that each visual token takes in `input_ids`. By default `vocab_size` of
+        image_token_id: Id of the placeholder that each visual token takes in `input_ids`. By default `vocab_size` of
             the text part: outside the embedding, in which the model never looks it up.
     """
 

@@ -165,7 +165,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
             attention_mask: [B, past + S], 0 at padding. Positions count the tokens that are not padding.
             position_ids: [B, S]; without an attention mask, each place where they restart begins another packed sample.
             is_vision: [B, S] bool, the modality indicator M (section 3.3); `None` if every token is text.
-            num_vision: number of true entries of `is_vision`, so that the device need not be asked.
+            num_vision: Number of true entries of `is_vision`, so that the device need not be asked.
             past_key_values, cache: Two names of the same: the keys and values of the tokens read so far.
             routing_key: [B, S] or [B, 1], tells samples apart where tokens are routed by a hash (`sample_keys`).
         """

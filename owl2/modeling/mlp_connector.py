@@ -37,7 +37,7 @@ class Owl2MLPConnector(Owl2PreTrainedModel):
         Args:
             vision_states: [N, T, Dv].
             grid: As in `Owl2VisualAbstractor`; not needed here.
-            num_prefix: tokens in front of the patches, which are left out.
+            num_prefix: Tokens in front of the patches, which are left out.
 
         Returns:
             `last_hidden_state` [N, P, D].

@@ -29,7 +29,7 @@ def build_routing(is_vision: torch.Tensor, num_vision: int) -> ModalityRouting:
 
     Args:
         is_vision: [B, S] bool, true at visual tokens.
-        num_vision: number of true entries, known to the caller from the number of images.
+        num_vision: Number of true entries, known to the caller from the number of images.
     """
     flat = is_vision.flatten()
     permutation = torch.argsort(~flat, stable=True)  # [R]

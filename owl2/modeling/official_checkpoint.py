@@ -120,7 +120,7 @@ def official_to_owl2(tensors: Mapping[str, torch.Tensor], config: Owl2Config) ->
     """Our state dict from an official one.
 
     Raises:
-        CheckpointError: a table of fixed positions or frequencies is not the computed one, or a tensor has an
+        CheckpointError: A table of fixed positions or frequencies is not the computed one, or a tensor has an
             impossible shape.
     """
     state: dict[str, torch.Tensor] = {}
@@ -196,7 +196,7 @@ def load_official_checkpoint(directory: Path, config: Owl2Config) -> dict[str, t
     """Reads the weights of an official folder and gives them our names. No pickle in a `.bin` file is executed.
 
     Raises:
-        CheckpointError: no weights, a shard is missing, damaged or points out of the folder, or a table is wrong.
+        CheckpointError: No weights, a shard is missing, damaged or points out of the folder, or a table is wrong.
     """
     tensors: dict[str, torch.Tensor] = {}
     for file in weight_files(directory):
@@ -215,7 +215,7 @@ def save_official(model: PreTrainedModel, directory: str | Path) -> None:
     """Writes a model in the official layout: flat `config.json`, official names, safetensors.
 
     Raises:
-        ValueError: the decoder has parts that the official code does not know.
+        ValueError: The decoder has parts that the official code does not know.
     """
     config: Owl2Config = model.config
     fields = official_config(config, model.dtype)
@@ -233,7 +233,7 @@ def official_config(config: Owl2Config, dtype: torch.dtype) -> dict[str, Any]:
     """The flat configuration that the official code reads.
 
     Raises:
-        ValueError: the decoder has parts that the official code does not know.
+        ValueError: The decoder has parts that the official code does not know.
     """
     text, vision, abstractor = config.text_config, config.vision_config, config.abstractor_config
     rope = dict(text.rope_parameters or {})

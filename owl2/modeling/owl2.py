@@ -35,7 +35,7 @@ class Owl2ModelOutput(BaseModelOutputWithPast):
         last_hidden_state: [B, S, D].
         past_key_values: Keys and values; since transformers 5.24 `cache`.
         image_hidden_states: [N, Q + 1, D] visual tokens as the decoder reads them.
-        attentions: decoder, a tuple of [B, heads, S, T]; `vision_attentions` [N, heads, T, T] and
+        attentions: Decoder, a tuple of [B, heads, S, T]; `vision_attentions` [N, heads, T, T] and
             `abstractor_attentions` [N, heads, Q, Q + T] likewise, with `output_attentions=True` and eager attention.
     """
 
@@ -118,7 +118,7 @@ class Owl2Model(Owl2PreTrainedModel):
                 of `input_ids`, which then must be whole samples.
 
         Raises:
-            ValueError: the numbers of images and of placeholder rows do not agree, or pixel_values have another shape.
+            ValueError: The numbers of images and of placeholder rows do not agree, or pixel_values have another shape.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -186,7 +186,7 @@ class Owl2Model(Owl2PreTrainedModel):
         """A mask of the visual tokens, [B, S] bool; `None` if every token is text.
 
         Raises:
-            ValueError: the images do not fill the placeholders, have another shape, or are given twice.
+            ValueError: The images do not fill the placeholders, have another shape, or are given twice.
         """
         given = inputs_embeds if input_ids is None else input_ids
         assert given is not None
@@ -322,10 +322,10 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
         Args:
             labels: [B, S], -100 where there is nothing to learn. Visual rows are never learnt, whatever their label.
             logits_to_keep: The number of last positions to compute (0: all), or their indices.
-            num_items_in_batch: divides the summed loss; by default the number of supervised tokens here.
-            supervised_logits_only: logits only where the next token is supervised, [supervised, V]: the head over all
+            num_items_in_batch: Divides the summed loss; by default the number of supervised tokens here.
+            supervised_logits_only: Logits only where the next token is supervised, [supervised, V]: the head over all
                 positions is a large part of a small model.
-            loss_only: the same loss and no logits: memory does not grow with positions times vocabulary.
+            loss_only: The same loss and no logits: memory does not grow with positions times vocabulary.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -388,7 +388,7 @@ def next_token_loss(
     Args:
         logits: [..., V].
         targets: [...] of the same leading shape.
-        num_items_in_batch: number to divide by instead, for gradient accumulation and several ranks.
+        num_items_in_batch: Number to divide by instead, for gradient accumulation and several ranks.
     """
     total = F.cross_entropy(
         logits.flatten(0, -2).float(), targets.flatten().to(logits.device), ignore_index=IGNORE_INDEX, reduction="sum"

@@ -56,10 +56,10 @@ class Owl2PreTrainedModel(PreTrainedModel):
         """Loads our layout or the official one (flat `config.json`, safetensors or sharded `.bin`).
 
         Args:
-            strict: refuse a checkpoint whose keys are not exactly the model's.
+            strict: Refuse a checkpoint whose keys are not exactly the model's.
 
         Raises:
-            CheckpointError: keys are missing, extra or of another shape, or the official position tables are not the
+            CheckpointError: Keys are missing, extra or of another shape, or the official position tables are not the
                 computed ones.
         """
         name = pretrained_model_name_or_path

@@ -38,7 +38,7 @@ def weight_files(directory: Path) -> list[Path]:
     """The files of a folder's weights.
 
     Raises:
-        CheckpointError: there are none, one is missing, or the index points out of the folder.
+        CheckpointError: There are none, one is missing, or the index points out of the folder.
     """
     for single in ("model.safetensors", "pytorch_model.bin"):
         index = directory / f"{single}.index.json"
@@ -74,7 +74,7 @@ def check_indexes(directory: Path) -> None:
     """Checks the indexes of sharded weights, where a folder has any, before transformers reads them.
 
     Raises:
-        CheckpointError: a shard is missing or points out of the folder, or the file is not an index.
+        CheckpointError: A shard is missing or points out of the folder, or the file is not an index.
     """
     for index in directory.glob("*.index.json"):
         _shards(index)
@@ -110,7 +110,7 @@ def headers(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Names of the tensors of a file with their shapes and types, on the device "meta".
 
     Raises:
-        CheckpointError: the file cannot be read.
+        CheckpointError: The file cannot be read.
     """
     if file.suffix != ".safetensors":
         for name, tensor in read_weights(file).items():
@@ -136,7 +136,7 @@ def refuse_far_larger(directory: Path, config: Owl2Config, model_class: type[Pre
     Smaller differences are found, and named, when the weights are loaded.
 
     Raises:
-        CheckpointError: with both numbers of parameters.
+        CheckpointError: It does; the message has both numbers of parameters.
     """
     stored = {name: like.numel() for file in weight_files(directory) for name, like in headers(file)}
     parts = (config.vision_config, config.abstractor_config, config.text_config)

@@ -80,7 +80,7 @@ class Owl2VisionEncoder(Owl2PreTrainedModel):
         """Patch, class and position embeddings after the first norm: [N, T, Dv].
 
         Raises:
-            ValueError: the sides of the images are not multiples of the patch size.
+            ValueError: The sides of the images are not multiples of the patch size.
         """
         height, width = pixel_values.shape[-2:]
         patch = self.config.patch_size

@@ -91,7 +91,7 @@ class Owl2VisualAbstractor(Owl2PreTrainedModel):
         Args:
             vision_states: [N, T, Dv].
             grid: Rows and columns of the patches, for which the fixed positions are computed.
-            num_prefix: tokens in front of the patches (the class token).
+            num_prefix: Tokens in front of the patches (the class token).
 
         Returns:
             `last_hidden_state` [N, Q + 1, D]; attentions [N, heads, Q, Q + T] with the queries first.

@@ -25,18 +25,18 @@ class CallSettings:
     Attributes:
         padding: True or "longest", "max_length", or False.
         padding_side: "left" or "right"; the tokenizer's by default.
-        pad_to_multiple_of: round the padded length up to a multiple of this.
-        truncation: cut text (never an image) from the end to `max_length` tokens, instead of an error.
-        max_length: most tokens of a text, visual rows included.
-        num_frames: frames taken from a longer video; the processor's by default.
-        add_special_tokens: open texts with the beginning-of-sequence token, if the tokenizer does so.
-        return_mm_token_type_ids, return_attention_mask: leave them out if False.
-        return_offsets_mapping: also `offset_mapping`, (first, last + 1) character of the text for each token; all rows
+        pad_to_multiple_of: Round the padded length up to a multiple of this.
+        truncation: Cut text (never an image) from the end to `max_length` tokens, instead of an error.
+        max_length: Most tokens of a text, visual rows included.
+        num_frames: Frames taken from a longer video; the processor's by default.
+        add_special_tokens: Open texts with the beginning-of-sequence token, if the tokenizer does so.
+        return_mm_token_type_ids, return_attention_mask: Leave them out if False.
+        return_offsets_mapping: Also `offset_mapping`, (first, last + 1) character of the text for each token; all rows
             of an image have those of its placeholder.
         return_special_tokens_mask: Also return `special_tokens_mask`, 1 for tokens that stand for no text.
-        return_length: also `length`, the number of tokens of each text with its padding.
+        return_length: Also `length`, the number of tokens of each text with its padding.
         return_tensors: "pt" for tensors; otherwise lists, and arrays for the pixels.
-        images: settings of the image processor, such as `size`, `aspect` or `do_resize`.
+        images: Settings of the image processor, such as `size`, `aspect` or `do_resize`.
     """
 
     padding: bool | str | None = False
@@ -59,8 +59,8 @@ class CallSettings:
         """The settings from keyword arguments, some of which may be grouped (`text_kwargs={...}`).
 
         Raises:
-            TypeError: one is unknown.
-            ValueError: one is given twice with different values.
+            TypeError: One is unknown.
+            ValueError: One is given twice with different values.
         """
         flat = {name: value for name, value in given.items() if name not in _GROUPS}
         for group in _GROUPS:
@@ -85,7 +85,7 @@ class CallSettings:
         """Whether text is cut.
 
         Raises:
-            ValueError: there is no length to cut to.
+            ValueError: There is no length to cut to.
         """
         truncates = self.truncation not in (False, None, "do_not_truncate")
         if self.max_length is None and truncates or self.max_length is not None and self.max_length < 1:

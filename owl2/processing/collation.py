@@ -28,8 +28,8 @@ def encoded_sample(sequence: TokenSequence, is_learnt: Sequence[bool], pixels: S
     """One sample for training.
 
     Args:
-        sequence: its tokens.
-        is_learnt: whether each token is a target; visual rows never are.
+        sequence: Its tokens.
+        is_learnt: Whether each token is a target; visual rows never are.
         pixels: [3, H, W] of each image or frame.
 
     Returns:
@@ -37,7 +37,7 @@ def encoded_sample(sequence: TokenSequence, is_learnt: Sequence[bool], pixels: S
         if there are images.
 
     Raises:
-        ValueError: no token is a target.
+        ValueError: No token is a target.
     """
     labels = [
         token if learnt and modality == TEXT else IGNORE_INDEX
@@ -69,7 +69,7 @@ def pad_rows(
     """Pads named rows as transformers does: `padding` True or "longest", "max_length", or False.
 
     Raises:
-        ValueError: another `padding` or `padding_side`, or "max_length" without `max_length`.
+        ValueError: Another `padding` or `padding_side`, or "max_length" without `max_length`.
     """
     if padding in (False, None, "do_not_pad"):
         return rows
@@ -90,7 +90,7 @@ def pad_sequence(row: list[Any], length: int, value: Any, padding_side: str) -> 
     """Fills one row up to `length` with `value` on the "left" or the "right".
 
     Raises:
-        ValueError: another `padding_side`.
+        ValueError: Another `padding_side`.
     """
     if padding_side not in ("left", "right"):
         raise ValueError(f"padding_side={padding_side!r} must be 'left' or 'right'")
@@ -104,16 +104,16 @@ def pad_encoded(
     """Collates encoded samples.
 
     Args:
-        samples: dictionaries of lists of equal length within a sample (`input_ids`, `labels`, ...), and maybe
+        samples: Dictionaries of lists of equal length within a sample (`input_ids`, `labels`, ...), and maybe
             `pixel_values` [n, 3, H, W]. All but `pixel_values` must be in all samples or in none.
-        pad_token_id: fills `input_ids`; labels are filled with -100, masks and modalities with 0.
+        pad_token_id: Fills `input_ids`; labels are filled with -100, masks and modalities with 0.
         padding_side: "left" or "right".
 
     Returns:
         int64 tensors [B, S], and `pixel_values` [N, 3, H, W] in the order of the samples, if there are any.
 
     Raises:
-        ValueError: no samples, or some lack an entry that others have.
+        ValueError: No samples, or some lack an entry that others have.
     """
     if not samples:
         raise ValueError("there is nothing to pad: the list of samples is empty")

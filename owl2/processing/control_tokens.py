@@ -71,8 +71,8 @@ def encode_protected(
 
     Args:
         stand_ins: The characters of `stand_ins_of`.
-        ids_of_tokens: the control tokens that the text may hold as such.
-        encode_letters: tokenizes a text without control tokens, in which their letters are letters.
+        ids_of_tokens: The control tokens that the text may hold as such.
+        encode_letters: Tokenizes a text without control tokens, in which their letters are letters.
 
     Returns:
         Ids, and the (first, last + 1) character of `text` that each stands for.

@@ -19,8 +19,8 @@ def assistant_spans(
     """Renders a conversation and finds the assistant's turns in it.
 
     Args:
-        messages: turns with `role` and `content`.
-        render: renders messages with (True) or without (False) the prompt for generation.
+        messages: Turns with `role` and `content`.
+        render: Renders messages with (True) or without (False) the prompt for generation.
         special_tokens: Strings, one of which may close a turn; what a template writes after it (a line break in
             ChatML) is not learnt, since generation stops before it.
 
@@ -28,7 +28,7 @@ def assistant_spans(
         The whole text, and (first, last + 1) character of each assistant turn, from where generation would begin.
 
     Raises:
-        ValueError: the template does not render conversations as continuations of their beginnings.
+        ValueError: The template does not render conversations as continuations of their beginnings.
     """
     messages = list(messages)
     text = render(messages, False)
@@ -137,7 +137,7 @@ def media_of_conversation(messages: Sequence[Message], given: Any, kind: str) ->
     """The images or videos (`kind`) of a conversation: those in its content parts, or those given beside it.
 
     Raises:
-        ValueError: they were given in both ways.
+        ValueError: They were given in both ways.
     """
     keys = (kind, "path", "url", "base64")
     carried = [

@@ -30,7 +30,7 @@ def load_image(source: ImageSource) -> Image.Image:
     """Loads one image as 8-bit RGB.
 
     Args:
-        source: a PIL image; the path of a file; the bytes of a file, or these in base64, plain or as a data URL
+        source: A PIL image; the path of a file; the bytes of a file, or these in base64, plain or as a data URL
             (`data:image/png;base64,...`); an array [H, W], [H, W, 3] or [H, W, 4] of type uint8.
 
     Returns:
@@ -38,7 +38,7 @@ def load_image(source: ImageSource) -> Image.Image:
         is scaled to 8 bits; the first frame of an animation is taken.
 
     Raises:
-        ValueError: the source is missing, empty, damaged, of another kind, a web address, or larger than
+        ValueError: The source is missing, empty, damaged, of another kind, a web address, or larger than
             `PIL.Image.MAX_IMAGE_PIXELS` (a decompression bomb).
     """
     if isinstance(source, Image.Image):
@@ -81,7 +81,7 @@ def check_local_path(path: Any, kind: str) -> str:
     """The path as a string, if it names a local file.
 
     Raises:
-        ValueError: for a web address, a missing file or a directory.
+        ValueError: It is a web address, a missing file or a directory.
     """
     name = path_of_file_url(os.fspath(path))
     if "://" in name:

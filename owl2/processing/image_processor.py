@@ -41,7 +41,7 @@ class Owl2ImageProcessorPil(PilBackend):
         image_mean, image_std (`list[float]`): Mean and standard deviation of the channels, CLIP's by default.
 
     Raises:
-        ValueError: an unknown `aspect`, or an image that `load_image` refuses or that has an absurdly long side.
+        ValueError: An unknown `aspect`, or an image that `load_image` refuses or that has an absurdly long side.
     """
 
     valid_kwargs = Owl2ImagesKwargs

@@ -11,12 +11,12 @@ def share_images(images: Any, counts: Sequence[int], placeholder: str) -> list[l
     """The images of each text: from one image, a flat list in placeholder order, or one list for each text.
 
     Args:
-        images: the images, or None.
+        images: The images, or None.
         counts: Number of placeholders of each text.
         placeholder: String of the placeholder, for the errors.
 
     Raises:
-        ValueError: numbers of images and placeholders differ; both are given.
+        ValueError: Numbers of images and placeholders differ; both are given.
     """
     if isinstance(images, list | tuple):
         nested = any(isinstance(entry, list | tuple) for entry in images)
@@ -33,7 +33,7 @@ def share_videos(videos: Any, counts: Sequence[int], placeholder: str) -> list[l
     `[[["first.png", "second.png"]]]`.
 
     Raises:
-        ValueError: numbers of videos and placeholders differ; both are given.
+        ValueError: Numbers of videos and placeholders differ; both are given.
     """
     if videos is None:
         return _share([], False, counts, "video", placeholder)

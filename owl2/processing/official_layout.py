@@ -40,7 +40,7 @@ def settings_from_model(directory: Any, **kwargs: Any) -> dict[str, Any]:
     """Processor settings from a model's own files: `num_image_tokens` and the settings of the image processor.
 
     Args:
-        directory: a local directory or the name of a model on the hub.
+        directory: A local directory or the name of a model on the hub.
 
     Returns:
         The settings that the files state, and no others.

@@ -51,17 +51,17 @@ class Owl2Processor(ProcessorMixin):
     """Image processor, tokenizer and chat template of mPLUG-Owl2 in one.
 
     Args:
-        image_processor: gives `pixel_values`.
-        tokenizer: any fast tokenizer. It gets `image_token` where it has none, and a padding token (its unknown token,
+        image_processor: Gives `pixel_values`.
+        tokenizer: Any fast tokenizer. It gets `image_token` where it has none, and a padding token (its unknown token,
             else its end-of-sequence token); a LLaMA tokenizer is replaced by one whose ids are SentencePiece's.
         chat_template: Jinja template of a conversation. By default the tokenizer's own; where it has none, that of
             the published model. A template that knows only text is extended to images and videos.
-        num_image_tokens: rows of one image, Q + 1.
-        image_token, video_token: placeholders in a text; only the first is a token.
-        num_frames: frames taken from a longer video.
+        num_image_tokens: Rows of one image, Q + 1.
+        image_token, video_token: Placeholders in a text; only the first is a token.
+        num_frames: Frames taken from a longer video.
 
     Raises:
-        ValueError: a number is not positive, or the tokenizer is not a fast one.
+        ValueError: A number is not positive, or the tokenizer is not a fast one.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class Owl2Processor(ProcessorMixin):
         """Turns texts with their images and videos into the inputs of the model.
 
         Args:
-            images: one image, a flat list consumed in the order of the placeholders over all texts, or one list for
+            images: One image, a flat list consumed in the order of the placeholders over all texts, or one list for
                 each text; an image is whatever `load_image` reads.
-            text: one text or a list, with `image_token` and `video_token` where images and videos stand.
+            text: One text or a list, with `image_token` and `video_token` where images and videos stand.
             videos: Given like `images`; a video is whatever `load_video` reads (see `share_videos` for lists of
                 frames).
             kwargs: See `CallSettings`; as in any processor of transformers, they may be grouped (`text_kwargs={...}`).
@@ -113,7 +113,7 @@ class Owl2Processor(ProcessorMixin):
             frames in the order of their placeholders over all texts, absent if there are none.
 
         Raises:
-            ValueError: numbers of placeholders and of images or videos differ; a text is too long; texts of unequal
+            ValueError: Numbers of placeholders and of images or videos differ; a text is too long; texts of unequal
                 length are asked for as tensors without padding; an image or a video cannot be read.
         """
         if audio is not None:
@@ -146,7 +146,7 @@ class Owl2Processor(ProcessorMixin):
         """Renders messages with images and videos in their content parts; see `ProcessorMixin.apply_chat_template`.
 
         Raises:
-            ChatTemplateError: also where the template refuses the messages, or has no place for `tools` or `documents`.
+            ChatTemplateError: Also where the template refuses the messages, or has no place for `tools` or `documents`.
         """
         for name in ("tools", "documents"):
             if kwargs.get(name) and name not in str(kwargs.get("chat_template") or self.chat_template):
@@ -193,10 +193,10 @@ class Owl2Processor(ProcessorMixin):
         """Encodes a conversation in which the assistant's turns are learnt.
 
         Args:
-            messages: turns with `role` and `content` (a string, or parts of type text, image and video). One of the
+            messages: Turns with `role` and `content` (a string, or parts of type text, image and video). One of the
                 assistant with `"weight": 0` is not learnt.
             images, videos: Images and videos of the placeholders, in order, unless the content parts carry them.
-            max_length, truncation: as for `__call__`.
+            max_length, truncation: As for `__call__`.
             with_pixels: False leaves the images to the caller, who adds `pixel_values` in their order.
             normalize: False gives pixels as levels from 0 to 255 in uint8, for the device to normalise.
             control_tokens: The meaning of a control token in a text, such as `</s>`: the token, its letters ("text"),
@@ -207,7 +207,7 @@ class Owl2Processor(ProcessorMixin):
             each turn, -100 elsewhere), and a tensor `pixel_values` [n, 3, H, W] if there are images or videos.
 
         Raises:
-            ValueError: as `__call__`; no token is left to learn; the chat template refuses the messages or does not
+            ValueError: As `__call__`; no token is left to learn; the chat template refuses the messages or does not
                 render them as continuations of their beginnings.
         """
         check_messages(messages)
@@ -234,15 +234,15 @@ class Owl2Processor(ProcessorMixin):
         no beginning-of-sequence token. Caption and end-of-sequence token are learnt.
 
         Args:
-            caption: without placeholders.
-            image: whatever `load_image` reads; without it the caller adds `pixel_values` [1, 3, H, W].
-            control_tokens: as for `encode_conversation`.
+            caption: Without placeholders.
+            image: Whatever `load_image` reads; without it the caller adds `pixel_values` [1, 3, H, W].
+            control_tokens: As for `encode_conversation`.
 
         Returns:
             As `encode_conversation`.
 
         Raises:
-            ValueError: the caption is empty or holds a placeholder, or a control token where it may not; the image
+            ValueError: The caption is empty or holds a placeholder, or a control token where it may not; the image
                 cannot be read.
         """
         (message,) = self._with_control_tokens([{"role": "assistant", "content": caption}], control_tokens)
@@ -256,7 +256,7 @@ class Owl2Processor(ProcessorMixin):
         """Encodes a text with image placeholders, of which nothing is learnt; the caller adds the `pixel_values`.
 
         Args:
-            add_special_tokens: as for `__call__`.
+            add_special_tokens: As for `__call__`.
 
         Returns:
             Lists `input_ids`, `attention_mask`, `mm_token_type_ids`.
@@ -275,7 +275,7 @@ class Owl2Processor(ProcessorMixin):
             As `encode_conversation`.
 
         Raises:
-            ValueError: the text is empty or holds a placeholder.
+            ValueError: The text is empty or holds a placeholder.
         """
         sequence = TokenSequence()
         self._append_supervised(sequence, text, add_beginning=True)

@@ -25,7 +25,7 @@ class TokenSequence:
     """One tokenized text.
 
     Attributes:
-        input_ids: token ids, the image token's at visual rows.
+        input_ids: Token ids, the image token's at visual rows.
         mm_token_type_ids: 0 text, 1 image, 2 video, one for each id.
         offsets: (first, last + 1) character of the text that each id stands for; (0, 0) for an inserted token.
     """
@@ -48,7 +48,7 @@ class TokenSequence:
         """Limits the sequence to `max_length` tokens; text is cut from the end only with `truncation`.
 
         Raises:
-            ValueError: too long and not to be cut, or visual rows would be lost; gives the length and the limit.
+            ValueError: Too long and not to be cut, or visual rows would be lost; gives the length and the limit.
         """
         if max_length is None or len(self) <= max_length:
             return
@@ -70,10 +70,10 @@ class PlaceholderTokenizer:
     """Tokenizes text around placeholders with any fast tokenizer.
 
     Args:
-        tokenizer: a tokenizer that gives character offsets.
-        placeholders: modality (`IMAGE`, `VIDEO`) of each placeholder string.
-        image_token_id: the id that stands for every visual row.
-        beginning: the id that opens a text (`beginning_of_sequence`), or None.
+        tokenizer: A tokenizer that gives character offsets.
+        placeholders: Modality (`IMAGE`, `VIDEO`) of each placeholder string.
+        image_token_id: The id that stands for every visual row.
+        beginning: The id that opens a text (`beginning_of_sequence`), or None.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class PlaceholderTokenizer:
         """Tokenizes `text` and gives its i-th placeholder `rows[i]` visual rows.
 
         Args:
-            text: may hold placeholders, special tokens, and what `control_tokens.protect` puts in their place.
-            rows: number of rows for each placeholder, as `find` lists them.
+            text: May hold placeholders, special tokens, and what `control_tokens.protect` puts in their place.
+            rows: Number of rows for each placeholder, as `find` lists them.
             add_beginning: Open with the beginning-of-sequence token, if the tokenizer does so.
         """
         sequence, position = TokenSequence(), 0
@@ -161,7 +161,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, image_token: str) -> P
     the model never looks up at visual rows.
 
     Raises:
-        ValueError: the tokenizer gives no character offsets.
+        ValueError: The tokenizer gives no character offsets.
     """
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} gives no character offsets: a fast tokenizer is needed")

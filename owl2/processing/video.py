@@ -41,7 +41,7 @@ def load_video(
     repeated.
 
     Args:
-        source: the path of a video file (mp4, avi, webm, gif, ...), a list of frames that `load_image` reads, or an
+        source: The path of a video file (mp4, avi, webm, gif, ...), a list of frames that `load_image` reads, or an
             array [T, H, W, 3] of type uint8.
         num_frames: Number of frames to take.
         start, end: Limits of the part, in `unit` from the beginning of the video; `end` is not in it.
@@ -93,7 +93,7 @@ def _animation_frames(name: str) -> Iterator[Image.Image]:
     """Reads animated pictures by Pillow, which composes each frame on those before it.
 
     Raises:
-        ValueError: not even the first frame can be read, or it is a decompression bomb.
+        ValueError: Not even the first frame can be read, or it is a decompression bomb.
     """
     count = 0
     try:
@@ -255,7 +255,7 @@ def upright(image: Image.Image, matrix: Sequence[int]) -> Image.Image:
     """Turns a frame upright: phones store how they were held beside it, and front cameras also a mirroring.
 
     Args:
-        matrix: a, b, u, c, d, v, x, y, w of ISO/IEC 14496-12, section 8.3.2.3: a pixel at (p, q) is shown at
+        matrix: A, b, u, c, d, v, x, y, w of ISO/IEC 14496-12, section 8.3.2.3: a pixel at (p, q) is shown at
             (a p + c q, b p + d q), without the shift. Turns other than by quarters go to the nearest.
     """
     a, b, _, c, d = matrix[:5]

@@ -29,7 +29,7 @@ class FrameSampling:
             where these are more than `num_frames`, the centres of equal segments of them.
 
     Raises:
-        ValueError: a number is out of range, or an unknown unit or spacing.
+        ValueError: A number is out of range, or an unknown unit or spacing.
     """
 
     num_frames: int
@@ -58,13 +58,13 @@ class FrameSampling:
         """The indices of the frames to take from `total`, in increasing order; some may be equal.
 
         Args:
-            rate: frames a second, if it is known.
+            rate: Frames a second, if it is known.
             name: Name of the video, for the errors.
-            times: seconds at which each frame is shown, and at which the last one ends, if that is known. They count
+            times: Seconds at which each frame is shown, and at which the last one ends, if that is known. They count
                 instead of the rate where it is not constant, but for the spacing "seed", which is a program's.
 
         Raises:
-            ValueError: the part begins after the end of the video, or is in seconds and the rate is not known.
+            ValueError: The part begins after the end of the video, or is in seconds and the rate is not known.
         """
         if total == 0:
             return []

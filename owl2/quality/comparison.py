@@ -87,7 +87,7 @@ def anchors_in(folder: str | Path) -> tuple[list[Path], torch.Tensor | None]:
     """Images of a folder in the order of their names, and the matrix of `matrix.json` if it is there.
 
     Raises:
-        ValueError: no folder, fewer than two images, or a matrix of another size.
+        ValueError: No folder, fewer than two images, or a matrix of another size.
     """
     path = Path(folder)
     if not path.is_dir():

@@ -24,7 +24,7 @@ def as_list(images: QualityImages) -> Sequence[Any] | torch.Tensor:
     """A list of sources, or a checked tensor [B, 3, H, W].
 
     Raises:
-        ValueError: there is no image, or a tensor has another shape or values outside 0..1.
+        ValueError: There is no image, or a tensor has another shape or values outside 0..1.
     """
     if not isinstance(images, torch.Tensor):
         sources = [images] if is_single(images) else list(images)
@@ -59,10 +59,10 @@ def tensor_pixels(images: torch.Tensor, processor: Owl2ImageProcessorPil, aspect
 
     Args:
         images: [B, 3, H, W] in 0..1.
-        aspect_ratio: only "pad".
+        aspect_ratio: Only "pad".
 
     Raises:
-        ValueError: another `aspect_ratio`.
+        ValueError: Another `aspect_ratio`.
     """
     if aspect_ratio != "pad":
         raise ValueError(f"tensors of images are padded to a square; there is no aspect_ratio={aspect_ratio!r}")
@@ -94,7 +94,7 @@ def video_frames(video: Any, most: int) -> list[Image.Image]:
         video: A file, or a list of frames, which are all taken.
 
     Raises:
-        ValueError: it cannot be read, its frame rate is not known, or a list has more than `most` frames.
+        ValueError: It cannot be read, its frame rate is not known, or a list has more than `most` frames.
     """
     if not isinstance(video, str | os.PathLike):
         if len(video) > most:

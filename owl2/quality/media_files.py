@@ -19,11 +19,11 @@ def media_files(inputs: Iterable[str]) -> list[str]:
     """Every file once, in the order of the inputs and, in a folder, of the names.
 
     Args:
-        inputs: each a file; a folder, which is searched with the folders in it for known endings; or a list, a `.txt`
+        inputs: Each a file; a folder, which is searched with the folders in it for known endings; or a list, a `.txt`
             with one path a line, relative to the folder of the list.
 
     Raises:
-        ValueError: an input is not found, or there is no file at all.
+        ValueError: An input is not found, or there is no file at all.
     """
     found = dict.fromkeys(file for item in inputs for file in _expanded(item))
     if not found:

@@ -39,7 +39,7 @@ class Protocol:
         """The prompt for an aspect of an image or a video.
 
         Raises:
-            ValueError: the aspect is empty or holds a placeholder.
+            ValueError: The aspect is empty or holds a placeholder.
         """
         if not aspect.strip() or "<|" in aspect:
             raise ValueError(f"the aspect {aspect!r} must be a word or two, such as {' or '.join(ASPECTS)}")
@@ -88,7 +88,7 @@ def protocol_named(name: str) -> Protocol:
     """The protocol of a name.
 
     Raises:
-        ValueError: there is none; the message lists them.
+        ValueError: There is none; the message lists them.
     """
     if name not in PROTOCOLS:
         raise ValueError(f"There is no quality protocol {name!r}: choose among {', '.join(PROTOCOLS)}.")

@@ -25,8 +25,8 @@ class Outcome:
     """The outcome for the files.
 
     Attributes:
-        scored: number of files scored in this run; `known` had scores before it.
-        problems: files that could not be scored, with the reason.
+        scored: Number of files scored in this run; `known` had scores before it.
+        problems: Files that could not be scored, with the reason.
     """
 
     scored: int = 0

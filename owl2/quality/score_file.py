@@ -18,7 +18,7 @@ class ScoreFile:
     """A file of scores and, beside it, their settings (`scores.csv.settings.json`).
 
     Raises:
-        ValueError: the ending is neither `.csv` nor `.jsonl`.
+        ValueError: The ending is neither `.csv` nor `.jsonl`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +35,7 @@ class ScoreFile:
         """Refuses to add to the scores of another setting.
 
         Raises:
-            ValueError: with the first setting that differs.
+            ValueError: A setting differs; the message names the first one.
         """
         if not self.settings_path.is_file():
             if self.path.is_file():

@@ -51,12 +51,12 @@ class QualityScorer:
 
     Args:
         model: The model, which is put into evaluation mode.
-        protocol: a name of `owl2.quality.protocols.PROTOCOLS`, or one of your own.
+        protocol: A name of `owl2.quality.protocols.PROTOCOLS`, or one of your own.
         aspect: The aspect to ask for by default: "quality", "aesthetics", or any other word.
-        batch_size: images at a time; it does not change scores.
+        batch_size: Images at a time; it does not change scores.
 
     Raises:
-        ValueError: an unknown protocol; a level word is not one token after the prompt, or is that of another level.
+        ValueError: An unknown protocol; a level word is not one token after the prompt, or is that of another level.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class QualityScorer:
             dtype, device, base, bits: As in `owl2.checkpoints.loading.load_for_chat`.
 
         Raises:
-            ValueError: as `owl2.checkpoints.loading.load_for_chat`, and as the class.
+            ValueError: As `owl2.checkpoints.loading.load_for_chat`, and as the class.
         """
         from owl2.checkpoints.loading import load_for_chat
 
@@ -102,12 +102,12 @@ class QualityScorer:
         """Scores [B] of images in the scale of the protocol, higher is better; of a single image, a scalar tensor.
 
         Args:
-            images: an image or a list, each whatever `load_image` reads; or a tensor [B, 3, H, W] or [3, H, W] in
+            images: An image or a list, each whatever `load_image` reads; or a tensor [B, 3, H, W] or [3, H, W] in
                 0..1 (RGB). The scores of a tensor that requires a gradient have one.
             aspect: An aspect other than the scorer's.
 
         Raises:
-            ValueError: an image cannot be read, or a tensor has another shape or range.
+            ValueError: An image cannot be read, or a tensor has another shape or range.
         """
         scores = self._ratings_of(images, aspect).scores
         return scores[0] if is_single(images) else scores
@@ -123,7 +123,7 @@ class QualityScorer:
         The visual tokens are shared; the decoder reads the prompt of each aspect, since its word stands before them.
 
         Raises:
-            ValueError: as a call; no aspect.
+            ValueError: As a call; no aspect.
         """
         sources, parts = as_list(images), []
         with self._graph_of(sources):
@@ -135,7 +135,7 @@ class QualityScorer:
         """`pixel_values` [B, 3, H, W] of a list of images or a tensor, padded as the protocol wants.
 
         Raises:
-            ValueError: an image cannot be read.
+            ValueError: An image cannot be read.
         """
         return prepare(images, self.processor.image_processor, self.protocol.aspect_ratio)
 
@@ -143,7 +143,7 @@ class QualityScorer:
         """Rates one batch that `prepare` made, as `ratings` does.
 
         Raises:
-            ValueError: no aspect.
+            ValueError: No aspect.
         """
         if not aspects:
             raise ValueError("name at least one aspect, such as quality")
@@ -158,14 +158,14 @@ class QualityScorer:
         """Rates aspects of one video from one frame a second, with all frames in one prompt.
 
         Args:
-            video: a file, or a list of frames, which are taken as they are.
+            video: A file, or a list of frames, which are taken as they are.
 
         Returns:
             The ratings (B = 1) and the number of frames; if a video has more seconds than the context has room for
             frames, as many frames as fit are spread evenly.
 
         Raises:
-            ValueError: the video cannot be read.
+            ValueError: The video cannot be read.
         """
         wanted = [self.aspect] if aspects is None else list(aspects)
         frames = video_frames(video, self._most_frames(wanted))
@@ -182,10 +182,10 @@ class QualityScorer:
         """Compares the second image of each pair with the first, in the way of Compare2Score.
 
         Args:
-            first, second: lists or tensors of the same number of images, or single images.
+            first, second: Lists or tensors of the same number of images, or single images.
 
         Raises:
-            ValueError: the numbers differ, or as a call.
+            ValueError: The numbers differ, or as a call.
         """
         ones, others = as_list(first), as_list(second)
         if len(ones) != len(others):
@@ -205,7 +205,7 @@ class QualityScorer:
         anchors (`protocols.PUBLISHED_ANCHORS`); without it the model compares each two once.
 
         Raises:
-            ValueError: fewer than two images, one that cannot be read, or a matrix that does not fit.
+            ValueError: Fewer than two images, one that cannot be read, or a matrix that does not fit.
         """
         files, matrix = anchors_in(folder)
         if matrix is None:
@@ -224,7 +224,7 @@ class QualityScorer:
         Each image joins the matrix of preferences, whose maximum a posteriori scores are scaled.
 
         Raises:
-            ValueError: as a call.
+            ValueError: As a call.
         """
         prompt, sources, scores = self._prompt(COMPARISON, self.aspect), as_list(images), []
         with torch.no_grad():
@@ -321,7 +321,7 @@ def level_token(processor: Owl2Processor, prompt: str, word: str) -> int:
     """The one token that a word adds to a prompt as its continuation, with the space before it.
 
     Raises:
-        ValueError: the word is several tokens, or changes those of the prompt.
+        ValueError: The word is several tokens, or changes those of the prompt.
     """
     before = processor.encode_prompt(prompt)["input_ids"]
     after = processor.encode_prompt(f"{prompt} {word}")["input_ids"]

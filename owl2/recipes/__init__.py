@@ -45,7 +45,7 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
     """The file of a recipe.
 
     Args:
-        name: path of a file, or name of a recipe of the package; a file of that name takes precedence.
+        name: Path of a file, or name of a recipe of the package; a file of that name takes precedence.
 
     Raises:
         ValueError: There is neither.

@@ -75,7 +75,7 @@ class Fetcher:
         """The contents at an address.
 
         Raises:
-            InvalidRequest: the host is not allowed, its address not public, the file too large or too slow, or there
+            InvalidRequest: The host is not allowed, its address not public, the file too large or too slow, or there
                 is none; `param` is to blame.
         """
         deadline = time.monotonic() + self.settings.seconds

@@ -31,10 +31,10 @@ class RemoteChatSession:
 
     Args:
         url: Address of the server, with or without `/v1` at its end.
-        model: its name there; the first that the server lists, if it is not given.
+        model: Its name there; the first that the server lists, if it is not given.
 
     Raises:
-        ValueError: not an http or https address, nothing answers there, or it lists no such model.
+        ValueError: Not an http or https address, nothing answers there, or it lists no such model.
     """
 
     def __init__(self, url: str, system: str | None = None, model: str | None = None) -> None:

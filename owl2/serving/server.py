@@ -30,7 +30,7 @@ def serve(
     """Loads a model and answers until SIGINT or SIGTERM; answers that are being written are then finished first.
 
     Raises:
-        ValueError: as `load_for_chat`; the settings do not fit the model.
+        ValueError: As `load_for_chat`; the settings do not fit the model.
     """
     _log_to_stderr()
     model, processor = load_for_chat(directory, dtype, device, base, bits)

@@ -83,10 +83,10 @@ class ServeSettings(_Section):
     Attributes:
         model_name: The name of the model for clients; by default that of its directory.
         api_keys: If there are any, each request must send one as `Authorization: Bearer KEY`.
-        allowed_hosts: names by which the server may be reached. On loopback they default to those of loopback, against
+        allowed_hosts: Names by which the server may be reached. On loopback they default to those of loopback, against
             web pages that send requests to servers of their visitors; elsewhere all names are accepted.
-        cors_origins: web pages of other hosts that may use the API.
-        log_prompts: write texts of prompts and answers to the log.
+        cors_origins: Web pages of other hosts that may use the API.
+        log_prompts: Write texts of prompts and answers to the log.
     """
 
     host: str = "127.0.0.1"
@@ -106,7 +106,7 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     """The settings of a file, changed by `section.key=value` in YAML.
 
     Raises:
-        ValueError: there is no such file, a key is unknown, or a value is wrong; each is named.
+        ValueError: There is no such file, a key is unknown, or a value is wrong; each is named.
     """
     tree: dict[str, Any] = {} if path is None else _read(path)
     for override in overrides:

@@ -43,12 +43,12 @@ def export(
     the same call. For a run with LoRA it writes the adapter folder. A whole model gets a model card.
 
     Args:
-        source: a run directory, one of its checkpoints, or a model directory.
-        target: a new directory.
-        step: which checkpoint of the run; by default the newest.
+        source: A run directory, one of its checkpoints, or a model directory.
+        target: A new directory.
+        step: Which checkpoint of the run; by default the newest.
         layout: "official" is what the official code reads.
-        hub_code: add the code, so that the model loads with `trust_remote_code=True` where owl2 is not installed.
-        report: called after each shard.
+        hub_code: Add the code, so that the model loads with `trust_remote_code=True` where owl2 is not installed.
+        report: Called after each shard.
 
     Returns:
         The step whose checkpoint was taken; None for a model directory.

@@ -34,10 +34,10 @@ def write_model_card(
     Paths of the recipe are shortened to their last part: the card says what was used, not where it was.
 
     Args:
-        name: the title.
+        name: The title.
         run: The run that the model comes from; without it, the card says that its training is not known.
-        step: the step of the checkpoint.
-        with_code: whether the directory loads with `trust_remote_code=True`.
+        step: The step of the checkpoint.
+        with_code: Whether the directory loads with `trust_remote_code=True`.
     """
     report = inspect_checkpoint(directory)
     recipe = run.read_recipe() if run is not None else None

@@ -125,7 +125,7 @@ def show(recipe: Recipe, console: Console) -> None:
     The cost is for the GPUs of the ranks that torchrun starts, or else for one machine with 8 GPUs.
 
     Raises:
-        ValueError: the parts of the model do not fit each other.
+        ValueError: The parts of the model do not fit each other.
     """
     console.print(dump_recipe(recipe), markup=False, highlight=False)
     sizes = meta_config(recipe)

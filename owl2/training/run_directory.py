@@ -30,7 +30,7 @@ class RunDirectory:
     """The files of a run.
 
     Attributes:
-        recipe: the resolved recipe.
+        recipe: The resolved recipe.
         metrics: A JSON object for each step that counts: after resuming from a checkpoint no step occurs twice.
         evaluations: A JSON object for each evaluation.
         predictions: The model's answers to benchmarks, in a directory for each step.
@@ -65,10 +65,10 @@ class RunDirectory:
         return parse_recipe(with_present_names(read_yaml(self.recipe)), str(self.recipe))
 
     def refuse_other(self, recipe: Recipe) -> None:
-        """Raises if the directory holds a run of another recipe, or a model or checkpoints that no recipe explains.
+        """Refuses a directory that holds a run of another recipe, or a model or checkpoints that no recipe explains.
 
         Raises:
-            ValueError: with the keys in which they differ.
+            ValueError: It does; the message names the keys that differ.
         """
         saved = self.read_recipe()
         if saved is None:

@@ -19,7 +19,7 @@ def select_trainable(model: Owl2ForConditionalGeneration, parts: Iterable[str]) 
         Number of parameters of every part.
 
     Raises:
-        ValueError: there is no such part.
+        ValueError: There is no such part.
     """
     parts = set(parts)
     if parts - set(PARTS):

@@ -49,7 +49,7 @@ def bounded(outside: Path, memory: int) -> Iterator[None]:
     """Fails if what runs inside opens a file below `outside`, reaches out, or goes beyond time or memory.
 
     Args:
-        memory: bytes beyond what the process holds before.
+        memory: Bytes beyond what the process holds before.
     """
     global _seen
     previous = signal.signal(signal.SIGPROF, _too_slow)
@@ -74,7 +74,7 @@ def refused_or_read(check: Callable[[Any], Any], value: Any, named: str | None =
     """Lets a check pass that raises what a user sees as one line.
 
     Args:
-        named: must be in the message, such as the name of the file.
+        named: Must be in the message, such as the name of the file.
     """
     try:
         check(value)

@@ -86,7 +86,7 @@ def changed_json(original: Any, lines: bool = False) -> st.SearchStrategy[bytes]
     """A JSON file whose values are changed, or whose bytes are.
 
     Args:
-        lines: the file has an element of the list on each line.
+        lines: The file has an element of the list on each line.
     """
 
     def written(value: Any) -> bytes:

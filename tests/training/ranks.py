@@ -22,7 +22,7 @@ def run_ranks(size: int, function: Callable[..., Any], *arguments: Any, limit_s:
     """What a function returns on each of `size` ranks.
 
     Args:
-        function: defined at the top of an importable module; called with the arguments in a new process that has
+        function: Defined at the top of an importable module; called with the arguments in a new process that has
             torchrun's environment. It must be picklable, and so must what it returns.
     """
     processes, pipes = start_ranks(size, function, *arguments)

@@ -100,7 +100,7 @@ def check_metrics(grid: Grid) -> None:
     """Refuses columns and contrasts that name a metric which no cell will have, as far as that is known beforehand.
 
     Raises:
-        ValueError: there is one, or the source of a loss is missing.
+        ValueError: There is one, or the source of a loss is missing.
     """
     for name, entry in grid.measure.items():
         if entry.loss is not None:

@@ -68,14 +68,14 @@ def run_cell(
     """Trains and measures a cell, and writes its metrics; what other cells share and is done is used as it is.
 
     Args:
-        work: run directories of the stages and predictions.
+        work: Run directories of the stages and predictions.
         folder: The folder of the metrics.
         ranks: GPUs of this machine that share the training of a stage.
 
     Raises:
-        Busy: another process works on it, or on a stage of it.
-        Stopped: it was asked to stop.
-        ValueError: a stage cannot be trained.
+        Busy: Another process works on it, or on a stage of it.
+        Stopped: It was asked to stop.
+        ValueError: A stage cannot be trained.
     """
     with _only_process(work / f".{cell.name}.lock"):
         if read_metrics(folder, cell) is not None:  # another process has just finished it

@@ -149,7 +149,7 @@ class Grid(Section):
         """Refuses factors and levels that the grid does not have.
 
         Raises:
-            ValueError: there is one; with `whole`, or a factor is not named.
+            ValueError: There is one; with `whole`, or a factor is not named.
         """
         for factor, level in selected.items():
             if factor not in self.factors:
@@ -235,7 +235,7 @@ def load_grid(path: Path) -> Grid:
     """Reads a grid.
 
     Raises:
-        ValueError: the file cannot be read, a key is unknown, or its parts do not fit each other.
+        ValueError: The file cannot be read, a key is unknown, or its parts do not fit each other.
     """
     try:
         return Grid.model_validate(read_yaml(path))
@@ -254,7 +254,7 @@ def select(grid: Grid, only: Sequence[str], smoke: bool = False) -> Grid:
         only: `FACTOR=LEVEL,LEVEL`; factors that are not named keep all their levels.
 
     Raises:
-        ValueError: there is no such factor or level.
+        ValueError: There is no such factor or level.
     """
     wanted = {name: list(levels) for name, levels in grid.smoke.only.items()} if smoke else {}
     for text in only:
@@ -288,10 +288,10 @@ def expand(grid: Grid, folder: Path) -> list[Cell]:
     """All cells: seed by seed, so that a grid that is cut off has whole pairs.
 
     Args:
-        folder: what the paths of recipes are relative to.
+        folder: What the paths of recipes are relative to.
 
     Raises:
-        ValueError: a recipe cannot be resolved, or two conditions are the same run.
+        ValueError: A recipe cannot be resolved, or two conditions are the same run.
     """
     cells = []
     for seed in grid.seeds:

@@ -31,11 +31,11 @@ def held_out_loss(
     """Mean loss over the supervised tokens of held-out samples, by the keys of `KEYS`.
 
     Args:
-        recipe: how samples are prepared: that of the stage that is measured.
-        directory: what has to be indexed is kept there.
+        recipe: How samples are prepared: that of the stage that is measured.
+        directory: What has to be indexed is kept there.
 
     Raises:
-        ValueError: the source cannot be read, or none of its samples has an answer.
+        ValueError: The source cannot be read, or none of its samples has an answer.
     """
     stage = "instruct" if wanted.source.format in STAGE_FORMATS["instruct"] else "pretrain"
     changes = {

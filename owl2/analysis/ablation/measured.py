@@ -21,7 +21,7 @@ class Measured(NamedTuple):
         """A metric of a cell; None where the cell is missing.
 
         Raises:
-            ValueError: the cell has no such metric.
+            ValueError: The cell has no such metric.
         """
         cell = self.cells.get(tuple(levels.items()), {}).get(seed)
         if cell is None:
@@ -40,7 +40,7 @@ def load_measured(grid: Grid, folder: Path) -> Measured:
     """Reads the metrics of a grid.
 
     Raises:
-        ValueError: there are none, or there are metrics of a cell that the grid does not have.
+        ValueError: There are none, or there are metrics of a cell that the grid does not have.
     """
     files = sorted((folder / "cells").glob("*.json"))
     if not files:

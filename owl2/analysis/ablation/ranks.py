@@ -20,14 +20,14 @@ def train_on_ranks(recipe: Recipe, ranks: int, console: Console) -> bool:
 
     Args:
         recipe: The recipe, which names its run directory.
-        ranks: processes that share the training; one GPU each, where there are any.
+        ranks: Processes that share the training; one GPU each, where there are any.
         console: Where the training prints; several ranks print into its file.
 
     Returns:
         Whether the run is finished; `False` if it was asked to stop (SIGTERM) and saved its state.
 
     Raises:
-        ValueError: the recipe cannot be trained.
+        ValueError: The recipe cannot be trained.
     """
     if ranks == 1:
         return train(recipe, console)

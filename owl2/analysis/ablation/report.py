@@ -72,7 +72,7 @@ def write_report(grid: Grid, folder: Path, smoke: bool = False) -> Path:
     """Writes `report.md`, `report.json` and the plots into a folder, from the metrics there.
 
     Raises:
-        ValueError: there are no metrics, or they lack one that the grid shows.
+        ValueError: There are no metrics, or they lack one that the grid shows.
     """
     measured = load_measured(grid, folder)
     tested = evaluate_contrasts(grid, measured)

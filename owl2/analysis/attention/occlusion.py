@@ -18,18 +18,18 @@ def occlusion_map(
     """How much log-probability the next token loses where a group of patches is hidden behind the image's mean colour.
 
     Args:
-        inputs: a batch of one, whose last position predicts the token.
-        token: id of the token.
-        image: which of the prompt's images.
-        groups: the image is hidden in at most this many rows and columns of groups, each of whole patches.
-        batch_size: copies that are read at a time.
+        inputs: A batch of one, whose last position predicts the token.
+        token: Id of the token.
+        image: Which of the prompt's images.
+        groups: The image is hidden in at most this many rows and columns of groups, each of whole patches.
+        batch_size: Copies that are read at a time.
 
     Returns:
         [rows, columns]: log-probability with the whole image less that with the group hidden; above 0 where the group
         speaks for the token.
 
     Raises:
-        ValueError: the prompt has no such image, or groups or batch size are below 1.
+        ValueError: The prompt has no such image, or groups or batch size are below 1.
     """
     shape, losses = occlusion_losses(model, inputs, token, image, groups, batch_size)
     return torch.cat(list(losses)).view(shape)
@@ -44,7 +44,7 @@ def occlusion_losses(
         Rows and columns of the map, and its values in their order, each batch read when it is asked for.
 
     Raises:
-        ValueError: as `occlusion_map`.
+        ValueError: As `occlusion_map`.
     """
     pixels = inputs.get("pixel_values")
     count = 0 if pixels is None else pixels.shape[0]

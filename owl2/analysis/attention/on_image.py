@@ -45,12 +45,12 @@ def attention_on_image(
     abstractor reads them. The default position, the last of a prompt, is the one that predicts the answer.
 
     Args:
-        inputs: a batch of one, as the processor makes it.
-        image: which of the prompt's images.
+        inputs: A batch of one, as the processor makes it.
+        image: Which of the prompt's images.
         layers, heads: Layers and heads of the decoder; all by default.
 
     Raises:
-        ValueError: the prompt has no such image, or the decoder no such layer or head.
+        ValueError: The prompt has no such image, or the decoder no such layer or head.
     """
     config = base_model(model).config
     given = inputs.get("pixel_values")

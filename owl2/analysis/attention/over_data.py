@@ -23,7 +23,7 @@ class MeanShares(NamedTuple):
     """Shares of a condition, each [L], over the samples in which there are any; NaN where there are none.
 
     Attributes:
-        low, high: ends of the bootstrap interval of the mean over samples.
+        low, high: Ends of the bootstrap interval of the mean over samples.
     """
 
     mean: Shares
@@ -42,10 +42,10 @@ def shares_over_data(
     """Asks every question with its picture, an unrelated one, a gray one and none, and averages where answers looked.
 
     Args:
-        samples: questions about one picture each. The unrelated picture is that of the next question.
+        samples: Questions about one picture each. The unrelated picture is that of the next question.
 
     Raises:
-        ValueError: as `study_answer`; there are fewer than two questions, or one does not have exactly one picture.
+        ValueError: As `study_answer`; there are fewer than two questions, or one does not have exactly one picture.
     """
     if len(samples) < 2:
         raise ValueError(f"an average needs at least two questions, got {len(samples)}")

@@ -144,16 +144,16 @@ def decoder_attention(
     """The decoder's attention from some positions.
 
     Args:
-        model: ours, or one of PEFT around it.
+        model: Ours, or one of PEFT around it.
         inputs: Inputs of `forward`, as the processor makes them; a batch padded on either side. With a cache of earlier
             tokens, only the new ones: one row over a kept cache costs one step of decoding.
-        positions: among the new tokens; negative ones count from the end.
-        layers: all of them by default; negative ones count from the end.
-        heads: all of them by default.
+        positions: Among the new tokens; negative ones count from the end.
+        layers: All of them by default; negative ones count from the end.
+        heads: All of them by default.
         mean: Average over the positions, so that those of a long prompt need no memory each.
 
     Raises:
-        ValueError: there is no such position, layer or head.
+        ValueError: There is no such position, layer or head.
     """
     base = base_model(model)
     config = base.config.text_config
@@ -174,7 +174,7 @@ def base_model(model: nn.Module) -> Owl2ForConditionalGeneration:
     """Our model, also where PEFT has wrapped it.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: It is another one.
     """
     found: Any = model
     if hasattr(model, "get_base_model"):  # PeftModel, which is an extra

@@ -40,17 +40,17 @@ def write_attention(
     """Studies a question with one model or several, and writes what was found.
 
     Args:
-        models: model and processor by name; the first is the one whose image maps are drawn.
-        image: what the question is about.
-        unrelated: another image, for Figure 5; the image turned upside down by default.
+        models: Model and processor by name; the first is the one whose image maps are drawn.
+        image: What the question is about.
+        unrelated: Another image, for Figure 5; the image turned upside down by default.
         layers: Layers of Figure 4 (by default the first, middle and last) and of the image maps' mean (by default all).
-        groups: rows and columns of the occlusion.
+        groups: Rows and columns of the occlusion.
 
     Returns:
         The files.
 
     Raises:
-        ValueError: as `study_answer`; there is no such layer.
+        ValueError: As `study_answer`; there is no such layer.
     """
     images = [] if image is None else [image]
     studies = {
@@ -91,7 +91,7 @@ def write_attention_over_data(
         The files.
 
     Raises:
-        ValueError: as `shares_over_data`.
+        ValueError: As `shares_over_data`.
     """
     bar = progress.add_task("attention", total=len(models) * len(samples))
     found = {

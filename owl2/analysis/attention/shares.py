@@ -53,7 +53,7 @@ def modality_shares(
         attention_mask: [B, T], 0 at padding.
 
     Raises:
-        ValueError: the attention is to another number of tokens.
+        ValueError: The attention is to another number of tokens.
     """
     weights = attention.weights.mean(2)  # [L, B, T]
     if is_vision.shape != weights.shape[1:]:

@@ -69,7 +69,7 @@ def study_answer(
         heads: Heads of the decoder; all by default.
 
     Raises:
-        ValueError: the question is empty, or prompt and answer do not fit the context.
+        ValueError: The question is empty, or prompt and answer do not fit the context.
     """
     inputs = prompt_inputs(processor, question, images, base_model(model).device)
     length = inputs["input_ids"].shape[1]
@@ -108,7 +108,7 @@ def prompt_inputs(
     """The published prompt of a question about images, which come first, as inputs of the model.
 
     Raises:
-        ValueError: the question is empty.
+        ValueError: The question is empty.
     """
     if not question.strip():
         raise ValueError("the question is empty")
@@ -133,11 +133,11 @@ def image_map(
 
     Args:
         token: Token of the answer; the mean of all by default.
-        layers: indices into the decoder's layers; all by default.
+        layers: Indices into the decoder's layers; all by default.
         subtract_average: Subtract what the prompt's tokens look at on average, sinks above all.
 
     Raises:
-        ValueError: the prompt has no such image.
+        ValueError: The prompt has no such image.
     """
     base = base_model(model)
     pixels = study.inputs.get("pixel_values")
@@ -164,7 +164,7 @@ def study_conditions(
     """The same question with the matching image, an unrelated one, a blank one and none (Figure 5).
 
     Raises:
-        ValueError: as `study_answer`.
+        ValueError: As `study_answer`.
     """
     shown: dict[str, list[Image.Image]] = {
         "matching": [image],

@@ -37,7 +37,7 @@ def debiased_cka(one: torch.Tensor, other: torch.Tensor) -> float:
     """Debiased linear CKA of paired representations [n, D] and [n, E] (Song et al. 2012; Kornblith et al. 2019).
 
     Raises:
-        ValueError: there are fewer than 4 pairs, or other numbers of rows.
+        ValueError: There are fewer than 4 pairs, or other numbers of rows.
     """
     if one.shape[0] != other.shape[0] or one.shape[0] < LEAST_SAMPLES:
         raise ValueError(f"expected at least {LEAST_SAMPLES} pairs, got {one.shape[0]} and {other.shape[0]} rows")
@@ -64,10 +64,10 @@ def alignment_by_layer(model: nn.Module, samples: Iterable[Mapping[str, Any]], s
     """How alike the hidden states of pictures and of their texts are.
 
     Args:
-        samples: inputs of one sample each, with one picture or more and text about it.
+        samples: Inputs of one sample each, with one picture or more and text about it.
 
     Raises:
-        ValueError: a sample has no picture or no text, or there are fewer than 4.
+        ValueError: A sample has no picture or no text, or there are fewer than 4.
     """
     pairs = [_means(model, sample) for sample in samples]
     if len(pairs) < LEAST_SAMPLES:

@@ -47,7 +47,7 @@ def vision_copies(model: nn.Module) -> list[Copy]:
     """All copies of a model, layer by layer.
 
     Raises:
-        ValueError: it has none.
+        ValueError: It has none.
     """
     parameters = dict(base_model(model).named_parameters())
     found = []
@@ -67,11 +67,11 @@ def drift_of_copies(model: nn.Module, start: nn.Module | None = None) -> list[Dr
     """How far the copies for vision moved.
 
     Args:
-        start: the model at the first step; without it, the copies are compared with those for text, which they began
+        start: The model at the first step; without it, the copies are compared with those for text, which they began
             as.
 
     Raises:
-        ValueError: a model has no copies, or the two have other ones.
+        ValueError: A model has no copies, or the two have other ones.
     """
     now = vision_copies(model)
     if start is None:
@@ -97,10 +97,10 @@ def text_copies_for_vision(model: nn.Module, layers: list[int] | None = None) ->
     """The causal swap: inside the context, visual tokens of some layers go through the parameters of text.
 
     Args:
-        layers: all by default.
+        layers: All by default.
 
     Raises:
-        ValueError: the model has no copies, or no such layer.
+        ValueError: The model has no copies, or no such layer.
     """
     copies = vision_copies(model)
     known = {copy.layer for copy in copies}

@@ -23,8 +23,8 @@ class TextAbility(NamedTuple):
     """What a model knows of text.
 
     Attributes:
-        perplexity: per token of the corpus, with a percentile interval over texts.
-        accuracy: share of the questions whose answer holds an accepted one, with an interval over questions.
+        perplexity: Per token of the corpus, with a percentile interval over texts.
+        accuracy: Share of the questions whose answer holds an accepted one, with an interval over questions.
     """
 
     perplexity: float

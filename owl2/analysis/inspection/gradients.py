@@ -43,10 +43,10 @@ def gradient_conflict(
     Needs memory for four gradients of the shared matrices. The model is left as it was.
 
     Args:
-        text, vision: batches with labels: without, and with pictures. At least two each.
+        text, vision: Batches with labels: without, and with pictures. At least two each.
 
     Raises:
-        ValueError: there are fewer than two batches of a modality.
+        ValueError: There are fewer than two batches of a modality.
     """
     base = base_model(model)
     kinds = base.config.text_config.modality_adaptive

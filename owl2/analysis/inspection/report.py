@@ -42,7 +42,7 @@ class Subject(NamedTuple):
 
     Attributes:
         name: Name of the model in figures.
-        earlier: checkpoints of the same training by name, oldest first; each is loaded when it is its turn.
+        earlier: Checkpoints of the same training by name, oldest first; each is loaded when it is its turn.
     """
 
     name: str
@@ -66,7 +66,7 @@ def write_inspection(
         The files.
 
     Raises:
-        ValueError: a measure that was asked for cannot be taken.
+        ValueError: A measure that was asked for cannot be taken.
     """
     chosen = list(only) or list(_TAKEN)
     if not only and not has_copies(subject.model):

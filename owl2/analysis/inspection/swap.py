@@ -47,7 +47,7 @@ def causal_swap(
         on_batch: Called with the number of questions that a batch answered; there are `swaps` times as many in all.
 
     Raises:
-        ValueError: the model has no copies, or the benchmark does not score single answers.
+        ValueError: The model has no copies, or the benchmark does not score single answers.
     """
     layers = sorted({copy.layer for copy in vision_copies(model)})
 

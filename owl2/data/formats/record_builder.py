@@ -20,7 +20,7 @@ class RecordBuilder:
     """A conversation that the reader of a format fills in.
 
     Attributes:
-        messages: turns with `role` and `content`, a list of parts; media parts carry nothing.
+        messages: Turns with `role` and `content`, a list of parts; media parts carry nothing.
         media: Sources of the images and of the videos, in the order of their placeholders.
         problems: Problems found so far.
         unread: Names of fields that are not read and mean nothing to the model.

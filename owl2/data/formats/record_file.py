@@ -34,9 +34,9 @@ class RecordFile:
     the offsets of the records are kept in memory, and processes that are forked share the pages of the file.
 
     Args:
-        path: the file.
-        root: the directory of the images and videos; that of the file by default.
-        allow_urls: let http and https addresses of images and videos pass; owl2 itself fetches nothing.
+        path: The file.
+        root: The directory of the images and videos; that of the file by default.
+        allow_urls: Let http and https addresses of images and videos pass; owl2 itself fetches nothing.
         spans: Spans of an earlier `RecordFile` of the same contents, so that the file is not searched again.
 
     Attributes:
@@ -44,7 +44,7 @@ class RecordFile:
             something to a model are problems instead.
 
     Raises:
-        ValueError: the file is missing, or has no records; the root is not a directory.
+        ValueError: The file is missing, or has no records; the root is not a directory.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class RecordFile:
         """A record as a conversation: images in their order, videos as the `path` of their parts.
 
         Raises:
-            ValueError: everything that is wrong with it, with the file and the line.
+            ValueError: Everything that is wrong with it, with the file and the line.
         """
         conversation, problems = self.examine(index)
         if conversation is None:

@@ -40,7 +40,7 @@ def map_text(path: Path, what: str) -> mmap.mmap:
     """The file in UTF-8: itself, or a temporary copy of one that is compressed with gzip or in UTF-16 or UTF-32.
 
     Args:
-        what: what the file is called in errors.
+        what: What the file is called in errors.
 
     Raises:
         ValueError: The file is empty, cut off, of another kind or in another encoding; the message says what to do.

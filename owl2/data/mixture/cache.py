@@ -59,7 +59,7 @@ def conversations_entry(
         read: Reads the source, and counts the records that it leaves out.
 
     Raises:
-        ValueError: a broken record, by file and number; the source has no records.
+        ValueError: A broken record, by file and number; the source has no records.
     """
 
     def build(entry: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def record_file_entry(root: Path, name: str, file: Path, images: Path | None) ->
     It is made again when records that were left out have become valid, such as those whose images were missing.
 
     Raises:
-        ValueError: the file is missing; none of its records is valid.
+        ValueError: The file is missing; none of its records is valid.
     """
 
     def build(entry: Path) -> dict[str, Any]:

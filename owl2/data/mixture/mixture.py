@@ -50,7 +50,7 @@ class Mixture:
         skip_limit: Share of broken records at which a file of records is refused; by default that of pairs.
 
     Raises:
-        ValueError: a file is missing; a source has no records; a broken record of an annotation file, or too many of a
+        ValueError: A file is missing; a source has no records; a broken record of an annotation file, or too many of a
             file of records; no valid record of a file has an image, and all that name one are left out.
     """
 
@@ -80,7 +80,7 @@ class Mixture:
         """All records of a source in an epoch.
 
         Raises:
-            ValueError: the source has another number of records than in its first epoch.
+            ValueError: The source has another number of records than in its first epoch.
         """
         key = name, epoch if name in self._changing else 0
         if key not in self._opened:

@@ -84,7 +84,7 @@ def load_mixture_recipe(path: str | PathLike[str]) -> MixtureRecipe:
         path: YAML file, or the name of a mixture of the package, whose relative paths begin where the command runs.
 
     Raises:
-        ValueError: the file is missing or not YAML; a key is unknown, missing or repeated; a value is of the wrong
+        ValueError: The file is missing or not YAML; a key is unknown, missing or repeated; a value is of the wrong
             kind. Whether the files that it names exist is not checked.
     """
     file = find_recipe(path) if "://" not in str(path) else Path(check_local_path(path, "mixture recipe"))

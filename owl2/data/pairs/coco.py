@@ -24,7 +24,7 @@ class CocoCaptions:
         root: Folder of the image files, as `train2014`; the folder of the JSON file by default.
 
     Raises:
-        ValueError: the file is not as described, by the number of the record.
+        ValueError: The file is not as described, by the number of the record.
     """
 
     def __init__(self, name: str, annotations: str | os.PathLike, root: str | os.PathLike | None = None) -> None:

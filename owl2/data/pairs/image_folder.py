@@ -24,11 +24,11 @@ class ImageFolder:
     Args:
         name: Name of the source.
         folder: The folder.
-        caption_field: field of `.json` that holds the caption; by default `.txt`, or the field "caption" where there
+        caption_field: Field of `.json` that holds the caption; by default `.txt`, or the field "caption" where there
             is none.
 
     Raises:
-        ValueError: there is no such folder, or no image in it.
+        ValueError: There is no such folder, or no image in it.
     """
 
     def __init__(self, name: str, folder: str | os.PathLike, caption_field: str | None = None) -> None:

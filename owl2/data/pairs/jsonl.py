@@ -30,7 +30,7 @@ class PairLines:
         image_field, caption_field: Fields of a record that hold the pair.
 
     Raises:
-        ValueError: the file is missing or empty.
+        ValueError: The file is missing or empty.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class PairParquet:
         image_field, caption_field: Columns; img2dataset writes "jpg" and "caption", HF `datasets` mostly "image".
 
     Raises:
-        ValueError: there is no such file, it is damaged, or a column is missing or of another type.
+        ValueError: There is no such file, it is damaged, or a column is missing or of another type.
         ImportError: pyarrow is not installed.
     """
 

@@ -112,7 +112,7 @@ def open_image(pair: StoredPair) -> Decoded:
     """The image of a pair, upright and RGB.
 
     Raises:
-        InvalidSample: it is damaged or oversized.
+        InvalidSample: It is damaged or oversized.
     """
     try:
         return decode_image(pair.image)

@@ -13,10 +13,10 @@ class StoredPair(NamedTuple):
     """An image as it is stored, and its caption.
 
     Attributes:
-        id: names the pair within its source.
-        image: the bytes of a file, the path of a file, or a data URL: what `load_image` reads.
-        caption: not empty, white space collapsed.
-        source: name of the source.
+        id: Names the pair within its source.
+        image: The bytes of a file, the path of a file, or a data URL: what `load_image` reads.
+        caption: Not empty, white space collapsed.
+        source: Name of the source.
     """
 
     id: str
@@ -29,8 +29,8 @@ class PairSource(Protocol):
     """Pairs that can be read in any order.
 
     Attributes:
-        name: unique among the sources of a run.
-        groups: numbers of pairs that lie together, as in one shard; the pairs of a group are read at about the same
+        name: Unique among the sources of a run.
+        groups: Numbers of pairs that lie together, as in one shard; the pairs of a group are read at about the same
             time.
     """
 
@@ -50,7 +50,7 @@ def caption_text(value: Any, where: str) -> str:
     """A caption as found in a file, with white space collapsed.
 
     Args:
-        value: text, UTF-8 or nothing.
+        value: Text, UTF-8 or nothing.
         where: The place with which the error begins.
 
     Raises:

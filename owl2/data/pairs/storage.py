@@ -36,7 +36,7 @@ class Folder(Protocol):
         """Reads part of a file, and less at its end.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: It cannot be read.
         """
         ...
 
@@ -45,8 +45,8 @@ def open_folder(location: str | os.PathLike) -> Folder:
     """Opens the folder of a path, or of an address `s3://bucket/folder`, `gs://...` or `msc://profile/folder`.
 
     Raises:
-        ValueError: it is not a folder, or an address of another kind.
-        ImportError: remote, and the extra `pretrain` is not installed.
+        ValueError: It is not a folder, or an address of another kind.
+        ImportError: Remote, and the extra `pretrain` is not installed.
     """
     name = os.fspath(location)
     if "://" in name:

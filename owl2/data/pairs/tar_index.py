@@ -59,7 +59,7 @@ def find_index(folder: Folder, index: str | os.PathLike | None) -> ShardIndex:
     """Finds the index of a folder: in `index`, beside the shards, or Energon's.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: There is none, or it is damaged.
     """
     own = _index_folder(folder, index)
     if own is not None and (own / _LIST).is_file():
@@ -77,7 +77,7 @@ def offsets_of(index: ShardIndex, shard: Shard) -> np.ndarray:
     """Offsets of the pairs of a shard and of the end: int64 [pairs + 1].
 
     Raises:
-        ValueError: the file is not that of the shard.
+        ValueError: The file is not that of the shard.
     """
     name = f"{shard.name}.idx"
     with index.folder.open(name) as file:
@@ -97,14 +97,14 @@ def index_shards(
 
     Args:
         location: A path or address, as for `open_folder`.
-        index: local folder for the index; `.owl2-index` beside the shards by default, required for a remote folder.
+        index: Local folder for the index; `.owl2-index` beside the shards by default, required for a remote folder.
         num_workers: Number of processes.
 
     Yields:
         Each shard, in the order of names. The index is complete once all of them were taken.
 
     Raises:
-        ValueError: there are no shards, or no place for the index.
+        ValueError: There are no shards, or no place for the index.
     """
     folder = open_folder(location)
     target = _index_folder(folder, index)

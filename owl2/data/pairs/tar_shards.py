@@ -35,13 +35,13 @@ class TarShards:
 
     Args:
         name: Name of the source.
-        location: a folder, or an address `s3://bucket/folder` (extra `pretrain`).
-        index: folder of the index, if it is not beside the shards; see `tar_index.index_shards`.
+        location: A folder, or an address `s3://bucket/folder` (extra `pretrain`).
+        index: Folder of the index, if it is not beside the shards; see `tar_index.index_shards`.
         caption_field: Field of `.json` that holds the caption, such as that of a data set captioned anew; by default
             `.txt`, or the field "caption" where there is none.
 
     Raises:
-        ValueError: the folder is missing, or has no index.
+        ValueError: The folder is missing, or has no index.
     """
 
     def __init__(
@@ -119,11 +119,11 @@ def members_of(octets: bytes, where: str) -> tuple[str, dict[str, bytes]]:
     """The key of a pair and its members by suffix, in lower case.
 
     Args:
-        octets: headers and contents of the members of one pair, cut out of a tar file.
+        octets: Headers and contents of the members of one pair, cut out of a tar file.
         where: The place with which errors begin.
 
     Raises:
-        InvalidSample: a header is damaged, a suffix comes twice, a member is a link or no file, or the key is refused.
+        InvalidSample: A header is damaged, a suffix comes twice, a member is a link or no file, or the key is refused.
     """
     members: dict[str, bytes] = {}
     pair_key = ""

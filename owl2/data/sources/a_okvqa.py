@@ -22,12 +22,12 @@ def conversations(
     """`orders` records a question.
 
     Args:
-        annotations: a list, each with `split`, `image_id`, `question_id`, `question`, `choices`, `correct_choice_idx`.
-        images: the folder that holds `<split>2017/<image_id, 12 digits>.jpg`.
-        orders: at most the number of choices.
+        annotations: A list, each with `split`, `image_id`, `question_id`, `question`, `choices`, `correct_choice_idx`.
+        images: The folder that holds `<split>2017/<image_id, 12 digits>.jpg`.
+        orders: At most the number of choices.
 
     Raises:
-        ValueError: a broken record, by file and number.
+        ValueError: A broken record, by file and number.
     """
     for row in rows(annotations):
         question_id, question = row.text("question_id"), row.text("question")

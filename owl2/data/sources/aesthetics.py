@@ -12,6 +12,6 @@ def conversations(annotations: AnyPath, images: AnyPath) -> Iterator[Conversatio
     """Each image with the question for its aesthetics and the level as the answer; see `quality.conversations`.
 
     Raises:
-        ValueError: as there.
+        ValueError: As there.
     """
     return opinion_conversations(annotations, images, "aesthetics")

@@ -26,7 +26,7 @@ def turns_of(row: Row) -> list[Turn]:
     """The turns of a record, without the white space around their texts.
 
     Raises:
-        ValueError: a turn of an unknown speaker or without text field.
+        ValueError: A turn of an unknown speaker or without text field.
     """
     found = []
     for turn in row.rows("conversations"):

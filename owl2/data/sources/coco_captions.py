@@ -17,10 +17,10 @@ def conversations(annotations: AnyPath, images: AnyPath, seed: int = 0, epoch: i
 
     Args:
         annotations: `dataset_coco.json`: `images`, each with `filepath`, `filename`, `split`, `cocoid`, `sentences`.
-        images: the folder that holds `train2014/`.
+        images: The folder that holds `train2014/`.
 
     Raises:
-        ValueError: a broken record, by file and number.
+        ValueError: A broken record, by file and number.
     """
     for row in rows(annotations, "images"):
         if row.text("split") != "train":

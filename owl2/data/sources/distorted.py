@@ -29,13 +29,13 @@ def write_distorted(out: Path, count: int, seed: int = 0, size: int = 64) -> Pat
     """Writes `opinions.csv` and `images/` into a new directory; other seeds give other pictures and distortions.
 
     Args:
-        size: pixels of a side.
+        size: Pixels of a side.
 
     Returns:
         The CSV, which the source `quality` reads.
 
     Raises:
-        ValueError: the directory exists and is not empty.
+        ValueError: The directory exists and is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty: choose a new directory")

@@ -23,7 +23,7 @@ def load_questions(split: str) -> list[Question]:
     """Questions of the `train` (38,575) or `test` (9,673) split, in the order of the package.
 
     Raises:
-        ImportError: the package is not installed.
+        ImportError: The package is not installed.
     """
     try:
         import easy_vqa
@@ -54,7 +54,7 @@ def conversations(questions: list[Question], seed: int = 0, max_questions: int |
     """The questions of one image merged into one conversation (supplement, B.1), in a random order.
 
     Args:
-        max_questions: split longer conversations in several.
+        max_questions: Split longer conversations in several.
     """
     asked = (Asked(item.image, item.image, item.question, item.answer) for item in questions)
     return list(merge_questions(asked, random.Random(seed), max_questions))

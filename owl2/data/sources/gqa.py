@@ -17,11 +17,11 @@ def conversations(questions: AnyPath, images: AnyPath, seed: int = 0, epoch: int
     """One record an image: its questions in an order of the epoch.
 
     Args:
-        questions: question ids, each with `imageId`, `question`, `answer`, `isBalanced`.
-        images: the folder of `<imageId>.jpg`.
+        questions: Question ids, each with `imageId`, `question`, `answer`, `isBalanced`.
+        images: The folder of `<imageId>.jpg`.
 
     Raises:
-        ValueError: a broken record, by file and number.
+        ValueError: A broken record, by file and number.
     """
     yield from merge_questions(_asked(questions, images), random.Random(f"gqa-{seed}-{epoch}"))
 

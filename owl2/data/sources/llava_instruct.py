@@ -18,11 +18,11 @@ def conversations(annotations: AnyPath, images: AnyPath) -> Iterator[Conversatio
     """One record a conversation, the same in every epoch.
 
     Args:
-        annotations: a list, each with `id`, `image` and `conversations`.
-        images: the folder that holds `train2017/<image>`.
+        annotations: A list, each with `id`, `image` and `conversations`.
+        images: The folder that holds `train2017/<image>`.
 
     Raises:
-        ValueError: a broken record, by file and number: also roles out of order, empty turns, and anything but one
+        ValueError: A broken record, by file and number: also roles out of order, empty turns, and anything but one
             `<image>`, in the first turn.
     """
     for number, row in enumerate(rows(annotations), start=1):

@@ -32,8 +32,8 @@ def merge_questions(
     """One conversation an image, images in the order of their first question, questions in a random order.
 
     Args:
-        generator: gives the order of the questions.
-        max_questions: split longer conversations in several.
+        generator: Gives the order of the questions.
+        max_questions: Split longer conversations in several.
     """
     groups: dict[str, list[Asked]] = {}
     for item in asked:

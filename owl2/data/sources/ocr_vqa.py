@@ -22,11 +22,11 @@ def conversations(annotations: AnyPath, images: AnyPath, seed: int = 0, epoch: i
 
     Args:
         annotations: `dataset.json`: book ids, each with `imageURL`, `questions`, `answers`, `split`.
-        images: the folder of the covers, named as the official download script does: the book's id with the ending of
+        images: The folder of the covers, named as the official download script does: the book's id with the ending of
             its `imageURL` (`.jpg`, rarely `.png` or `.gif`).
 
     Raises:
-        ValueError: a broken record, by file and number.
+        ValueError: A broken record, by file and number.
     """
     yield from merge_questions(_asked(annotations, images), random.Random(f"ocr_vqa-{seed}-{epoch}"))
 

@@ -57,7 +57,7 @@ def read_opinions(annotations: AnyPath, images: AnyPath) -> Iterator[OpinionRow]
         images: The folder that the names are relative to.
 
     Raises:
-        ValueError: a broken record, by file and number; no column that can be the image or the score.
+        ValueError: A broken record, by file and number; no column that can be the image or the score.
     """
     for row in _rows(Path(annotations)):
         name = _text(row, IMAGE_COLUMNS)
@@ -73,7 +73,7 @@ def conversations(annotations: AnyPath, images: AnyPath) -> Iterator[Conversatio
     distribution over the levels too, for `quality` in a recipe.
 
     Raises:
-        ValueError: as `read_opinions`; all scores are equal.
+        ValueError: As `read_opinions`; all scores are equal.
     """
     return opinion_conversations(annotations, images, "quality")
 

@@ -27,11 +27,11 @@ def conversations(
         references: `.json` or `.parquet`, each record with `ref_id`, `ann_id`, `image_id`, `split`, `sentences[].sent`.
         instances: `instances.json` of RefCOCO: `images` and `annotations` in the form of COCO, `bbox` = [x, y, width,
             height] in pixels.
-        images: the folder that holds `train2014/`.
+        images: The folder that holds `train2014/`.
 
     Raises:
-        ValueError: a broken record, by file and number; a pickle.
-        ImportError: parquet without pyarrow.
+        ValueError: A broken record, by file and number; a pickle.
+        ImportError: Parquet without pyarrow.
     """
     contents = Row(read_json(instances), str(instances))
     sizes = _images(contents, images)

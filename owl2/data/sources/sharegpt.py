@@ -29,11 +29,11 @@ def conversations(annotations: AnyPath, rejected: Rejected | None = None) -> Ite
     """One record a usable conversation, the same in every epoch.
 
     Args:
-        annotations: a list, each with `id` and `conversations`.
-        rejected: counts and names what is left out.
+        annotations: A list, each with `id` and `conversations`.
+        rejected: Counts and names what is left out.
 
     Raises:
-        ValueError: a broken record, by file and number.
+        ValueError: A broken record, by file and number.
     """
     reasons: Counter[str] = Counter()
     for row in rows(annotations):

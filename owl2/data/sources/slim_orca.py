@@ -19,7 +19,7 @@ def conversations(annotations: AnyPath) -> Iterator[Conversation]:
         annotations: JSON lines, each with `conversations`.
 
     Raises:
-        ValueError: a broken record, by file and line: also roles out of order and empty turns.
+        ValueError: A broken record, by file and line: also roles out of order and empty turns.
     """
     for number, row in line_rows(annotations):
         turns = [turn for turn in turns_of(row) if turn != ("system", "")]

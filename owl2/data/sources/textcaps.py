@@ -17,10 +17,10 @@ def conversations(annotations: AnyPath, images: AnyPath, seed: int = 0, epoch: i
 
     Args:
         annotations: `TextCaps_0.1_train.json`: `data`, each with `image_id` and `caption_str`.
-        images: the folder that holds `train_images/<image_id>.jpg`.
+        images: The folder that holds `train_images/<image_id>.jpg`.
 
     Raises:
-        ValueError: a broken record, by file and number.
+        ValueError: A broken record, by file and number.
     """
     captions: dict[str, list[str]] = {}
     paths: dict[str, str] = {}

@@ -35,11 +35,11 @@ def conversations(
             `width`, `height` in pixels and `phrase`.
         image_data: `image_data.json`: a list, each with `image_id`, `width`, `height`, and `url`, whose last two parts
             (`VG_100K_2/1.jpg`) are the file.
-        images: the folder that holds `VG_100K` and `VG_100K_2`.
-        rejected: counts and names images without a usable region.
+        images: The folder that holds `VG_100K` and `VG_100K_2`.
+        rejected: Counts and names images without a usable region.
 
     Raises:
-        ValueError: a broken record, by file and number; regions of an image that `image_data` lacks.
+        ValueError: A broken record, by file and number; regions of an image that `image_data` lacks.
     """
     known = _images(image_data, images)
     reasons: Counter[str] = Counter()

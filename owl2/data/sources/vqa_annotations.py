@@ -25,11 +25,11 @@ def merged_questions(
     Args:
         questions: `data_subtype` and `questions`, each with `question_id`, `image_id`, `question`.
         annotations: `annotations`, each with `question_id`, `image_id`, `answers`.
-        images: the folder that holds `<data_subtype>/COCO_<data_subtype>_<image_id, 12 digits>.jpg`.
-        source: begins the records' ids.
+        images: The folder that holds `<data_subtype>/COCO_<data_subtype>_<image_id, 12 digits>.jpg`.
+        source: Begins the records' ids.
 
     Raises:
-        ValueError: a broken record, by file and number; a question without annotation or the reverse.
+        ValueError: A broken record, by file and number; a question without annotation or the reverse.
     """
     asked = _asked(questions, _answers(annotations), images, source)
     yield from merge_questions(asked, random.Random(f"{source}-{seed}-{epoch}"))

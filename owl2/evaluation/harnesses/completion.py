@@ -38,7 +38,7 @@ class Completion:
         """Greedy answers, each cut before the first of the `stop` texts.
 
         Raises:
-            ValueError: see `Owl2Processor`.
+            ValueError: See `Owl2Processor`.
         """
         flat = [list(own) for own in images]
         inputs = self.processor(
@@ -55,7 +55,7 @@ class Completion:
         """Log-probability of the last `count` tokens of each row of text, and whether greedy decoding gives them.
 
         Args:
-            rows: tokens and `count`, which leaves at least one token before them.
+            rows: Tokens and `count`, which leaves at least one token before them.
         """
         longest = max(len(tokens) for tokens, _ in rows)
         pad = self.processor.tokenizer.pad_token_id

@@ -36,8 +36,8 @@ class Owl2LM(LM):  # type: ignore[misc]  # an object where the harness is not in
     """The three methods that the harness asks for.
 
     Args:
-        pretrained: directory of the model.
-        dtype, device: see `load_for_chat`.
+        pretrained: Directory of the model.
+        dtype, device: See `load_for_chat`.
 
     Raises:
         ImportError: lm-evaluation-harness is not installed.

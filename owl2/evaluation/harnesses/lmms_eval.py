@@ -30,8 +30,8 @@ class Owl2Lmms(lmms):  # type: ignore[misc]  # an object where the harness is no
     """Greedy answers to prompts with images.
 
     Args:
-        pretrained: directory of the model.
-        dtype, device: see `load_for_chat`.
+        pretrained: Directory of the model.
+        dtype, device: See `load_for_chat`.
 
     Raises:
         ImportError: lmms-eval is not installed.

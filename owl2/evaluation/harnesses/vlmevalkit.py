@@ -23,8 +23,8 @@ class Owl2VLM(BaseModel):  # type: ignore[misc]  # an object where the harness i
     """Greedy answers to messages of texts and images in any order.
 
     Args:
-        pretrained: directory of the model.
-        dtype, device: see `load_for_chat`.
+        pretrained: Directory of the model.
+        dtype, device: See `load_for_chat`.
 
     Raises:
         ImportError: VLMEvalKit is not installed.

@@ -25,7 +25,7 @@ class Choices:
 
     Attributes:
         context: `input_ids` and `mm_token_type_ids` of all that stands before the choices.
-        continuations: tokens of each choice, at least one.
+        continuations: Tokens of each choice, at least one.
         pixel_values: [n, 3, H, W] of the images in the context.
     """
 
@@ -46,7 +46,7 @@ def tokenize_choices(
     stands before it. The context is the part of the prompt that all of them share.
 
     Raises:
-        ValueError: no choices, or one that is empty.
+        ValueError: No choices, or one that is empty.
     """
     if not choices or not all(choices):
         raise ValueError(f"the choices to rank must not be empty, got {list(choices)}")
@@ -216,7 +216,7 @@ class _State:
 
     Attributes:
         mask: [B, S], 0 at padding.
-        last: log-probabilities [B, V] of the next token; None where nothing was read.
+        last: Log-probabilities [B, V] of the next token; None where nothing was read.
         tokens: Log-probabilities of all tokens read except the first, if `is_whole`.
     """
 

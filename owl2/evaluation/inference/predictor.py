@@ -22,7 +22,7 @@ class Prepared:
     """A sample ready for the model.
 
     Attributes:
-        text: the prompt as it is sent, chat template and placeholders included.
+        text: The prompt as it is sent, chat template and placeholders included.
         tokens: Tokens of the prompt.
     """
 
@@ -38,7 +38,7 @@ class Predictor:
 
     Args:
         suffix: The text after the chat template.
-        shares_prefixes: see `LikelihoodScorer`.
+        shares_prefixes: See `LikelihoodScorer`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Predictor:
         """Reads the images and tokenizes the prompt; shots are left out where it would not fit the context.
 
         Raises:
-            ValueError: an image cannot be read, or the prompt does not fit even without shots (all numbers are given).
+            ValueError: An image cannot be read, or the prompt does not fit even without shots (all numbers are given).
         """
         images: list[Any] = [load_image(image() if callable(image) else image) for image in sample.images]
         if sample.clip is not None:

@@ -54,7 +54,7 @@ def mmvet_item(
 
     Args:
         gold: Answer with the markers <AND> and <OR> of the benchmark's file.
-        prompt: the table that the row to fill is appended to.
+        prompt: The table that the row to fill is appended to.
     """
     spaced = gold.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
     table = read_prompt("mmvet") if prompt is None else prompt

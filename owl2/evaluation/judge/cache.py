@@ -24,7 +24,7 @@ class JudgeCache:
         """The stored reply, or `None`.
 
         Raises:
-            ValueError: the file is damaged or belongs to another request.
+            ValueError: The file is damaged or belongs to another request.
         """
         path = self.path(request)
         try:

@@ -23,8 +23,8 @@ class JudgeFailure(Exception):
 
     Attributes:
         kind: "timeout", "connection", "malformed" or "http_" and the status.
-        passing: whether another attempt may succeed.
-        retry_after: seconds to wait that the endpoint asks for, or 0.
+        passing: Whether another attempt may succeed.
+        retry_after: Seconds to wait that the endpoint asks for, or 0.
     """
 
     def __init__(self, kind: str, detail: str, passing: bool = True, retry_after: float = 0.0) -> None:
@@ -45,7 +45,7 @@ class Endpoint:
         """An endpoint; `OPENAI_BASE_URL` and `OPENAI_API_KEY` replace arguments that are `None`.
 
         Raises:
-            ValueError: no key, a base URL that is not http(s), or a timeout that is not positive.
+            ValueError: No key, a base URL that is not http(s), or a timeout that is not positive.
         """
         base_url = base_url or os.environ.get(BASE_URL_VARIABLE) or OPENAI_BASE_URL
         api_key = (api_key or os.environ.get(KEY_VARIABLE) or "").strip()
@@ -64,8 +64,8 @@ class Endpoint:
         """Asks once.
 
         Raises:
-            JudgeFailure: no usable answer this time.
-            ValueError: no request can succeed: wrong key, address or model.
+            JudgeFailure: No usable answer this time.
+            ValueError: No request can succeed: wrong key, address or model.
         """
         post = Request(
             f"{self.base_url}/chat/completions",

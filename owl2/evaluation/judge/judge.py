@@ -53,7 +53,7 @@ class Verdict(Generic[T]):
 
     Attributes:
         value: The judge's value; the fallback where its replies could not be read; `None` without an answer.
-        reply: the last reply, if there was any.
+        reply: The last reply, if there was any.
         failure: `None`, "unparsed", or the kind of the failure that left the item without an answer.
         failed_attempts: Number of failed attempts by kind, including those followed by a successful one.
         served_by: The model that wrote the last reply, according to the endpoint.
@@ -93,10 +93,10 @@ class JudgeRun(Generic[T]):
         """The value of each item by id.
 
         Args:
-            allow_partial: leave out the items that got no answer.
+            allow_partial: Leave out the items that got no answer.
 
         Raises:
-            ValueError: items got no answer.
+            ValueError: Items got no answer.
         """
         lacking = [verdict for verdict in self.verdicts if verdict.value is None]
         if lacking and not allow_partial:
@@ -116,20 +116,20 @@ class Judge:
     """Judges items with `model`, from the cache where it has the reply.
 
     Args:
-        model: name of the model, as the endpoint knows it.
-        cache: directory of the replies, made when needed.
+        model: Name of the model, as the endpoint knows it.
+        cache: Directory of the replies, made when needed.
         base_url: Address of the endpoint; by default `OPENAI_BASE_URL`, or OpenAI's.
         api_key: Key; by default `OPENAI_API_KEY`.
         replay: Only read the cache; neither network nor key is needed.
-        timeout: seconds for one attempt.
-        max_retries: further attempts at a request after a timeout, a lost connection, status 408, 429 or 5xx, or a
+        timeout: Seconds for one attempt.
+        max_retries: Further attempts at a request after a timeout, a lost connection, status 408, 429 or 5xx, or a
             malformed answer. They wait 1, 2, 4, ... up to 60 seconds, less up to a half by chance, or as long as the
             endpoint asks for, again up to 60.
-        concurrency: requests at a time.
+        concurrency: Requests at a time.
         wait: Waits a number of seconds.
 
     Raises:
-        ValueError: no key, unless `replay`; a base URL that is not http(s); a number out of range.
+        ValueError: No key, unless `replay`; a base URL that is not http(s); a number out of range.
     """
 
     def __init__(
@@ -160,8 +160,8 @@ class Judge:
         """Judges all items; `run` numbers independent repetitions, which share no reply.
 
         Raises:
-            JudgeCacheMiss: a replay lacks replies. The message says how many items lack one, and names the first.
-            ValueError: two items of one id, an item with nothing to ask, a key, address or model that the endpoint
+            JudgeCacheMiss: A replay lacks replies. The message says how many items lack one, and names the first.
+            ValueError: Two items of one id, an item with nothing to ask, a key, address or model that the endpoint
                 refuses, or a damaged file in the cache.
         """
         _check(items)

@@ -30,8 +30,8 @@ def agieval_answer(text: str, dataset: str) -> str | list[str] | None:
     """The answer in a generated text.
 
     Args:
-        text: what the model generated.
-        dataset: one of the 21 names, such as "lsat-ar".
+        text: What the model generated.
+        dataset: One of the 21 names, such as "lsat-ar".
 
     Returns:
         Single-choice sets: the first letter A to F, "" without one. Any capital counts, that of "Because" too.
@@ -39,7 +39,7 @@ def agieval_answer(text: str, dataset: str) -> str | list[str] | None:
         gaokao-mathcloze and math: the expression, None when nothing is found.
 
     Raises:
-        ValueError: an unknown data set.
+        ValueError: An unknown data set.
     """
     kind = AGIEVAL_DATASETS.get(dataset)
     if kind is None:

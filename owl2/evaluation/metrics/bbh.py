@@ -18,7 +18,7 @@ def bbh_answer(text: str, kind: str, protocol: str = "opencompass2023") -> str:
     """The answer in a generated text, as OpenCompass finds it.
 
     Args:
-        text: what the model generated. Targets of choice tasks go through this function too: "(A)" gives "A".
+        text: What the model generated. Targets of choice tasks go through this function too: "(A)" gives "A".
         kind: "choice" for the 17 tasks with lettered options, "free" for the other 10.
         protocol: "opencompass2023" compares a free answer with the untouched target, letter for letter.
             "opencompass2026" parses free targets too and compares them without regard to case; choices are the same.
@@ -27,7 +27,7 @@ def bbh_answer(text: str, kind: str, protocol: str = "opencompass2023") -> str:
         A choice's letter; where there is no capital letter, the text that was searched. A free answer, maybe "".
 
     Raises:
-        ValueError: an unknown kind or protocol.
+        ValueError: An unknown kind or protocol.
     """
     if kind not in _KINDS:
         raise ValueError(f"unknown kind of BBH answer {kind!r}: use one of {', '.join(_KINDS)}")

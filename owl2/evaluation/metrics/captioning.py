@@ -46,14 +46,14 @@ def caption_scores(
     Args:
         references: The reference captions of each image as written, at least one.
         hypotheses: The caption of each image to score. The ids must be those of the references.
-        metrics: any of "CIDEr", "BLEU_1" to "BLEU_4", "ROUGE_L", "METEOR". The last needs Java and pycocoevalcap.
+        metrics: Any of "CIDEr", "BLEU_1" to "BLEU_4", "ROUGE_L", "METEOR". The last needs Java and pycocoevalcap.
 
     Returns:
         For each metric its `corpus` score and its `per_image` scores: raw values, not times 100. `corpus` is the mean
         over images for CIDEr and ROUGE_L; BLEU and METEOR add up the statistics of all images first.
 
     Raises:
-        ValueError: an unknown metric, no image, ids that differ, an image without references, or a caption that is no
+        ValueError: An unknown metric, no image, ids that differ, an image without references, or a caption that is no
             text.
         ImportError, RuntimeError: METEOR is asked for, and pycocoevalcap or Java was not found.
     """

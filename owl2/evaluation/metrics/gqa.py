@@ -16,8 +16,8 @@ def gqa_match(prediction: str, answer: str, protocol: str = "llava") -> bool:
     """Whether a prediction counts as the answer.
 
     Args:
-        prediction: the answer of the model, as generated.
-        answer: the answer in the question file, one or two words in lower case.
+        prediction: The answer of the model, as generated.
+        answer: The answer in the question file, one or two words in lower case.
         protocol:
             `llava`: the prediction without the periods at its end, in lower case, is the answer.
             `official`: the prediction is the answer, with no normalisation at all.
@@ -27,7 +27,7 @@ def gqa_match(prediction: str, answer: str, protocol: str = "llava") -> bool:
             `lmms`: equal but for case and ASCII punctuation; white space around the prediction is ignored.
 
     Raises:
-        ValueError: unknown protocol.
+        ValueError: Unknown protocol.
 
     Source: evaluation specification, section 3 (convert_gqa_for_eval of LLaVA, eval_mm of Qwen-VL, lmms-eval).
     """
@@ -39,7 +39,7 @@ def gqa_answer(prediction: str, protocol: str = "llava") -> str:
     """The prediction in the form in which `gqa_match` compares it.
 
     Raises:
-        ValueError: unknown protocol.
+        ValueError: Unknown protocol.
     """
     of_prediction = chosen_protocol(_PROTOCOLS, protocol)[0]
     return of_prediction(prediction)

@@ -24,7 +24,7 @@ def meteor_scores(references: Sequence[Sequence[str]], hypotheses: Sequence[str]
 
     Raises:
         ImportError: pycocoevalcap, which brings the program, is not installed.
-        RuntimeError: there is no Java, or the program ends without an answer.
+        RuntimeError: There is no Java, or the program ends without an answer.
     """
     jar = _jar()
     command = [_java(), "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar", str(jar), *"- - -stdio -l en -norm".split()]

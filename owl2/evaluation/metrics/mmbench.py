@@ -36,8 +36,8 @@ def mmbench_choice(answer: str, options: Mapping[str, str], protocol: str = "vlm
     """The letter that a free text chooses.
 
     Args:
-        answer: text of the model, or of a judge.
-        options: text of each option by its capital letter; empty, `None` or NaN is an option that the question lacks.
+        answer: Text of the model, or of a judge.
+        options: Text of each option by its capital letter; empty, `None` or NaN is an option that the question lacks.
         protocol: "vlmevalkit" looks for one of the options' letters standing alone among the last four words, then
             for "answer is X", then for the text of just one option in an answer not longer than twice all options;
             "legacy2023" for one of A to E standing alone (but no A among more than three words), then with marks
@@ -47,7 +47,7 @@ def mmbench_choice(answer: str, options: Mapping[str, str], protocol: str = "vlm
         A letter, "Z" where the answer refuses to choose ("vlmevalkit" only), or `None`: undecided, a judge's task.
 
     Raises:
-        ValueError: unknown protocol.
+        ValueError: Unknown protocol.
     """
     options = {letter: option for letter, option in options.items() if not is_missing(option)}
     if protocol == "vlmevalkit":
@@ -64,7 +64,7 @@ def mmbench_circular(rows: Iterable[Mapping[str, Any]], protocol: str = "vlmeval
     Without a judge an undecided prediction is wrong; after one, put the letter that it replied in `prediction`.
 
     Args:
-        rows: columns of the official TSV (`index`, `A`, `B`, ..., `answer`, `category`, `l2-category`, perhaps
+        rows: Columns of the official TSV (`index`, `A`, `B`, ..., `answer`, `category`, `l2-category`, perhaps
             `g_index`) and `prediction`, in any order. Empty, `None` or NaN is a missing option or an empty prediction.
         protocol: The protocol of `mmbench_choice`.
 
@@ -74,7 +74,7 @@ def mmbench_circular(rows: Iterable[Mapping[str, Any]], protocol: str = "vlmeval
         column). `first_pass`: accuracy over base rows alone. All are fractions.
 
     Raises:
-        ValueError: no rows, two rows of one index, a row without index, prediction or gold answer, a question without
+        ValueError: No rows, two rows of one index, a row without index, prediction or gold answer, a question without
             base row, or an unknown protocol.
     """
     by_index: dict[int, Mapping[str, Any]] = {}

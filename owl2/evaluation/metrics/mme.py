@@ -48,7 +48,7 @@ def mme_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         most 800): sums over their ten and four categories, as far as present.
 
     Raises:
-        ValueError: no rows, a row that lacks one of the four, an unknown category, a `gt` other than yes or no, rows of
+        ValueError: No rows, a row that lacks one of the four, an unknown category, a `gt` other than yes or no, rows of
             a category not in pairs.
     """
     categories: dict[str, list[Mapping[str, Any]]] = defaultdict(list)

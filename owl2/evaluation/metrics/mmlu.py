@@ -98,7 +98,7 @@ def mmlu_scores(correct: Mapping[str, Sequence[bool]], protocol: str = "opencomp
         those of "humanities", "social", "STEM" and "other" that have a subject.
 
     Raises:
-        ValueError: no subject, an unknown one, one without questions or with an answer that is neither true nor false,
+        ValueError: No subject, an unknown one, one without questions or with an answer that is neither true nor false,
             an unknown protocol.
     """
     if protocol not in _PROTOCOLS:

@@ -23,7 +23,7 @@ def pope_scores(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, 
     """Scores of one subset (random, popular or adversarial).
 
     Args:
-        predictions: raw texts, or what `pope_answer` made of them.
+        predictions: Raw texts, or what `pope_answer` made of them.
         labels: The labels in the order of the predictions; whatever is not "no" counts as yes.
 
     Returns:
@@ -31,7 +31,7 @@ def pope_scores(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, 
         at which the official script stops, is 0.0, with a warning that names it.
 
     Raises:
-        ValueError: nothing to score, not one label a prediction, or a prediction that is no text.
+        ValueError: Nothing to score, not one label a prediction, or a prediction that is no text.
     """
     if len(predictions) != len(labels) or not labels:
         raise ValueError(f"POPE needs one label a prediction, got {len(predictions)} predictions, {len(labels)} labels")

@@ -16,8 +16,8 @@ def qbench_choice(prediction: str, options: Mapping[str, str]) -> str | None:
     which makes "D. Average" right for A and for D.
 
     Args:
-        prediction: raw text.
-        options: text of each option by its capital letter; empty, `None` or NaN is an option that the question lacks.
+        prediction: Raw text.
+        options: Text of each option by its capital letter; empty, `None` or NaN is an option that the question lacks.
 
     Returns:
         A letter, "Z" where the answer refuses to choose, or `None`: undecided. Both are wrong.

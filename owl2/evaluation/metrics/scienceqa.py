@@ -16,8 +16,8 @@ def scienceqa_choice(prediction: str, num_choices: int, protocol: str = "lmms") 
     """The index of the choice that a reply names, from 0.
 
     Args:
-        prediction: the reply of the model, as generated.
-        num_choices: how many choices the question has (2 to 5 in ScienceQA).
+        prediction: The reply of the model, as generated.
+        num_choices: How many choices the question has (2 to 5 in ScienceQA).
         protocol:
             `lmms`: white space around the reply is ignored; a letter alone, in either case, or a capital letter and a
             period at the start (`B. the moon`, `B.`).
@@ -28,7 +28,7 @@ def scienceqa_choice(prediction: str, num_choices: int, protocol: str = "lmms") 
         The index, or None where the reply names no choice or one that the question does not have: it is wrong.
 
     Raises:
-        ValueError: unknown protocol, or a number of choices outside 1 to 26.
+        ValueError: Unknown protocol, or a number of choices outside 1 to 26.
 
     Source: evaluation specification, section 4 (eval_science_qa of LLaVA, lmms-eval).
     """

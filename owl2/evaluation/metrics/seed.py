@@ -7,13 +7,13 @@ def seed_choice(prediction: str, protocol: str = "first_char") -> str | None:
     """The option that a generated answer chooses: A, B, C, D, or `None` where it chooses none, which is wrong.
 
     Args:
-        prediction: raw text.
+        prediction: Raw text.
         protocol: "first_char" (lmms-eval) takes the first character after stripping, in either case, so "a dog" is
             A and "(A)" nothing; "exact" (LLaVA) takes only a text that is the capital letter and nothing else. The
             official ranking of option texts by likelihood chooses without a text to parse.
 
     Raises:
-        ValueError: unknown protocol.
+        ValueError: Unknown protocol.
     """
     if protocol == "first_char":
         letter = prediction.strip()[:1].upper()

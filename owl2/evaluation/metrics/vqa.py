@@ -94,8 +94,8 @@ def vqa_accuracy(prediction: str, answers: Sequence[str | Mapping[str, Any]], pr
     """Accuracy of one prediction against its human answers, in [0, 1].
 
     Args:
-        prediction: the answer of the model, as generated.
-        answers: the human answers: strings, or records of the annotation file, of which only `answer` is read.
+        prediction: The answer of the model, as generated.
+        answers: The human answers: strings, or records of the annotation file, of which only `answer` is read.
             Answers are left out by their place, so records need no distinct `answer_id` (the official program, which
             leaves out by equality of whole records, gives the same where they have one).
         protocol:
@@ -108,7 +108,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str | Mapping[str, Any]], pr
             (`dont` becomes ``don`t`` and matches no answer); answers as they are.
 
     Raises:
-        ValueError: unknown protocol; a prediction that is no string; no answers, or not ten for `vqa_m4c`; an answer
+        ValueError: Unknown protocol; a prediction that is no string; no answers, or not ten for `vqa_m4c`; an answer
             that is neither a string nor a record with one.
 
     Source: evaluation specification, section 2.2.
@@ -123,7 +123,7 @@ def compared_vqa_answers(
     """Prediction and human answers in the form in which `vqa_accuracy` compares them.
 
     Raises:
-        ValueError: as `vqa_accuracy`.
+        ValueError: As `vqa_accuracy`.
     """
     prepare = chosen_protocol(_PROTOCOLS, protocol)
     if not isinstance(prediction, str):
@@ -148,7 +148,7 @@ def unanswerable_scores(predictions: Sequence[str], unanswerable: Sequence[bool]
     question is unanswerable both are 0.
 
     Raises:
-        ValueError: the lists are empty or of different lengths.
+        ValueError: The lists are empty or of different lengths.
 
     Source: evaluation specification, section 2.2; definition of average precision as in scikit-learn, which that
     program calls.

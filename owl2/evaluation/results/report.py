@@ -24,7 +24,7 @@ class PublishedComparison:
     Attributes:
         prompt_format: "chat" or "raw"; None for predictions from elsewhere.
         paper_results: None where the source prints nothing.
-        reasons: why the two must not be compared; empty if they may.
+        reasons: Why the two must not be compared; empty if they may.
     """
 
     table: str
@@ -45,7 +45,7 @@ def read_results(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """The results of runs, in the order of the tasks. A task may occur with several splits, prompts and prompt formats.
 
     Raises:
-        ValueError: a run has no result, or two runs have one of the same task, split, prompt and prompt format.
+        ValueError: A run has no result, or two runs have one of the same task, split, prompt and prompt format.
     """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     origins: dict[tuple[str, ...], Path] = {}
@@ -186,7 +186,7 @@ def write_report(runs: Sequence[Path], out: Path) -> list[Path]:
     """Writes `report.md`, `report.json`, and the charts `radar.png` and `bars.png` if there is something to draw.
 
     Raises:
-        ValueError: as `read_results`.
+        ValueError: As `read_results`.
     """
     results = read_results(runs)
     comparisons = compare(results)

@@ -42,7 +42,7 @@ class JudgeSettings:
     """The judge to use; see `Judge`. Where `model` or `runs` is None, it is that of the benchmark's own program.
 
     Attributes:
-        prompts: directory of prompt files that take the place of ours of the same name, such as the official texts.
+        prompts: Directory of prompt files that take the place of ours of the same name, such as the official texts.
     """
 
     cache: Path
@@ -57,7 +57,7 @@ class JudgeSettings:
         """The judge of a benchmark.
 
         Raises:
-            ValueError: it has no key.
+            ValueError: It has no key.
         """
         model = self.model or judged.model
         return Judge(model, self.cache, base_url=self.base_url, replay=self.replay, concurrency=self.concurrency)
@@ -75,7 +75,7 @@ def task_directories(run: Path) -> list[Path]:
     """The directories of a run's tasks, or the run itself if it is one of them.
 
     Raises:
-        ValueError: there are no predictions.
+        ValueError: There are no predictions.
     """
     if not run.is_dir():
         raise ValueError(f"{run} is not a directory: give that of a run of owl2 evaluate, or of one of its tasks")
@@ -89,7 +89,7 @@ def with_protocol(directories: Sequence[Path], protocol: str | None) -> tuple[li
     """The directories whose predictions a protocol can score, and the reasons of the others; all where it is None.
 
     Raises:
-        ValueError: it can score none of several; the message has those that can.
+        ValueError: It can score none of several; the message has those that can.
     """
     if protocol is None or len(directories) == 1:
         return list(directories), {}
@@ -111,7 +111,7 @@ def with_submission(directories: Sequence[Path]) -> tuple[list[Path], dict[Path,
     """The directories whose predictions an evaluation server takes, and the reasons of the others.
 
     Raises:
-        ValueError: it takes none of several.
+        ValueError: There are several, and it takes none of them.
     """
     if len(directories) == 1:
         return list(directories), {}
@@ -156,7 +156,7 @@ def score_directory(
             that it scores.
 
     Raises:
-        ValueError: predictions are missing or there twice; a protocol is unknown or needs a judge.
+        ValueError: Predictions are missing or there twice; a protocol is unknown or needs a judge.
     """
     header, records = read_predictions(directory / PREDICTIONS)
     task = task_named(header["task"])
@@ -183,7 +183,7 @@ def write_submission(directory: Path, out: Path) -> Path:
     """Writes what the evaluation server of a task takes, and returns the file.
 
     Raises:
-        ValueError: no server takes these predictions, or some are missing.
+        ValueError: No server takes these predictions, or some are missing.
     """
     header, records = read_predictions(directory / PREDICTIONS)
     task = task_named(header["task"])
@@ -272,7 +272,7 @@ def value_at(summary: Mapping[str, Any], key: str) -> Any:
     """An entry of a summary; dots lead into nested ones.
 
     Raises:
-        KeyError: there is none.
+        KeyError: There is none.
     """
     value: Any = summary
     for name in key.split("."):

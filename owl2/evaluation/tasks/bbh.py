@@ -77,7 +77,7 @@ def _exemplars(path: Path) -> str:
     """The task's sentence and its three exemplars, without the canary and the rule above them.
 
     Raises:
-        ValueError: the file has no rule, or nothing below it.
+        ValueError: The file has no rule, or nothing below it.
     """
     with naming_file_errors(path):
         text = path.read_text(encoding="utf-8")

@@ -45,7 +45,7 @@ def read_questions(path: Path) -> list[MmluQuestion]:
     """The questions of a CSV file without a header: question, four choices, letter of the answer.
 
     Raises:
-        ValueError: naming the file and the line.
+        ValueError: Naming the file and the line.
     """
     found = []
     with path.open(encoding="utf-8", newline="") as file, naming_file_errors(path):

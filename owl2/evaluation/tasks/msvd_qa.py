@@ -15,7 +15,7 @@ def clip_names(path: Path) -> dict[str, str]:
     """The name of each clip, such as `-4wsuPCjDBc_5_15`, by its number, such as `vid1`.
 
     Raises:
-        ValueError: a line is not a name and a number, or a number occurs twice.
+        ValueError: A line is not a name and a number, or a number occurs twice.
     """
     names: dict[str, str] = {}
     with naming_file_errors(path):

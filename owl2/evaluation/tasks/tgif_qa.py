@@ -17,7 +17,7 @@ def _questions(folder: Path) -> Iterator[VideoQuestion]:
     """The rows of a file, which is separated by tabs in spite of its name.
 
     Raises:
-        ValueError: the columns are others, or a row has too few or too many, or an unknown type, or no one-word answer.
+        ValueError: The columns are others, or a row has too few or too many, or an unknown type, or no one-word answer.
     """
     path = folder / _FILE
     with path.open(encoding="utf-8", newline="") as file, naming_file_errors(path):

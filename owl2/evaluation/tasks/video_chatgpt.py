@@ -26,10 +26,10 @@ def import_predictions(path: AnyPath, task: str, run: AnyPath) -> Path:
     """Writes the predictions of a file as those of a run, and returns the directory that `owl2 score` takes.
 
     Args:
-        task: one of the benchmarks of video question answering.
+        task: One of the benchmarks of video question answering.
 
     Raises:
-        ValueError: the task is another, a record lacks a field, there is none, or the run has predictions already.
+        ValueError: The task is another, a record lacks a field, there is none, or the run has predictions already.
     """
     known, source = task_named(task), Path(path)
     if known.judged is None or JUDGED not in known.judged.protocols:

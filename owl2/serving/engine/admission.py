@@ -62,8 +62,8 @@ class Admission:
 
         Raises:
             InvalidRequest: There will never be as many.
-            Overloaded: too many requests wait, or this client sends them too fast.
-            DeadlineExceeded: no place became free in time.
+            Overloaded: Too many requests wait, or this client sends them too fast.
+            DeadlineExceeded: No place became free in time.
             ShuttingDown: The engine accepts no more requests.
         """
         if not self.is_open:

@@ -19,7 +19,7 @@ class Detokenizer:
     tokens is decoded again at each step: from the last place where text was complete.
 
     Args:
-        stop: texts that end the answer and are not part of it.
+        stop: Texts that end the answer and are not part of it.
     """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:

@@ -48,10 +48,10 @@ class AnswerRequest:
     """A prompt and how it is to be answered.
 
     Attributes:
-        stop: texts that end an answer.
-        choices: number of answers.
+        stop: Texts that end an answer.
+        choices: Number of answers.
         client: The client, for fairness.
-        grammar: the form of the answers.
+        grammar: The form of the answers.
     """
 
     prompt: Prompt
@@ -98,8 +98,8 @@ class Engine:
     """Serves one model.
 
     Args:
-        image_bytes: memory of the image table.
-        max_seconds: longest time of an answer, from its place in the engine on.
+        image_bytes: Memory of the image table.
+        max_seconds: Longest time of an answer, from its place in the engine on.
         observe: Called with measurements by name: "time_to_first_token_seconds", "inter_token_seconds".
     """
 
@@ -174,7 +174,7 @@ class Engine:
         """The number of tokens that an answer may take: the requested number, or what the context leaves.
 
         Raises:
-            PromptTooLong: prompt and answer do not fit.
+            PromptTooLong: Prompt and answer do not fit.
         """
         room = self.context - len(prompt)
         if room < 1 or (max_new_tokens or 0) > room:
@@ -189,7 +189,7 @@ class Engine:
         """The answers to a request as they are written. A caller that stops iterating frees what they hold.
 
         Raises:
-            RequestError: see `engine.errors`.
+            RequestError: See `engine.errors`.
         """
         page = self.worker.options.page_tokens
         tokens = -(-(len(request.prompt) + request.max_new_tokens) // page) * page * request.choices

@@ -7,8 +7,8 @@ class RequestError(Exception):
     Attributes:
         status: HTTP status.
         code: Code for programs, in the manner of OpenAI.
-        param: the field of the request that is to blame.
-        retry_after: seconds after which another attempt makes sense.
+        param: The field of the request that is to blame.
+        retry_after: Seconds after which another attempt makes sense.
     """
 
     status = 400

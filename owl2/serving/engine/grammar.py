@@ -23,7 +23,7 @@ class Grammars:
     """Reads grammars over one tokenizer.
 
     Args:
-        tokenizer: a fast tokenizer.
+        tokenizer: A fast tokenizer.
         vocab_size: V.
         end_tokens: Tokens that end an answer when the form is complete.
     """
@@ -38,7 +38,7 @@ class Grammars:
         """A grammar of one of the texts.
 
         Raises:
-            InvalidRequest: as `of_schema`.
+            InvalidRequest: As `of_schema`.
         """
         return self._read("answer: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices))
 
@@ -46,7 +46,7 @@ class Grammars:
         """A grammar of JSON on one line that a JSON schema describes.
 
         Raises:
-            InvalidRequest: the extra is not installed, or the schema is wrong or beyond what llguidance can enforce.
+            InvalidRequest: The extra is not installed, or the schema is wrong or beyond what llguidance can enforce.
         """
         return self._read("answer: %json " + json.dumps({**schema, "x-guidance": _ON_ONE_LINE}))
 

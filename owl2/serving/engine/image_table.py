@@ -26,8 +26,8 @@ class ImageTable:
     Args:
         rows: Rows of an image, Q + 1.
         hidden_size: D.
-        capacity: most images that are kept.
-        first_id: the first virtual id; all real ids lie below it.
+        capacity: Most images that are kept.
+        first_id: The first virtual id; all real ids lie below it.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class ImageTable:
 
         Args:
             pixel_values: [N, 3, H, W], as the model takes them: the key is the hash of pixels and processing.
-            encode: visual tokens [n, Q + 1, D] of those images [n, 3, H, W] that are not in the table yet.
+            encode: Visual tokens [n, Q + 1, D] of those images [n, 3, H, W] that are not in the table yet.
 
         Raises:
-            ImageTableFull: there is no slot left; nothing is kept.
+            ImageTableFull: There is no slot left; nothing is kept.
         """
         keys = [_hash(image) for image in pixel_values]
         with self._lock:

@@ -23,8 +23,8 @@ class PagedOwl2(Owl2PreTrainedModel, GenerationMixin):
 
     Args:
         model: The model whose weights are used. Its own attention does not change, since others may use it.
-        images: visual tokens by virtual id.
-        sampler: draws the tokens.
+        images: Visual tokens by virtual id.
+        sampler: Draws the tokens.
     """
 
     def __init__(self, model: Owl2ForConditionalGeneration, images: ImageTable, sampler: GumbelSampler) -> None:
@@ -53,7 +53,7 @@ class PagedOwl2(Owl2PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: [1, S], the requests one after the other.
-            logits_to_keep: the positions that end in a new token.
+            logits_to_keep: The positions that end in a new token.
             kwargs: The paged cache and the beginnings of the requests in it, which the attention gets.
         """
         is_vision = input_ids >= self.images.first_id  # [1, S]

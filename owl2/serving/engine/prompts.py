@@ -18,10 +18,10 @@ class Prompt:
     """A tokenized prompt.
 
     Attributes:
-        input_ids: the image token's id at each row of an image.
+        input_ids: The image token's id at each row of an image.
         is_vision: Whether each token is a row of an image.
         pixel_values: [N, 3, H, W] of the images and frames in the order of their rows, if there are any.
-        text: as the processor reads it, each placeholder standing for all rows of an image; control tokens and
+        text: As the processor reads it, each placeholder standing for all rows of an image; control tokens and
             placeholders that were typed are protected. Empty for a prompt of ids. See `PromptBuilder.shown`.
     """
 
@@ -62,7 +62,7 @@ class PromptBuilder:
             images, videos: Images and videos of the parts, in their order.
 
         Raises:
-            InvalidRequest: the chat template refuses the messages, or a text is not Unicode.
+            InvalidRequest: The chat template refuses the messages, or a text is not Unicode.
         """
         for index, message in enumerate(messages):
             content = message["content"]
@@ -87,7 +87,7 @@ class PromptBuilder:
         """A text of a client as the processor is to read it, whatever tokens it spells.
 
         Raises:
-            InvalidRequest: it is not Unicode.
+            InvalidRequest: It is not Unicode.
         """
         _check_unicode(text, param)
         (message,) = protect([{"content": text}], self.processor.protected_tokens)

@@ -25,12 +25,12 @@ class Sampling:
 
     Attributes:
         temperature: 0 takes the most likely token each time.
-        top_k: draw among the k most likely tokens; 0 takes all.
-        top_p: draw among the most likely tokens that together have this probability.
-        frequency_penalty, presence_penalty: subtracted from the score of a token of the answer so far, for each of its
+        top_k: Draw among the k most likely tokens; 0 takes all.
+        top_p: Draw among the most likely tokens that together have this probability.
+        frequency_penalty, presence_penalty: Subtracted from the score of a token of the answer so far, for each of its
             occurrences, and once.
-        logit_bias: added to the scores of tokens.
-        top_logprobs: report the log-probability of each token and of that many most likely ones; None reports nothing.
+        logit_bias: Added to the scores of tokens.
+        top_logprobs: Report the log-probability of each token and of that many most likely ones; None reports nothing.
     """
 
     temperature: float = 1.0
@@ -65,9 +65,9 @@ class Draws:
 
     Attributes:
         seed: Seed of its noise; answers to one request have different ones (`seed_of_choice`).
-        prompt_length: tokens before the answer.
-        guide: says which tokens may come.
-        logprobs: one entry for each token drawn so far, if they are asked for.
+        prompt_length: Tokens before the answer.
+        guide: Says which tokens may come.
+        logprobs: One entry for each token drawn so far, if they are asked for.
     """
 
     sampling: Sampling

@@ -58,8 +58,8 @@ class Worker:
     """Starts the manager, and starts it again.
 
     Args:
-        on_progress: called in a thread of the worker for every new token.
-        on_crash: called there when the manager has ended without being told to.
+        on_progress: Called in a thread of the worker for every new token.
+        on_crash: Called there when the manager has ended without being told to.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Worker:
         """Makes a manager with an empty cache, and waits until that is there.
 
         Raises:
-            RuntimeError: the manager ended before.
+            RuntimeError: The manager ended before.
         """
         self._stopping = False
         own_attention = paged_attention.is_better(self.model.config, self.model.device)

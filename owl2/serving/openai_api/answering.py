@@ -71,7 +71,7 @@ def answer_request(
     """The request to the engine.
 
     Raises:
-        RequestError: a limit is exceeded; the error names the field.
+        RequestError: A limit is exceeded; the error names the field.
     """
     limits = state.settings.limits
     for name, value, limit in (
@@ -104,7 +104,7 @@ def grammar_of(state: ServerState, form: ResponseFormat | None) -> Grammar | Non
     """The grammar of an answer; None if its form is free.
 
     Raises:
-        InvalidRequest: the form cannot be enforced, or is over a limit.
+        InvalidRequest: The form cannot be enforced, or is over a limit.
     """
     if form is None or isinstance(form, TextFormat):
         return None

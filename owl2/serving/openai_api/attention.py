@@ -35,7 +35,7 @@ class _Word(NamedTuple):
     """A word of an answer after its prompt, both in tokens.
 
     Attributes:
-        before: tokens of prompt and answer in front of the word.
+        before: Tokens of prompt and answer in front of the word.
         tokens: Tokens of the word.
     """
 

@@ -17,7 +17,7 @@ async def prompt_of_messages(state: ServerState, messages: list[Message]) -> Pro
     """Decodes and tokenizes outside the event loop.
 
     Raises:
-        InvalidRequest: an image cannot be read (the error says which), or a limit is exceeded.
+        InvalidRequest: An image cannot be read (the error says which), or a limit is exceeded.
     """
     limits = state.settings.limits
     if len(messages) > limits.messages:

@@ -20,7 +20,7 @@ def contents_of_data_url(url: str, kind: str, param: str) -> bytes:
     """The bytes in `data:image/png;base64,...`.
 
     Raises:
-        InvalidRequest: another kind of address, another encoding, or damaged.
+        InvalidRequest: Another kind of address, another encoding, or damaged.
     """
     header, comma, payload = url.partition(",")
     if not header.startswith("data:"):
@@ -44,7 +44,7 @@ def decode_image(contents: bytes, limits: LimitSettings, number: int, param: str
         number: Number of the image in the request, from 1 on, for the errors.
 
     Raises:
-        InvalidRequest: another format, too many pixels (seen in the header), damaged or cut short.
+        InvalidRequest: Another format, too many pixels (seen in the header), damaged or cut short.
     """
     image: Any
     try:
@@ -72,7 +72,7 @@ def decode_video(contents: bytes, limits: LimitSettings, num_frames: int, param:
     """At most `num_frames` frames of a video or an animation.
 
     Raises:
-        InvalidRequest: another format, too many frames or pixels (seen in the header), or damaged.
+        InvalidRequest: Another format, too many frames or pixels (seen in the header), or damaged.
     """
     is_animation = contents.startswith(b"GIF8") or contents[8:12] == b"WEBP"
     # Of all that FFmpeg reads: its lists of other files, such as those of HLS, would have it open what they name.

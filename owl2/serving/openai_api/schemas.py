@@ -198,7 +198,7 @@ class WordRequest(_Strict):
     """A word of the answer to a conversation.
 
     Attributes:
-        before: the answer in front of the word.
+        before: The answer in front of the word.
     """
 
     model: str | None = None
@@ -213,7 +213,7 @@ class AttentionRequest(WordRequest):
 
     Attributes:
         layers, heads: Layers and heads of the decoder whose mean is drawn; all by default.
-        through: how the visual abstractor is followed back to the patches.
+        through: How the visual abstractor is followed back to the patches.
         minus_average: Subtract what the tokens of the prompt look at on average.
     """
 
@@ -227,8 +227,8 @@ class OcclusionRequest(WordRequest):
     """Asks what changes if a part of an image is hidden.
 
     Attributes:
-        image: which of the messages' images and frames.
-        groups: rows and columns of parts.
+        image: Which of the messages' images and frames.
+        groups: Rows and columns of parts.
     """
 
     image: Annotated[int, Field(ge=0)] = 0

@@ -27,8 +27,8 @@ class ServerState:
     """One model with its engine.
 
     Attributes:
-        preparation: the one thread that decodes images and tokenizes.
-        fetches: threads that wait for images from elsewhere.
+        preparation: The one thread that decodes images and tokenizes.
+        fetches: Threads that wait for images from elsewhere.
     """
 
     engine: Engine

@@ -79,10 +79,10 @@ def check_settings(settings: ServeSettings, others: Sequence[str]) -> None:
     """Refuses settings that vLLM's server does not have or was not tested with.
 
     Args:
-        others: options of vLLM.
+        others: Options of vLLM.
 
     Raises:
-        ValueError: names the settings or the option.
+        ValueError: Names the settings or the option.
     """
     unknown = [key for key in _given(settings) if key not in (*OPTIONS, *OF_THE_PLUGIN) and "fetch." not in key]
     if unknown:
@@ -96,8 +96,8 @@ def command(directory: Path, settings: ServeSettings, dtype: str, others: Sequen
 
     Args:
         directory: Directory of the model.
-        dtype: as vLLM names it.
-        others: options of vLLM, which come last and so override ours.
+        dtype: As vLLM names it.
+        others: Options of vLLM, which come last and so override ours.
     """
     always = {key: _value(settings, key) for key in ALWAYS}
     values = always | {"model_name": directory.resolve().name} | _given(settings)
@@ -141,12 +141,12 @@ def serve(directory: str, settings: ServeSettings, dtype: str = "auto", others: 
     """Replaces this process by vLLM's server for a model; returns only to raise.
 
     Args:
-        dtype: one of `DTYPES`; "auto" is the checkpoint's own, where vLLM would halve float32.
+        dtype: One of `DTYPES`; "auto" is the checkpoint's own, where vLLM would halve float32.
         others: As in `command`.
 
     Raises:
-        ImportError: as `check_vllm`.
-        ValueError: as `check_settings` and `check_model`.
+        ImportError: As `check_vllm`.
+        ValueError: As `check_settings` and `check_model`.
     """
     check_vllm()
     check_settings(settings, others)
@@ -160,7 +160,7 @@ def check_model(directory: Path, dtype: str = "auto") -> str:
     """Checks a model except its weights, which vLLM reads, and returns the type of their numbers.
 
     Raises:
-        ValueError: it is not a model or an adapter, has no processor, or is not proven (`refuse_model`); there is no
+        ValueError: It is not a model or an adapter, has no processor, or is not proven (`refuse_model`); there is no
             such dtype.
     """
     from owl2.checkpoints.inspect import checkpoint_layout

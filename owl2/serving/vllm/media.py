@@ -43,7 +43,7 @@ class Owl2MediaConnector(MediaConnector):
         """One image as 8-bit RGB.
 
         Raises:
-            VLLMValidationError: as `decode_image`, `contents_of_data_url` and `Fetcher.fetch`.
+            VLLMValidationError: As `decode_image`, `contents_of_data_url` and `Fetcher.fetch`.
         """
         return _refused_as_vllm_does(self._reading_image(image_url))
 
@@ -54,7 +54,7 @@ class Owl2MediaConnector(MediaConnector):
         """The frames that the model takes of a video, [T, H, W, 3] uint8.
 
         Raises:
-            VLLMValidationError: as `decode_video` and `contents_of_data_url`.
+            VLLMValidationError: As `decode_video` and `contents_of_data_url`.
         """
         return _refused_as_vllm_does(self._reading_video(video_url))
 

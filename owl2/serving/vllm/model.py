@@ -124,7 +124,7 @@ class Owl2ForConditionalGeneration(nn.Module, SupportsMultiModal):
 
         Args:
             input_ids: [T].
-            multimodal_embeddings: the visual tokens of the step, as many as `is_multimodal` has true entries.
+            multimodal_embeddings: The visual tokens of the step, as many as `is_multimodal` has true entries.
             is_multimodal: [T] bool.
         """
         embeddings = self.model.language_model.embed_tokens(input_ids)
@@ -172,7 +172,7 @@ class Owl2ForConditionalGeneration(nn.Module, SupportsMultiModal):
         """Loads weights under our names or the official ones, tensor by tensor; fixed tables are checked.
 
         Raises:
-            CheckpointError: as `official_to_owl2`.
+            CheckpointError: As `official_to_owl2`.
         """
         ours = (pair for name, tensor in weights for pair in official_to_owl2({name: tensor}, self.config).items())
         return AutoWeightsLoader(self).load_weights(ours)

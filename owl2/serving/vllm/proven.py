@@ -30,7 +30,7 @@ def refuse_model(config: "Owl2Config") -> None:
     """Refuses models with parts that were not compared with `generate`.
 
     Raises:
-        ValueError: names the setting and its value.
+        ValueError: Names the setting and its value.
     """
     text = config.text_config
     unproven = {
@@ -51,7 +51,7 @@ def refuse_unproven(vllm_config: "VllmConfig") -> None:
     """Refuses settings of vLLM, and models, that were not compared with `generate`.
 
     Raises:
-        ValueError: names the setting, its value, and what to do.
+        ValueError: Names the setting, its value, and what to do.
     """
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     refuse_model(model.hf_config)
@@ -82,7 +82,7 @@ def refuse_option(option: str) -> None:
     """Refuses an option of vLLM that was not tested, and takes any other.
 
     Raises:
-        ValueError: names the option and what to do.
+        ValueError: Names the option and what to do.
     """
     if option in UNPROVEN:
         raise ValueError(f"{option} was not tested with mPLUG-Owl2 in vLLM: {UNPROVEN[option]}")

@@ -72,7 +72,7 @@ class Owl2Renderer(HfRenderer):
         """The messages with their texts as letters, whatever tokens they spell.
 
         Raises:
-            VLLMValidationError: as `_parts`.
+            VLLMValidationError: As `_parts`.
         """
         plain = [{**message, "content": _parts(message.get("content"))} for message in messages]
         return protect(plain, self.processor.protected_tokens)
@@ -98,7 +98,7 @@ class Owl2Renderer(HfRenderer):
         """Ids of a text with one token for each placeholder.
 
         Raises:
-            VLLMValidationError: it has placeholders, and there is no image or video.
+            VLLMValidationError: It has placeholders, and there is no image or video.
         """
         text = prompt["prompt"]
         rows = [1] * len(self.prompts.find(text))
@@ -118,7 +118,7 @@ def _parts(content: Any) -> list[dict[str, Any]]:
     """The parts of a message.
 
     Raises:
-        VLLMValidationError: a part is of another kind than `KINDS`.
+        VLLMValidationError: A part is of another kind than `KINDS`.
     """
     parts = [content] if isinstance(content, str) else content or []
     named = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]

@@ -20,7 +20,7 @@ class Owl2Tokenizer:
         """Loads from a local folder; the video placeholder becomes a token too, so that it has an id.
 
         Raises:
-            ValueError: as `load_processor`.
+            ValueError: As `load_processor`.
         """
         processor = load_processor(directory)
         tokenizer = processor.tokenizer

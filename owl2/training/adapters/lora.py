@@ -41,7 +41,7 @@ def apply_lora(
     Other trained parameters stay as they are, so call it after `select_trainable`.
 
     Args:
-        targets: names of projections of a decoder layer (`q_proj`, `vision_k_proj`, `gate_proj`, ...); by default all
+        targets: Names of projections of a decoder layer (`q_proj`, `vision_k_proj`, `gate_proj`, ...); by default all
             that came with the language model.
 
     Returns:
@@ -49,7 +49,7 @@ def apply_lora(
 
     Raises:
         ImportError: PEFT is not installed.
-        ValueError: the rank is not positive, or there is no such projection.
+        ValueError: The rank is not positive, or there is no such projection.
     """
     if rank < 1:
         raise ValueError(f"the rank of LoRA is {rank}, but must be at least 1")
@@ -70,7 +70,7 @@ def save_adapter(
         write: `False` on ranks that only take part in gathering what is sharded.
 
     Raises:
-        ValueError: there are no adapters in the model.
+        ValueError: There are no adapters in the model.
     """
     require_adapters(model)
     config = model.peft_config[ADAPTER]

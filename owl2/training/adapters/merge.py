@@ -27,16 +27,16 @@ def merge_lora(adapter: str | Path, base: str | Path, out: str | Path, report: R
     merge is continued by the same call.
 
     Args:
-        base: directory of the model that the adapter was trained on, in our or the official layout; of a model that
+        base: Directory of the model that the adapter was trained on, in our or the official layout; of a model that
             was trained in 4 bits, the one in full precision.
-        report: called after each shard.
+        report: Called after each shard.
 
     Returns:
         The directory `out`.
 
     Raises:
         ImportError: PEFT is not installed.
-        ValueError: the adapter does not fit the base, or `out` holds something.
+        ValueError: The adapter does not fit the base, or `out` holds something.
     """
     out = Path(out)
     if out.exists() and any(out.iterdir()):
@@ -60,7 +60,7 @@ def with_adapter(folder: AdapterFolder, base: StoredModel) -> StoredModel:
 
     Raises:
         ImportError: PEFT is not installed.
-        ValueError: the folder is not one of LoRA, is damaged, or does not fit the model.
+        ValueError: The folder is not one of LoRA, is damaged, or does not fit the model.
     """
     learnt = stored_tensors([folder.path / WEIGHTS])
     learnt = {name.removeprefix(PREFIX): tensor for name, tensor in learnt.items()}
@@ -96,7 +96,7 @@ class _MergedLayer(NamedTuple):
     Attributes:
         layer: PEFT's layer, on the device "meta".
         own: Parameters of the layer below.
-        matrices: parameters of the adapter, by their names in the folder.
+        matrices: Parameters of the adapter, by their names in the folder.
     """
 
     layer: Any
@@ -123,7 +123,7 @@ def _with_official_adapter(directory: str | Path, base: str | Path) -> StoredMod
     """A stored model with an adapter of the official code merged into it.
 
     Raises:
-        CheckpointError: the adapter does not fit the base.
+        CheckpointError: The adapter does not fit the base.
     """
     adapter, model = read_official_adapter(directory), open_model(base)
     official = lazy_official(model.tensors, model.config)

@@ -27,7 +27,7 @@ def quantize_frozen_projections(
 
     Raises:
         ImportError: bitsandbytes is not installed.
-        ValueError: no linear layer is frozen, or one is too narrow.
+        ValueError: No linear layer is frozen, or one is too narrow.
     """
     bitsandbytes = _bitsandbytes()
     layers = model.model.language_model.layers

@@ -29,11 +29,11 @@ def check_continuation(model: Owl2ForConditionalGeneration, directory: str | Pat
     """Refuses a folder from which a model with new adapters cannot continue. None of its weights are read.
 
     Args:
-        model: as `apply_lora` leaves it; it may be on the device "meta".
+        model: As `apply_lora` leaves it; it may be on the device "meta".
 
     Raises:
         ImportError: PEFT is not installed.
-        ValueError: the folder is not one of LoRA, is damaged, was made with other settings, for another base model, or
+        ValueError: The folder is not one of LoRA, is damaged, was made with other settings, for another base model, or
             holds a part that trained in full and is frozen in this model.
     """
     folder = AdapterFolder(directory)
@@ -54,7 +54,7 @@ def continue_adapter(model: Owl2ForConditionalGeneration, directory: str | Path)
     The resolution stays that of the model: positions that were learnt at another are interpolated.
 
     Raises:
-        ImportError, ValueError: as `check_continuation`.
+        ImportError, ValueError: As `check_continuation`.
     """
     check_continuation(model, directory)
     size = model.config.vision_config.image_size

@@ -80,7 +80,7 @@ class Checkpoints:
             shared, rank: JSON states; see `SavedState`.
 
         Raises:
-            OSError: this checkpoint, or the one before, cannot be written.
+            OSError: This checkpoint, or the one before, cannot be written.
         """
         self.wait()
         writer = SafetensorsWriter(directory_of(self.directory, step), self._rank, shared, rank, self._remove_old)
@@ -109,8 +109,8 @@ class Checkpoints:
 
         Raises:
             DamagedCheckpoint: A file of it has changed since it was written.
-            ValueError: it holds tensors of other names or shapes.
-            OSError: it cannot be read.
+            ValueError: It holds tensors of other names or shapes.
+            OSError: It cannot be read.
         """
         found: list[Any] = [None]
         if self._rank == 0:

@@ -59,7 +59,7 @@ class SafetensorsWriter(StorageWriter):
         directory: Directory of the complete checkpoint, which is written in `directory.partial`.
         shared_state: State that is kept in `state.json`; that of the coordinator counts.
         rank_state: State that is kept in `rank-00000.json`.
-        when_complete: called on the coordinator when the checkpoint has its name.
+        when_complete: Called on the coordinator when the checkpoint has its name.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ def read_index(directory: Path) -> dict[str, Any]:
     """The dtype, shape and pieces of every tensor.
 
     Raises:
-        ValueError: the index is not one of ours.
+        ValueError: The index is not one of ours.
     """
     index = json.loads((directory / INDEX).read_text())
     for name, entry in index.items():
@@ -222,7 +222,7 @@ def damaged_files(directory: Path, share: int = 0, of: int = 1) -> list[str]:
     """What is wrong with the files of a complete checkpoint: missing, of another size, or of another SHA-256.
 
     Args:
-        share, of: check only every `of`-th file, so that ranks can divide the work.
+        share, of: Check only every `of`-th file, so that ranks can divide the work.
     """
     try:
         manifest = json.loads((directory / MANIFEST).read_text())

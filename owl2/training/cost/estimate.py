@@ -31,13 +31,13 @@ class Cost(NamedTuple):
     """The cost of a recipe on some GPUs.
 
     Attributes:
-        sample: a mean sample. micro_batch: what one GPU holds at a time, at the longest.
-        flops: operations of one sample.
-        memory: bytes of one GPU at the worst moment, by kind.
-        micro_batches: forward passes of a GPU in a step.
+        sample: A mean sample. micro_batch: what one GPU holds at a time, at the longest.
+        flops: Operations of one sample.
+        memory: Bytes of one GPU at the worst moment, by kind.
+        micro_batches: Forward passes of a GPU in a step.
         hours: Hours of all steps on all GPUs, at `mfu`.
         assumed: Assumptions about what is not known.
-        advice: changes of the recipe, each with the bytes that a GPU then needs, where it does not fit.
+        advice: Changes of the recipe, each with the bytes that a GPU then needs, where it does not fit.
     """
 
     gpu: Gpu
@@ -103,7 +103,7 @@ def recipe_cost(
     """The cost of a recipe.
 
     Args:
-        mfu: share of the GPUs' peak that the run reaches, without recomputation.
+        mfu: Share of the GPUs' peak that the run reaches, without recomputation.
         text_tokens, images: Numbers of a mean sample. By default text fills `data.max_length` in stage instruct, and is
             a web caption in stage pretrain.
 

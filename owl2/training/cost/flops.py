@@ -20,9 +20,9 @@ class Sample(NamedTuple):
     """The contents of one training sample.
 
     Attributes:
-        text_tokens: tokens of text.
-        images: images or frames, each of `image_size` pixels a side.
-        supervised_tokens: tokens with a loss; by default all of the text.
+        text_tokens: Tokens of text.
+        images: Images or frames, each of `image_size` pixels a side.
+        supervised_tokens: Tokens with a loss; by default all of the text.
     """
 
     text_tokens: float
@@ -52,7 +52,7 @@ class Product(NamedTuple):
     Attributes:
         component: The component to which it is counted.
         forward: Its operations in a forward pass.
-        weight_gradient, input_gradient: whether a backward pass computes them.
+        weight_gradient, input_gradient: Whether a backward pass computes them.
     """
 
     component: str
@@ -165,7 +165,7 @@ def decoder_products(
     """The products of one sample in the decoder's layers, where attention does not cross samples.
 
     Args:
-        learns_before: whether anything in front of the decoder trains, so that its input needs a gradient.
+        learns_before: Whether anything in front of the decoder trains, so that its input needs a gradient.
     """
     norms = {"decoder_vision", "decoder_text"} if "norm" in config.modality_adaptive else {"decoder_shared"}
     first_input = learns_before or bool(norms & trained.parts)

@@ -68,7 +68,7 @@ def estimate_memory(
     """The bytes of one GPU at the worst moment, by kind (`KINDS`).
 
     Args:
-        counts: number of parameters of each part of `owl2.modeling.parts.PARTS`, without adapters.
+        counts: Number of parameters of each part of `owl2.modeling.parts.PARTS`, without adapters.
     """
     parameters = count_trained(config, counts, trained)
     layers = _layers(config, parameters, batch, trained, shape)
@@ -92,8 +92,8 @@ def _backward(
     """The bytes that a micro-batch adds at each moment of its backward pass: at the head, then from the last layer on.
 
     Args:
-        outside: trained parameters of embeddings and head.
-        trains: all trained parameters.
+        outside: Trained parameters of embeddings and head.
+        trains: All trained parameters.
     """
     size = shape.compute_bytes
     fits_whole = trains * (GRADIENT + size) <= LOCAL_ACCUMULATION_SHARE * shape.device_bytes

@@ -7,8 +7,8 @@ class Gpu(NamedTuple):
     """A kind of GPU.
 
     Attributes:
-        flops: dense bfloat16 operations a second with float32 sums (datasheets print twice that, with sparsity).
-        memory: bytes as in the datasheet, decimal; a card has a few per cent more.
+        flops: Dense bfloat16 operations a second with float32 sums (datasheets print twice that, with sparsity).
+        memory: Bytes as in the datasheet, decimal; a card has a few per cent more.
     """
 
     flops: float

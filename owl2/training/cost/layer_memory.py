@@ -28,12 +28,12 @@ class Placement(NamedTuple):
 
     Attributes:
         shards, tensor: Number of ranks over which trained parameters are sharded, and of those that share every layer.
-        sharded: whether trained weights are float32 shards that are gathered: always but in one process in float32
+        sharded: Whether trained weights are float32 shards that are gathered: always but in one process in float32
             (`owl2.training.distributed.parallelize`).
         compute_bytes: Bytes of a number in the precision of the computation.
-        accumulates: whether a step has several micro-batches.
-        device_bytes: memory of the GPU, which decides whether gradients stay whole between micro-batches.
-        int4: whether the decoder's frozen projections are kept in 4 bits.
+        accumulates: Whether a step has several micro-batches.
+        device_bytes: Memory of the GPU, which decides whether gradients stay whole between micro-batches.
+        int4: Whether the decoder's frozen projections are kept in 4 bits.
     """
 
     shards: int = 1
@@ -54,7 +54,7 @@ class Layer(NamedTuple):
         whole: What autograd keeps without checkpointing.
         kept: What it keeps between forward and backward pass with the chosen checkpointing.
         workspace: What its backward pass holds besides `whole`.
-        trained: number of its parameters that train, on one rank of a tensor group.
+        trained: Number of its parameters that train, on one rank of a tensor group.
     """
 
     whole: float

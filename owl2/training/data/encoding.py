@@ -26,7 +26,7 @@ def encode_caption(processor: Owl2Processor, data: DataSettings, caption: str) -
     """Encodes a caption as `Owl2Processor.encode_pair` does, without its image; what exceeds `max_length` is cut off.
 
     Raises:
-        InvalidSample: it holds a control token, and those are refused.
+        InvalidSample: It holds a control token, and those are refused.
     """
     _refuse_control_tokens(turns([("", caption)])[1:], processor, data)
     sample = processor.encode_pair(caption, control_tokens=data.control_tokens)
@@ -43,7 +43,7 @@ def encode_conversation(processor: Owl2Processor, conversation: Conversation, da
         Lists `input_ids`, ..., and `pixel_values` uint8 [n, 3, R, R] if there are images or videos.
 
     Raises:
-        InvalidSample: a text holds a control token, and those are refused; an image cannot be read, or what
+        InvalidSample: A text holds a control token, and those are refused; an image cannot be read, or what
             `max_length` leaves has lost an image or every answer.
     """
     _refuse_control_tokens(conversation.messages, processor, data)

@@ -37,10 +37,10 @@ class BatchingConfig(NamedTuple):
     """The settings by which samples become micro-batches.
 
     Attributes:
-        micro_batch_size: samples of a micro-batch, with packing rows.
-        row_length: tokens of a row; `None` without packing.
-        buffer: samples that are packed together.
-        few_shapes: pad packed rows to a multiple of `LENGTH_STEP`, for compiled layers.
+        micro_batch_size: Samples of a micro-batch, with packing rows.
+        row_length: Tokens of a row; `None` without packing.
+        buffer: Samples that are packed together.
+        few_shapes: Pad packed rows to a multiple of `LENGTH_STEP`, for compiled layers.
     """
 
     micro_batch_size: int
@@ -59,10 +59,10 @@ class Counts(NamedTuple):
     """Counts of a rank's share of a batch.
 
     Attributes:
-        supervised: tokens with a loss.
-        tokens: all tokens, visual rows included.
-        positions: tokens and padding.
-        turns: answers, captions and texts with a loss.
+        supervised: Tokens with a loss.
+        tokens: All tokens, visual rows included.
+        positions: Tokens and padding.
+        turns: Answers, captions and texts with a loss.
     """
 
     supervised: int = 0
@@ -107,13 +107,13 @@ class StageDataLoader:
         samples: Samples from which the global batches are drawn.
         processor: Processor that encodes and pads.
         batching: See `BatchingConfig`.
-        global_batch_size: samples of a global batch.
+        global_batch_size: Samples of a global batch.
         rank, ranks: Number of this rank, and of ranks that share the data.
         num_workers: Number of processes that read and encode; with 0, this is done between the steps.
         counter: Counts broken samples, and ends the run when there are too many.
 
     Raises:
-        ValueError: there are more ranks than samples in a batch.
+        ValueError: There are more ranks than samples in a batch.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class StageDataLoader:
         """Resumes where `state_dict` was called, on any number of ranks.
 
         Raises:
-            ValueError: the state is of other data.
+            ValueError: The state is of other data.
         """
         self.samples.load_state_dict(state)
         self._state = state

@@ -71,7 +71,7 @@ def open_stage_data(recipe: Recipe, sources: dict[str, Source], directory: Path)
         directory: Directory whose `cache` holds indexes, if the recipe names no other place.
 
     Raises:
-        ValueError: a file is missing or not as its format says.
+        ValueError: A file is missing or not as its format says.
     """
     cache = Path(recipe.data.cache) if recipe.data.cache is not None else directory / "cache"
     return (Pairs if recipe.stage == "pretrain" else Conversations)(recipe, sources, cache)

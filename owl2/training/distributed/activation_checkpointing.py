@@ -38,7 +38,7 @@ def prepare_block(block: nn.Module, recompute: ActivationCheckpointing = "none",
         recompute: "none" keeps everything; "full" keeps the layer's input and computes all again (a third more work);
             "selective" keeps what attention and the projections around it gave, and computes the wide middle of the
             MLP, norms and element-wise steps again (half of that work): about six rows of the hidden size a token.
-        compile: compile the layer for any shapes.
+        compile: Compile the layer for any shapes.
     """
     if recompute == "selective" and compile:
         # A compiled layer computes norms and element-wise steps again by itself.

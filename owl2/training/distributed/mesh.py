@@ -26,11 +26,11 @@ class Mesh(NamedTuple):
     """The place of this process among all.
 
     Attributes:
-        device_mesh: dimensions `replicate`, `shard` and `tensor`. Trained parameters are sharded over `shard`, their
+        device_mesh: Dimensions `replicate`, `shard` and `tensor`. Trained parameters are sharded over `shard`, their
             gradients summed over `replicate` too; the ranks of `tensor` share every layer and read the same samples.
         data_rank, data_size: Number of the share of a batch that this rank reads, and of shares.
-        data_group: the ranks that read the other shares, at this place of `tensor`.
-        host_group: all ranks, for tensors and objects on the host.
+        data_group: The ranks that read the other shares, at this place of `tensor`.
+        host_group: All ranks, for tensors and objects on the host.
     """
 
     device: torch.device
@@ -89,7 +89,7 @@ def process_group(stall_timeout_s: float = 1800.0) -> Iterator[torch.device]:
         The device of this rank.
 
     Raises:
-        ValueError: there are fewer GPUs than ranks on this machine.
+        ValueError: There are fewer GPUs than ranks on this machine.
     """
     device = _device()
     backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
@@ -185,7 +185,7 @@ def mesh_shape(
             every machine is a replica (hybrid sharding): only sums of gradients travel between machines.
 
     Raises:
-        ValueError: the numbers do not multiply to `size`.
+        ValueError: The numbers do not multiply to `size`.
     """
     if isinstance(data_shards, int):
         shards = data_shards

@@ -35,10 +35,10 @@ def parallelize(
     Args:
         model: On several ranks, a model without weights (on the device "meta"), which `broadcast_weights` fills. One
             process may have a model with weights as well.
-        activation_checkpointing, compile: see `prepare_block`.
+        activation_checkpointing, compile: See `prepare_block`.
 
     Raises:
-        ValueError: heads cannot be shared evenly by the tensor ranks.
+        ValueError: Heads cannot be shared evenly by the tensor ranks.
     """
     for parameter in model.parameters():
         assert parameter.is_meta or mesh.size == 1, "ranks could begin with different weights"

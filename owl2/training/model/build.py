@@ -35,7 +35,7 @@ class MetaModel(NamedTuple):
     """A model known by its sizes alone.
 
     Attributes:
-        config: the configuration at the first step.
+        config: The configuration at the first step.
         assumed: What could not be read, so that the paper's sizes are assumed for it.
     """
 
@@ -55,7 +55,7 @@ def meta_config(recipe: Recipe) -> MetaModel:
     so that a recipe can be inspected before anything is downloaded.
 
     Raises:
-        ValueError: the parts do not fit each other, or modality_adaptive contradicts the checkpoint.
+        ValueError: The parts do not fit each other, or modality_adaptive contradicts the checkpoint.
     """
     assumed: list[str] = []
     if recipe.model.initialize is not None:
@@ -84,7 +84,7 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
         texts: Texts from which the tokenizer of a small random language model is made.
 
     Raises:
-        ValueError: a checkpoint is missing or does not fit.
+        ValueError: A checkpoint is missing or does not fit.
     """
     torch.manual_seed(recipe.seed)
     settings, size = recipe.model, recipe.data.image_size
@@ -120,7 +120,7 @@ def open_stored_model(recipe: Recipe) -> tuple[StoredModel, Owl2Processor]:
     """The model of a recipe for which `can_stay_stored`, whose weights are read when needed, and its processor.
 
     Raises:
-        ValueError: a checkpoint is missing or does not fit.
+        ValueError: A checkpoint is missing or does not fit.
     """
     torch.manual_seed(recipe.seed)
     initial, size = recipe.model.initialize, recipe.data.image_size
@@ -151,7 +151,7 @@ def build_meta_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2
     """The model of a recipe with a checkpoint, with its weights unread on the device "meta", and its processor.
 
     Raises:
-        ValueError: the checkpoint is missing or does not fit.
+        ValueError: The checkpoint is missing or does not fit.
     """
     assert recipe.model.checkpoint is not None, "only what is stored can be described"
     torch.manual_seed(recipe.seed)
@@ -174,7 +174,7 @@ def apply_trainable(
 
     Raises:
         ImportError: PEFT or bitsandbytes is needed and not installed.
-        ValueError: a target of the adapters does not exist, or a layer cannot be kept in 4 bits.
+        ValueError: A target of the adapters does not exist, or a layer cannot be kept in 4 bits.
     """
     select_trainable(model, settings.parts)
     if settings.quantization is not None and quantize_for is not None:
@@ -284,7 +284,7 @@ def check_max_length(recipe: Recipe, config: Owl2Config) -> None:
     """Refuses a length of samples beyond the model's positions, or without room for text.
 
     Raises:
-        ValueError: with both numbers.
+        ValueError: It is too long or too short; the message has both numbers.
     """
     length, rows, context = recipe.data.max_length, config.tokens_per_image, _context(config)
     if length <= rows:

@@ -71,7 +71,7 @@ def load_initial_state(
         goes_on: Whether there is a checkpoint of the run.
 
     Raises:
-        ValueError: a checkpoint of a model is missing or does not fit, or samples have no room for text.
+        ValueError: A checkpoint of a model is missing or does not fit, or samples have no room for text.
     """
     weights: Weights | None = None
 

@@ -19,10 +19,10 @@ class Row(NamedTuple):
     """A part of the model.
 
     Attributes:
-        parameters, trained: numbers of parameters.
-        lowest_rate, highest_rate: peak rates of its parameters; 0 where nothing trains.
+        parameters, trained: Numbers of parameters.
+        lowest_rate, highest_rate: Peak rates of its parameters; 0 where nothing trains.
         weight_decay: Weight decay of its matrices; vectors and tables of embeddings never decay.
-        decayed: number of parameters that decay.
+        decayed: Number of parameters that decay.
     """
 
     part: str

@@ -61,7 +61,7 @@ def plan_tasks(tasks: Mapping[str, TaskSettings], directory: Path) -> list[Plann
         directory: Directory of the predictions, which has a folder for each step.
 
     Raises:
-        ValueError: files or images are missing or broken, or the answers of a split are not public.
+        ValueError: Files or images are missing or broken, or the answers of a split are not public.
     """
     versions = {"owl2": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     planned = []
@@ -119,8 +119,8 @@ class BenchmarkScores:
             Scores by the name of the benchmark on the first rank, none on the others.
 
         Raises:
-            StopRequested: a rank was asked to stop.
-            ValueError: an image cannot be read, or a prompt does not fit the context of the model.
+            StopRequested: A rank was asked to stop.
+            ValueError: An image cannot be read, or a prompt does not fit the context of the model.
         """
         found = {}
         with self._whole.of(model, self.dtype) as whole:

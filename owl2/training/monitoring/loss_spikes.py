@@ -21,10 +21,10 @@ class LossSpikeGuard:
 
     Args:
         spike_factor: Skip a loss of more than this many times the median of the last `WINDOW` accepted ones.
-        in_a_row, in_all: more skipped steps than these end the run.
+        in_a_row, in_all: More skipped steps than these end the run.
 
     Attributes:
-        skipped: number of skipped steps by reason.
+        skipped: Number of skipped steps by reason.
     """
 
     def __init__(self, spike_factor: float, in_a_row: int, in_all: int) -> None:
@@ -40,7 +40,7 @@ class LossSpikeGuard:
             `None` to take the step, otherwise the reason to skip it.
 
         Raises:
-            TrainingDiverged: this is one skipped step too many.
+            TrainingDiverged: This is one skipped step too many.
         """
         reason = self._judge(loss, gradient_norm)
         if reason is None:

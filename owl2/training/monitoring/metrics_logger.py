@@ -60,7 +60,7 @@ class StepReport(NamedTuple):
         samples, tokens: Numbers of the run so far.
         seconds: Time of the step; in `data_seconds` of it the step waited for data.
         skipped: Reason why the optimizer did not take the step.
-        mfu: share of the device's peak, where that is known.
+        mfu: Share of the device's peak, where that is known.
         memory_bytes: The most that the device held; on a CPU, what the process holds.
         checkpoint_seconds: Time for which training stood still for a checkpoint since the step before.
         scores: Scores measured after the step; see `Evaluation`.
@@ -123,8 +123,8 @@ class MetricsLogger:
     A terminal shows a bar with two lines; where the output goes to a file, a line is printed every `LINE_SECONDS`.
 
     Args:
-        every: steps between two lines of metrics.
-        tensorboard: write events for TensorBoard too.
+        every: Steps between two lines of metrics.
+        tensorboard: Write events for TensorBoard too.
 
     Raises:
         ImportError: TensorBoard is requested and not installed.

@@ -107,7 +107,7 @@ class Watchdog:
     Inside it every rank calls `progress` for each phase. A single process waits for no other and is not watched.
 
     Args:
-        limit_s: see `StallTracker`. Held-out loss and a blocking save must fit into it.
+        limit_s: See `StallTracker`. Held-out loss and a blocking save must fit into it.
         end: Ends this process with the report; tests replace it.
     """
 

@@ -43,18 +43,18 @@ class Source(Section):
             YAML file of instruction sources), or image-caption pairs: `jsonl`, `parquet`, `coco_captions`,
             `webdataset`.
         path: The file or, for `webdataset`, the directory or address of the shards.
-        root: directory of the images; that of the file by default.
-        weight: share of the samples drawn from this source, relative to the other weights; by default its number of
+        root: Directory of the images; that of the file by default.
+        weight: Share of the samples drawn from this source, relative to the other weights; by default its number of
             samples.
         index: Directory of the index of `webdataset`, if it is not beside the shards.
-        image_field, caption_field: names of the fields or columns of `jsonl` and `parquet`; of `webdataset`, the field
+        image_field, caption_field: Names of the fields or columns of `jsonl` and `parquet`; of `webdataset`, the field
             of `.json` that holds the caption, instead of `.txt`.
         split: Split of easy-VQA or of scenes, which also have `held_out`: combinations that training never shows.
         max_questions: Most questions of a conversation about one image of easy-VQA.
         asked_of: Whether easy-VQA's questions are about the images, as by default, or about captions in their place.
         thinned: Whether every second of easy-VQA's questions that name another colour than the image's is left out.
         texts: Kinds of texts of `english`; passages and instructions by default.
-        count: number of scenes; 20,000 by default.
+        count: Number of scenes; 20,000 by default.
         seed: Seed of the scenes; that of the recipe by default.
         difficulty: Difficulty of the scenes; medium by default.
         kinds: Kinds of conversations about scenes; all by default. `[text]` needs no image, the others are about one.
@@ -106,7 +106,7 @@ class Packing(Section):
 
     Attributes:
         length: Largest number of tokens of a row; `data.max_length` by default.
-        buffer: samples of a step that are packed together; more of them leave less padding.
+        buffer: Samples of a step that are packed together; more of them leave less padding.
     """
 
     enabled: bool = False
@@ -119,22 +119,22 @@ class DataSettings(Section):
 
     Attributes:
         sources: Sources by name.
-        image_size: pixels of a side.
-        aspect: how an image becomes square: "pad" for image quality; that of the checkpoint by default, "resize" in a
+        image_size: Pixels of a side.
+        aspect: How an image becomes square: "pad" for image quality; that of the checkpoint by default, "resize" in a
             new model.
         augment: `true` is a random resized crop and horizontal flip, as in BLIP-2 (section 4.1), only for pairs, since
             questions may be about what a crop cuts off; `flip` is the flip alone.
-        keep_left_and_right: do not flip an image whose caption says left or right.
-        max_length: tokens of a sample, visual rows included. Longer texts are cut at their end; a sample whose images
+        keep_left_and_right: Do not flip an image whose caption says left or right.
+        max_length: Tokens of a sample, visual rows included. Longer texts are cut at their end; a sample whose images
             or whose answer would be lost is left out, and counted.
         last_answer_only: Only the last answer of a conversation is learnt; those before it are read.
         control_tokens: Meaning of a control token in a text, such as `</s>` or the HTML tag `<s>`: a reason to
             leave the sample out and count it (refuse), or its letters (text).
         keep_in_memory: Keep every encoded sample, pixels included, once it was read: for small data that is learnt from
             again and again. Each worker keeps its own.
-        workers: processes that prepare batches on each rank; 0 prepares them between the steps.
-        bad_share: the run ends when more than this share of a source's samples, and at least 100, are broken.
-        cache: directory for the index of `records`; `cache` in the run directory by default.
+        workers: Processes that prepare batches on each rank; 0 prepares them between the steps.
+        bad_share: The run ends when more than this share of a source's samples, and at least 100, are broken.
+        cache: Directory for the index of `records`; `cache` in the run directory by default.
     """
 
     sources: Annotated[dict[str, Source], Field(min_length=1)]

@@ -48,7 +48,7 @@ class Initialize(Section):
     """A new model: a language model, a CLIP ViT and a random abstractor.
 
     Attributes:
-        language_model: directory or `.gguf` file of a LLaMA-family model, or sizes of a random one.
+        language_model: Directory or `.gguf` file of a LLaMA-family model, or sizes of a random one.
         vision_encoder: Directory of a CLIP checkpoint, or of an mPLUG-Owl2, whose abstractor is then taken along, but
             for its projection, and must have the sizes `abstractor`. Without it the encoder is random, of the sizes
             `vision`.
@@ -73,14 +73,14 @@ class ModelSettings(Section):
     """The model at the first step; if both `checkpoint` and `initialize` are given, the last one counts.
 
     Attributes:
-        checkpoint: directory of a whole mPLUG-Owl2 in our or the official layout.
+        checkpoint: Directory of a whole mPLUG-Owl2 in our or the official layout.
         adapter: Adapter folder of an earlier run on that checkpoint, whose training continues; it needs `train.lora`.
-        initialize: a new model.
+        initialize: A new model.
         modality_adaptive: Parts of a decoder layer with a copy for vision, [norm, k, v] for a new model by default. A
             checkpoint must have exactly these, if they are given.
-        routing, routing_share, routing_seed, kv_adapter_rank: controls of the module, see `Owl2TextConfig`; a
+        routing, routing_share, routing_seed, kv_adapter_rank: Controls of the module, see `Owl2TextConfig`; a
             checkpoint must have exactly these, if they are given.
-        attention: implementation of attention in the language decoder, the vision encoder and the abstractor.
+        attention: Implementation of attention in the language decoder, the vision encoder and the abstractor.
     """
 
     checkpoint: str | None = None

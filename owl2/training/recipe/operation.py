@@ -17,7 +17,7 @@ class ParallelSettings(Section):
         tensor: Number of ranks that share every layer.
         activation_checkpointing: "selective" keeps the outputs of attention and computes the rest again, "full" keeps
             the input of each layer.
-        compile: compile each layer with `torch.compile`.
+        compile: Compile each layer with `torch.compile`.
         stall_timeout_s: Seconds after which a rank that makes no step is reported and the run is ended.
     """
 
@@ -48,10 +48,10 @@ class TaskSettings(Section):
     """The settings of a benchmark of `owl2 evaluate` while the model trains; the defaults are the benchmark's own.
 
     Attributes:
-        data: directory of the benchmarks (docs/evaluation/evaluate.md).
+        data: Directory of the benchmarks (docs/evaluation/evaluate.md).
         suffix: The text after the chat template `USER: ... ASSISTANT:`.
         limit: Number of first samples to answer.
-        batch_size: samples that a rank answers at a time; it does not change results.
+        batch_size: Samples that a rank answers at a time; it does not change results.
     """
 
     data: str = "data"
@@ -66,9 +66,9 @@ class EvaluateSettings(Section):
     """The measurements every `every` steps (0: never).
 
     Attributes:
-        sources: held-out samples, in the formats of `data.sources`, for their loss.
+        sources: Held-out samples, in the formats of `data.sources`, for their loss.
         samples: Largest number of them.
-        tasks: benchmarks by name, for their scores.
+        tasks: Benchmarks by name, for their scores.
     """
 
     every: NotNegative = 0
@@ -104,7 +104,7 @@ class LimitSettings(Section):
 
     Attributes:
         spike_factor: A loss of more than this many times the running median skips the step.
-        skipped_in_a_row, skipped_in_all: the run ends when more steps than this were skipped.
+        skipped_in_a_row, skipped_in_all: The run ends when more steps than this were skipped.
     """
 
     spike_factor: Annotated[float, Field(gt=1)] = 4.0

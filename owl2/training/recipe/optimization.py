@@ -34,9 +34,9 @@ class TrainSettings(Section):
     """The parts that train.
 
     Attributes:
-        parts: these train in full; all others are frozen.
-        lora: adapters on the language model, whose parts may then not be in `parts` (the vision half may).
-        quantization: precision in which the frozen language model is kept; needs `lora`.
+        parts: These train in full; all others are frozen.
+        lora: Adapters on the language model, whose parts may then not be in `parts` (the vision half may).
+        quantization: Precision in which the frozen language model is kept; needs `lora`.
         drop_path: Table 9 has 0, and the vision encoder supports no other value.
     """
 
@@ -64,9 +64,9 @@ class OptimizerSettings(Section):
         learning_rate, min_learning_rate: Learning rate at the peak and at the end of the schedule.
         vision_optimizer: Optimizer of the matrices of vision encoder and abstractor; Muon needs them unsharded.
         muon_lr_scale: Learning rate of parameters that Muon updates, as a multiple of that of the vision parts.
-        vision_layer_decay: the rate of a vision layer is this many times that of the layer above it.
-        language_lr_scale: rate of the language model's own weights, as a share of that of the vision parts.
-        max_grad_norm: largest norm of the gradient.
+        vision_layer_decay: The rate of a vision layer is this many times that of the layer above it.
+        language_lr_scale: Rate of the language model's own weights, as a share of that of the vision parts.
+        max_grad_norm: Largest norm of the gradient.
     """
 
     learning_rate: Annotated[float, Field(gt=0)]
@@ -99,9 +99,9 @@ class BatchSettings(Section):
     """Sizes of batches. Gradients are accumulated over the micro-batches of a rank's share of the global batch.
 
     Attributes:
-        global_batch_size: samples of an optimizer step over all ranks.
-        micro_batch_size: samples (with packing: rows) of one forward pass on one rank.
-        group_by_modality_length: exchange conversations within eight batches, so that a batch has images or text alone,
+        global_batch_size: Samples of an optimizer step over all ranks.
+        micro_batch_size: Samples (with packing: rows) of one forward pass on one rank.
+        group_by_modality_length: Exchange conversations within eight batches, so that a batch has images or text alone,
             and like lengths: less padding, and short answers are not outweighed by the tokens of long texts.
     """
 

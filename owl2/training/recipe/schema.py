@@ -22,7 +22,7 @@ class Recipe(Section):
     Attributes:
         quality: Soft labels of image quality, from sources `quality` and `aesthetics` of a mixture.
         precision: `bf16`, `fp32`, or `auto`: bf16 on a GPU and on a CPU where its matrix products are faster.
-        out: the run directory.
+        out: The run directory.
     """
 
     stage: Literal["pretrain", "instruct"]

@@ -40,7 +40,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `section.key=value`, the value in YAML (`optimizer.learning_rate=1e-4`, `train.lora=null`).
 
     Raises:
-        ValueError: the file cannot be read, a base leads back to itself, a key is unknown or a value wrong; every
+        ValueError: The file cannot be read, a base leads back to itself, a key is unknown or a value wrong; every
             problem is named with its key and the file in which it stands.
     """
     tree: Tree = {}
@@ -63,7 +63,7 @@ def parse_recipe(tree: Tree, name: str, origin: dict[tuple[str, ...], str] | Non
         origin: File of each value, if it is another one.
 
     Raises:
-        ValueError: as `load_recipe`.
+        ValueError: As `load_recipe`.
     """
     try:
         return Recipe.model_validate(tree)
@@ -119,7 +119,7 @@ def read_yaml(path: Path) -> Tree:
     """The mapping in a file, with no key twice.
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
+        ValueError: There is no such file, or it holds something else.
     """
     if not path.is_file():
         raise ValueError(f"there is no recipe {path}")

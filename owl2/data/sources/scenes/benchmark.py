@@ -46,7 +46,7 @@ class Item(NamedTuple):
     Attributes:
         text: The question; in `text` and `unrelated_image` the scene is described in words first.
         scene: The scene of the question; `None` for facts.
-        other: a scene that has nothing to do with it.
+        other: A scene that has nothing to do with it.
         pair: The number that the two questions of a counterfactual share.
     """
 

@@ -29,7 +29,7 @@ def export_scenes(settings: SceneSettings, out: Path) -> list[Path]:
         The files, images aside.
 
     Raises:
-        ValueError: the directory exists and is not empty.
+        ValueError: The directory exists and is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty: choose a new directory")

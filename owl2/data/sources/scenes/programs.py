@@ -35,7 +35,7 @@ def answer(program: Program, scene: Scene) -> str:
     """The answer of a program: a word, a phrase, a text on a sign or a box.
 
     Raises:
-        NoAnswerError: the scene is not as the program supposes.
+        NoAnswerError: The scene is not as the program supposes.
     """
     match program:
         case ["query", attribute, thing]:

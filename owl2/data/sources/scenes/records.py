@@ -33,7 +33,7 @@ class SceneSettings:
         count: The number of records.
         seed, split: Seed and split of the scenes; two splits share a scene only by chance.
         kinds: Kinds of conversations, which take turns from record to record.
-        image_size: pixels a side of the images.
+        image_size: Pixels a side of the images.
     """
 
     count: int = 20_000
@@ -76,7 +76,7 @@ class SceneConversations(Sequence[Conversation]):
         """The record without its image.
 
         Raises:
-            IndexError: there are fewer records.
+            IndexError: There are fewer records.
         """
         _check_number(number, self.settings)
         kind = self.settings.kinds[number % len(self.settings.kinds)]
@@ -102,7 +102,7 @@ class ScenePairs(Sequence[Pair]):
         """The scene of a pair, and its caption.
 
         Raises:
-            IndexError: there are fewer pairs.
+            IndexError: There are fewer pairs.
         """
         _check_number(number, self.settings)
         generator = random.Random(f"pair-{record_name(self.settings, number)}")

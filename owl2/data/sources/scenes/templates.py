@@ -38,8 +38,8 @@ class Template(NamedTuple):
     """A form of questions.
 
     Attributes:
-        skill: attribute, count, compare, relation, existence, ocr or region.
-        candidates: texts and programs of the questions that a scene allows, in random order.
+        skill: Attribute, count, compare, relation, existence, ocr or region.
+        candidates: Texts and programs of the questions that a scene allows, in random order.
         answers: Answers that are asked for in equal shares; `None` where there are too many, such as boxes.
         chance: The accuracy of a guess that knows only the question, at a level of difficulty.
         needs_scene: Whether some scenes have no question for some answer.

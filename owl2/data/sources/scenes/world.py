@@ -92,7 +92,7 @@ class Difficulty(NamedTuple):
         shapes, colors, textures, words: The number of each.
         similarity: Share of things that take the shape or the colour of an earlier one, which makes counts larger
             than one, and a thing hard to tell from its neighbours.
-        signs: share of scenes with a sign.
+        signs: Share of scenes with a sign.
         templates: The questions that are asked; those about regions belong to every level.
     """
 

@@ -36,13 +36,13 @@ def ptb_tokenize(captions: list[str]) -> list[str]:
     caption `they'll` gives `they ll`.
 
     Args:
-        captions: any number of texts.
+        captions: Any number of texts.
 
     Returns:
         For each caption its tokens joined by a space. A token may hold no-break spaces (`3 1/2`, telephone numbers).
 
     Raises:
-        ValueError: one text instead of a list of them, or a caption that is no text.
+        ValueError: One text instead of a list of them, or a caption that is no text.
     """
     if isinstance(captions, str):
         raise ValueError(f"captions is a list of texts, got the text {captions!r:.200}")

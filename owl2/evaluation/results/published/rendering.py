@@ -17,13 +17,13 @@ def markdown(
     """The table, with `ours` and its difference to mPLUG-Owl2 below that model's row, or next to the models' columns.
 
     Args:
-        ours: our results, in the units of their columns, by column key: `vqav2`, or `gpt_assisted.msvd_qa.score` where
+        ours: Our results, in the units of their columns, by column key: `vqav2`, or `gpt_assisted.msvd_qa.score` where
             mPLUG-Owl2 has several rows.
         reasons: Reasons why a result of ours must not be compared with the published one, by the same keys. They get a
             column of their own; the difference is still shown.
 
     Raises:
-        ValueError: a key is not a measure of this table, or a reason is given without a result.
+        ValueError: A key is not a measure of this table, or a reason is given without a result.
     """
     ours, reasons = ours or {}, reasons or {}
     _check(table, ours, reasons)

@@ -35,11 +35,11 @@ def caption_samples(
     `caption`. The references are the captions as written.
 
     Args:
-        images: the folder of a file in COCO's form.
-        karpathy_image: the id, and the path below the folder above `images`, of an image in Karpathy's form.
+        images: The folder of a file in COCO's form.
+        karpathy_image: The id, and the path below the folder above `images`, of an image in Karpathy's form.
 
     Raises:
-        ValueError: a broken record, by file and number; an image without captions, or captions without an image.
+        ValueError: A broken record, by file and number; an image without captions, or captions without an image.
     """
     contents = Row(read_json(file), str(file))
     if "annotations" in contents.values:

@@ -10,7 +10,7 @@ def summary_over_runs(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """The mean of each measure over the runs that have it and, where there are several runs, its `deviations`.
 
     Raises:
-        ValueError: no run has a measure, since the judge has answered nothing.
+        ValueError: No run has a measure, since the judge has answered nothing.
     """
     names = list(dict.fromkeys(name for run in runs for name in run))
     if not names:

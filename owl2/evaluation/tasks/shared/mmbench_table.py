@@ -26,10 +26,10 @@ class BenchRow:
 
     Attributes:
         index: Index of the row: that of the question plus `ROTATION` for each step of the rotation.
-        line: number of the row in the file, from 1.
-        group: index of the question's first row.
+        line: Number of the row in the file, from 1.
+        group: Index of the question's first row.
         options: Texts of the question's options by letter.
-        answer: a letter; None in the test splits.
+        answer: A letter; None in the test splits.
         split: The split that the file names, if any.
     """
 
@@ -50,7 +50,7 @@ def read_table(path: Path) -> list[BenchRow]:
     """The rows of a file, in their order.
 
     Raises:
-        ValueError: a column is missing, a row is broken, lacks its first rotation or its picture; the row is named.
+        ValueError: A column is missing, a row is broken, lacks its first rotation or its picture; the row is named.
     """
     table = _read(path)
     pictures = _Pictures(path, table)

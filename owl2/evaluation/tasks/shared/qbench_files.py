@@ -20,11 +20,11 @@ class PerceptionRow:
     """A question of A1.
 
     Attributes:
-        options: texts by letter.
-        answer: a letter; None in the test split.
+        options: Texts by letter.
+        answer: A letter; None in the test split.
         type: 0 yes or no, 1 what, 2 how.
         concern: 0 distortion, 1 others, 2 distortion in context, 3 others in context.
-        cells: the record of the file, without the image's bytes.
+        cells: The record of the file, without the image's bytes.
     """
 
     id: str
@@ -57,7 +57,7 @@ def perception_rows(root: Path, split: str) -> list[PerceptionRow]:
     """The questions of a split.
 
     Raises:
-        ValueError: a broken record, which is named, or types that do not mean what the scores say they do.
+        ValueError: A broken record, which is named, or types that do not mean what the scores say they do.
     """
     found: list[PerceptionRow] = []
     for path in perception_files(root, split):

@@ -36,9 +36,9 @@ class VideoQuestion:
     """A question about a video.
 
     Attributes:
-        video: name of the file; its ending may be missing.
+        video: Name of the file; its ending may be missing.
         kind: Kind of the question, where the file tells it.
-        row: the record, for errors.
+        row: The record, for errors.
     """
 
     id: str
@@ -61,7 +61,7 @@ def video_task(
 
     Args:
         count: Number of test questions.
-        questions: reads the original files in a folder.
+        questions: Reads the original files in a folder.
     """
 
     def is_repackaged(folder: Path) -> bool:
@@ -106,10 +106,10 @@ def original_questions(path: Path, video: Callable[[Row], str]) -> Iterator[Vide
     """The questions of `test_qa.json` of MSRVTT-QA and MSVD-QA.
 
     Args:
-        video: the video's name in a record.
+        video: The video's name in a record.
 
     Raises:
-        ValueError: a record lacks a field, or its answer is not one word.
+        ValueError: A record lacks a field, or its answer is not one word.
     """
     for row in rows(path):
         category = row.values.get("category_id")
@@ -121,7 +121,7 @@ def one_word(row: Row) -> str:
     """The answer of a record.
 
     Raises:
-        ValueError: it is not one word.
+        ValueError: It is not one word.
     """
     answer = row.text("answer")
     if len(answer.split()) > 1:
@@ -133,7 +133,7 @@ def repackaged_questions(folder: Path) -> Iterator[VideoQuestion]:
     """The questions of `test_q.json`, each with the answer of its `question_id` in `test_a.json`.
 
     Raises:
-        ValueError: a record lacks a field; a question has no answer or several, or an answer no question.
+        ValueError: A record lacks a field; a question has no answer or several, or an answer no question.
     """
     answers: dict[str, Row] = {}
     for row in rows(folder / "test_a.json"):

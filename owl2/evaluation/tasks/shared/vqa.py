@@ -54,7 +54,7 @@ def annotated_samples(root: Path, questions: Path, annotations: Path, prompt: st
         stemmed: Each answer also has a `raw_answer`; `answer`, its stemmed form, is scored.
 
     Raises:
-        ValueError: a broken record, by file and number; a question without annotation or the reverse.
+        ValueError: A broken record, by file and number; a question without annotation or the reverse.
     """
     annotated = annotations_by_question(annotations)
     samples = []
@@ -85,7 +85,7 @@ def annotations_by_question(file: Path) -> dict[int, Row]:
     """The annotations of a file in the format of VQAv2, by `question_id`.
 
     Raises:
-        ValueError: a broken record, or a question that is annotated twice.
+        ValueError: A broken record, or a question that is annotated twice.
     """
     annotated: dict[int, Row] = {}
     for row in rows(file, "annotations"):
@@ -109,7 +109,7 @@ def ten_answers(row: Row, stemmed: bool = False) -> list[str]:
     """The answers of the ten people as they wrote them.
 
     Raises:
-        ValueError: there are not ten answers, or one has no text.
+        ValueError: There are not ten answers, or one has no text.
     """
     answers = row.rows("answers")
     if stemmed:

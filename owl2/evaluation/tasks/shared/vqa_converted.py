@@ -25,7 +25,7 @@ def converted_rows(rows: Path, annotations: Path | None = None) -> Iterator[tupl
     """Each row with the name of its image file and its annotation; None without `annotations`.
 
     Raises:
-        ValueError: a broken record, by file and number; a question without annotation or the reverse.
+        ValueError: A broken record, by file and number; a question without annotation or the reverse.
     """
     annotated = {} if annotations is None else annotations_by_question(annotations)
     for row in list_or_line_rows(rows):
