@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-GROWTH = 1.4
-"""The multiple of the memory between two steps that the process may hold before it returns some."""
+GROWTH = 1.1
+"""The multiple of what a step needs that the process may hold before it returns some."""
 
 LEAST_GROWTH = 1 << 30
-"""Bytes that it may hold beside that memory in any case: a small model's step needs more than its weights' share."""
+"""Bytes that it may hold beside weights and optimizer state in any case: returning a small model's saves little."""
 
 
 def release_free_memory() -> None:
@@ -24,21 +24,26 @@ def release_free_memory() -> None:
 def memory_keeper(resident: Callable[[], int] | None = None) -> Callable[[], None]:
     """A function to call after every step: batches of many lengths would otherwise fragment the heap without bound.
 
-    Releasing is expensive (each page is faulted in again), so it waits until the process holds `GROWTH` times what it
-    held after the first release, and `LEAST_GROWTH` more. The first release comes after the first step: weights and the
-    optimizer's state, no activations.
+    Releasing is expensive, since each page is faulted in again. So it waits until the process holds `GROWTH` times what
+    it held at the end of a step that began with nothing to release, and `LEAST_GROWTH` more than between two steps. The
+    first release comes after the first step and leaves weights and the optimizer's state, no activations.
 
     Args:
         resident: Returns the bytes that the process holds, by default from the system.
     """
     resident = resident or resident_bytes
-    floor = 0
+    between_steps = needed = 0
+    released = False
 
     def keep() -> None:
-        nonlocal floor
-        if floor == 0 or resident() > max(GROWTH * floor, floor + LEAST_GROWTH):
+        nonlocal between_steps, needed, released
+        held = resident()
+        if released:
+            needed = max(needed, held)
+        released = between_steps == 0 or held > max(GROWTH * needed, between_steps + LEAST_GROWTH)
+        if released:
             release_free_memory()
-            floor = floor or resident()
+            between_steps = between_steps or resident()
 
     return keep
 

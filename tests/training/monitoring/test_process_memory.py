@@ -8,22 +8,25 @@ GIB = 1 << 30
 
 
 @pytest.mark.parametrize(
-    "held",  # in GiB: after the first release, then before each later decision
-    [[100, 130, 141, 139, 150], [0.5, 1.4, 1.6, 1.5, 1.7]],
-    ids=["a large model may grow by a share", "a small one by a gibibyte"],
+    ("held", "releases"),  # GiB after each step, and after the first release
+    [
+        ([5, 2.4, 5.2, 5.5, 5.6, 5.8, 6.0, 6.3, 6.7], [1, 1, 1, 1, 2, 2, 2, 3]),
+        ([0.8, 0.5, 0.7, 1.4, 1.6, 0.7, 1.4], [1, 1, 1, 2, 2, 2]),
+    ],
+    ids=["beyond a tenth over what a step needs", "of a small model, beyond a gibibyte over what lies between steps"],
 )
-def test_memory_is_released_after_the_first_step_and_when_it_has_grown_too_far(held, monkeypatch) -> None:
+def test_memory_is_released_after_the_first_step_and_when_it_has_grown(held, releases, monkeypatch) -> None:
     released = []
-    held = iter([int(value * GIB) for value in held])
+    steps = iter([int(value * GIB) for value in held])
     monkeypatch.setattr(memory, "release_free_memory", lambda: released.append(True))
-    keep = memory.memory_keeper(lambda: next(held))
+    keep = memory.memory_keeper(lambda: next(steps))
 
     counts = []
-    for _ in range(5):
+    for _ in releases:
         keep()
         counts.append(len(released))
 
-    assert counts == [1, 1, 2, 2, 3]
+    assert counts == releases
 
 
 def test_resident_memory_grows_by_what_is_held_and_falls_after_a_release() -> None:
