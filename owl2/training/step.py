@@ -85,8 +85,8 @@ def accumulate_gradients(
         quality: Takes the place of the next-token loss.
 
     Returns:
-        The loss of the global batch, the same on all ranks: the mean over its supervised tokens (with `quality`, over its
-        samples).
+        The loss of the global batch, the same on all ranks: the mean over its supervised tokens (with `quality`, over
+        its samples).
     """
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     given = iter(micro_batches)
