@@ -15,6 +15,7 @@ from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.modeling.pretrained import Owl2PreTrainedModel
 
 from .image_table import ImageTable
+from .onednn_linear import use_onednn
 from .sampler import GumbelSampler
 
 
@@ -35,6 +36,7 @@ class PagedOwl2(Owl2PreTrainedModel, GenerationMixin):
         self._tp_plan: dict[str, str] = {}  # what `post_init` would set, which also initialises weights
         self.language_model = language_model
         self.lm_head = lm_head
+        use_onednn(self)
         self.images = images
         self.sampler = sampler
 
