@@ -71,10 +71,10 @@ def chaos(generator: Generator, own: Settings, clients: int, seconds: float, ima
         good = [_asks(outcome, known, images, words, seed, checked_only=True) for seed in range(clients)]
         leaving = [_leaves(outcome, images, words, seed) for seed in range(max(1, clients // 2))]
         corrupt = [_sends_corrupt_images(outcome, words, seed) for seed in range(max(1, clients // 4))]
-        outcome.run(seconds, [*good, *leaving, *corrupt, _crashes(outcome, seconds)])
+        curve = outcome.run(seconds, [*good, *leaving, *corrupt, _crashes(outcome, seconds)])
         outcome.is_healthy_at_the_end = server.is_healthy()
     print(f"\n{outcome.summary()}\n  healthy at the end: {outcome.is_healthy_at_the_end}")
-    return {**outcome.report(), "healthy_at_the_end": outcome.is_healthy_at_the_end}
+    return {**outcome.report(), "memory_bytes": curve, "healthy_at_the_end": outcome.is_healthy_at_the_end}
 
 
 class _Outcome:
@@ -121,7 +121,7 @@ class _Outcome:
         return body_of(self.server, message_parts(request), self.generator.tokens, self.generator.ends)
 
     def report(self) -> dict[str, Any]:
-        return {"counts": dict(self.counts), "tokens": self.tokens, "seconds": time.monotonic() - self._began}
+        return {"counts": dict(self.counts), "tokens_answered": self.tokens, "seconds": time.monotonic() - self._began}
 
     def summary(self) -> str:
         return "\n".join(f"  {count:>8} {what}" for what, count in sorted(self.counts.items()))
