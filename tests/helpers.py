@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -32,6 +34,18 @@ def write_official(directory: Path) -> Path:
     for file in (GOLDENS / "a" / "config.json", GOLDENS / "a" / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
         shutil.copyfile(file, directory / file.name)
     return directory
+
+
+def video_of_unknown_codec(path: Path) -> Path:
+    """An AVI file whose codec has a name that nobody knows."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w", format="avi") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (32, 16)))))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"none"))
+    return path
 
 
 def vision_config(**changes: Any) -> Owl2VisionConfig:

@@ -115,8 +115,8 @@ def _load_container(name: str, sampling: FrameSampling) -> list[Image.Image]:
     Where fewer frames can be decoded (a damaged tail), the frames are chosen again from those.
     """
     shown = f"the video {name}"
-    with _open_container(name) as container:
-        packets = [(packet.pts, packet.duration) for packet in _packets(container) if packet.size > 0]
+    with open_container(name) as container:
+        packets = [(packet.pts, packet.duration) for packet in packets_of(container) if packet.size > 0]
         rate, time_base = container.streams.video[0].average_rate, container.streams.video[0].time_base
     times = [time for time, _ in packets]
     seconds = float(rate) if rate else None
@@ -174,9 +174,9 @@ def _seek_frames(
         return {}
     wanted, taken = {known[index]: index for index in indices}, {}
     try:
-        with _open_container(name) as container:
+        with open_container(name) as container:
             container.seek(known[indices[0]], stream=container.streams.video[0])
-            for packet in _packets(container):
+            for packet in packets_of(container):
                 for frame in packet.decode():
                     if frame.pts in wanted:
                         taken[wanted[frame.pts]] = to_image(frame)
@@ -191,8 +191,8 @@ def _decode(name: str) -> Iterator[Any]:
     av = _pyav(name)
     lost = decoded = 0
     try:
-        with _open_container(name) as container:
-            for packet in _packets(container):
+        with open_container(name) as container:
+            for packet in packets_of(container):
                 try:
                     frames = packet.decode()
                 except av.FFmpegError:
@@ -205,7 +205,7 @@ def _decode(name: str) -> Iterator[Any]:
             logger.warning("%s: %d damaged packets skipped, %d frames decoded", name, lost, decoded)
 
 
-def _packets(container: Any) -> Iterator[Any]:
+def packets_of(container: Any) -> Iterator[Any]:
     """Packets of the first video stream, up to the end of the file or the first place where reading fails."""
     av = _pyav(container.name)
     try:
@@ -223,16 +223,24 @@ def _pyav(name: str) -> Any:
     return av
 
 
-def _open_container(name: str) -> Any:
+def open_container(name: str) -> Any:
+    """A file opened by PyAV, whose first video stream can be decoded.
+
+    Raises:
+        ValueError: It is not a video, or one of a codec that FFmpeg has no decoder for.
+        ImportError: PyAV is not installed (extra `video`).
+    """
     av = _pyav(name)
     try:
         container = av.open(name, metadata_errors="replace")  # titles are often in another encoding, and not read
     except (av.FFmpegError, OSError, ValueError) as error:
         raise ValueError(f"{name} is not a video that can be read: {error}{_what_it_is(name)}") from error
-    if not container.streams.video:
-        container.close()
-        raise ValueError(f"{name} has no video in it")
-    return container
+    streams = container.streams.video
+    if streams and streams[0].codec_context is not None:
+        return container
+    container.close()
+    # PyAV up to 18.0 would end the whole process at the first packet of a stream without a decoder.
+    raise ValueError(f"{name} has {'a video of an unknown codec' if streams else 'no video'} in it")
 
 
 def _what_it_is(name: str) -> str:
@@ -255,8 +263,8 @@ def upright(image: Image.Image, matrix: Sequence[int]) -> Image.Image:
     """Turns a frame upright: phones store how they were held beside it, and front cameras also a mirroring.
 
     Args:
-        matrix: A, b, u, c, d, v, x, y, w of ISO/IEC 14496-12, section 8.3.2.3: a pixel at (p, q) is shown at
-            (a p + c q, b p + d q), without the shift. Turns other than by quarters go to the nearest.
+        matrix: Its entries a, b, u, c, d, v, x, y, w as in ISO/IEC 14496-12, section 8.3.2.3: a pixel at (p, q) is
+            shown at (a p + c q, b p + d q), without the shift. Turns other than by quarters go to the nearest.
     """
     a, b, _, c, d = matrix[:5]
     if abs(a) + abs(d) >= abs(b) + abs(c):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import video_of_unknown_codec
 from PIL import Image, features
 
 from owl2.processing import load_video
@@ -315,6 +316,12 @@ def test_what_is_no_video_is_an_error_that_says_why(tmp_path: Path) -> None:
             load_video(source)
     with pytest.raises(ValueError, match="num_frames=0"):
         load_video(grey_frames(2), num_frames=0)
+
+
+def test_a_video_of_an_unknown_codec_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = video_of_unknown_codec(tmp_path / "v.avi")  # PyAV up to 18.0 ends the process in decoding it
+    with pytest.raises(ValueError, match=r"v\.avi has a video of an unknown codec in it"):
+        load_video(path)
 
 
 def test_missing_pyav_names_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

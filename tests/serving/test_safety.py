@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from helpers import video_of_unknown_codec
 from model_server import NAME, data_url, picture, user
 from openai import AuthenticationError, OpenAI, RateLimitError
 from PIL import Image
@@ -213,6 +214,12 @@ class TestWhatIsOpened:
         url = f"data:image/png;base64,{base64.b64encode(contents).decode()}"
         refusal(chat(server, image_part(url)))
         refusal(chat(server, {"role": "user", "content": [{"type": "video_url", "video_url": {"url": url}}]}))
+
+    def test_a_video_of_an_unknown_codec_is_refused(self, server, tmp_path):
+        contents = video_of_unknown_codec(tmp_path / "v.avi").read_bytes()
+        url = f"data:video/x-msvideo;base64,{base64.b64encode(contents).decode()}"
+        message = refusal(chat(server, {"role": "user", "content": [{"type": "video_url", "video_url": {"url": url}}]}))
+        assert message == "the video cannot be read: file has a video of an unknown codec in it"
 
     def test_a_corrupt_image_among_good_ones_is_named_and_harms_nobody(self, server, generated):
         good = data_url(picture(1, (300, 300)))

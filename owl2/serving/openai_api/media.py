@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from owl2.processing import load_image, load_video
+from owl2.processing.video import open_container, packets_of
 from owl2.serving.engine.errors import InvalidRequest
 from owl2.serving.settings import LimitSettings
 
@@ -107,16 +108,6 @@ def _animation_size(name: str) -> tuple[int, int]:
 
 def _container_size(name: str) -> tuple[int, int]:
     """The number of packets, one a frame, and the pixels of each."""
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("this server has no reader of videos: it needs the extra `video`") from error
-    try:
-        with av.open(name) as container:
-            if not container.streams.video:
-                raise ValueError("it has no video in it")
-            stream = container.streams.video[0]
-            pixels = stream.codec_context.width * stream.codec_context.height
-            return sum(packet.size > 0 for packet in container.demux(stream)), pixels
-    except (av.FFmpegError, OSError) as error:
-        raise ValueError("it is damaged") from error
+    with open_container(name) as container:
+        codec = container.streams.video[0].codec_context
+        return sum(packet.size > 0 for packet in packets_of(container)), codec.width * codec.height
