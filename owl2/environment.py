@@ -130,6 +130,13 @@ def declared_packages() -> tuple[list[Package], dict[str, list[Package]]]:
     return required, extras
 
 
+def extra_with(module: str) -> str | None:
+    """The first extra that brings a module, such as `eval` for `scipy`; None for a module of no extra."""
+    package = module.replace("_", "-")
+    _, extras = declared_packages()
+    return next((extra for extra, packages in extras.items() if package in [each.name for each in packages]), None)
+
+
 def newer_than_tested(packages: list[Package]) -> list[str]:
     """A line about each package of a later release than any that owl2 was tested with."""
     return [

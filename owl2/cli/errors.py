@@ -34,4 +34,11 @@ def user_errors_as_one_line(debug: bool) -> Iterator[None]:
 
 def show_error(error: BaseException) -> None:
     """Writes an error as one line on stderr."""
-    typer.echo(f"owl2: error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError):
+        from owl2.environment import extra_with
+
+        module = (error.name or "").partition(".")[0]
+        if (extra := extra_with(module)) is not None:
+            text = f"{module} is not installed: pip install 'owl2[{extra}]'"
+    typer.echo(f"owl2: error: {text}", err=True)

@@ -46,19 +46,18 @@ def serve(
     own = [f"{name}={value}" for name, value in (("host", host), ("port", port)) if value is not None]
     given = overrides or []
     first = next((index for index, text in enumerate(given) if text.startswith("-") and engine == "vllm"), len(given))
-    try:
-        from owl2.files import model_directory
-        from owl2.serving.settings import load_settings
 
-        loaded = load_settings(settings, [*given[:first], *own])
-        model_directory(model)
-        if engine == "vllm":
-            return _serve_by_vllm(model, loaded, base, bits, dtype, device, given[first:])
-        restart_with_fast_allocation()
-        from owl2.serving.server import serve as run
-    except ModuleNotFoundError as error:
-        raise ImportError(f"serving needs {error.name}: pip install 'owl2[serve]'") from error
+    from owl2.files import model_directory
+    from owl2.serving.settings import load_settings
+
+    loaded = load_settings(settings, [*given[:first], *own])
+    model_directory(model)
+    if engine == "vllm":
+        return _serve_by_vllm(model, loaded, base, bits, dtype, device, given[first:])
+    restart_with_fast_allocation()
     from transformers.utils import logging
+
+    from owl2.serving.server import serve as run
 
     logging.disable_progress_bar()
     run(model, loaded, dtype, device, base, bits)

@@ -110,12 +110,14 @@ def recipe_cost(
     Raises:
         ValueError: An unknown GPU, invalid numbers, or GPUs that the recipe's section `parallel` does not fit.
     """
-    tokens = 1.0 if text_tokens is None else text_tokens
-    if gpus < 1 or not 0 < mfu <= 1 or not 0 <= images < math.inf or not 0 < tokens < math.inf:
-        raise ValueError(
-            f"{gpus} GPUs, an MFU of {mfu}, {text_tokens} tokens and {images} images a sample cannot be: GPUs and "
-            "tokens must be positive, the MFU above 0 and at most 1"
-        )
+    for is_valid, problem in (
+        (gpus >= 1, f"{gpus} GPUs: at least one is needed"),
+        (0 < mfu <= 1, f"an MFU of {mfu} is not above 0 and at most 1"),
+        (text_tokens is None or 0 < text_tokens < math.inf, f"{text_tokens} tokens a sample: it must be above 0"),
+        (0 <= images < math.inf, f"{images} images a sample: it must be 0 or more"),
+    ):
+        if not is_valid:
+            raise ValueError(problem)
     found, kind = meta_config(recipe), gpu_named(gpu)
     config, assumed = found.config, list(found.assumed)
     room = recipe.data.max_length - images * config.tokens_per_image
