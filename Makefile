@@ -22,8 +22,10 @@ export MALLOC_TRIM_THRESHOLD_ := 8589934592
 export MALLOC_TOP_PAD_ := 268435456
 
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-# The oldest transformers, beside the newest of $(VENV): a directory of `owl2 export --hub-code` must run on both.
+# The transformers of the other end, beside that of the environment: a directory that `owl2 export --hub-code` writes with
+# one of them must run on both.
 OTHER_TRANSFORMERS := $(VENV)/transformers-oldest
+OLDEST_OTHER_TRANSFORMERS := $(OLDEST)/transformers-newest
 
 .PHONY: help setup quickstart test test-slow test-oldest test-newest test-vllm fuzz gpu-check check format clean
 .DEFAULT_GOAL := help
@@ -53,8 +55,8 @@ test: $(VENV)/.complete $(OTHER_TRANSFORMERS)
 test-slow: $(VENV)/.complete $(OTHER_TRANSFORMERS)
 	$(PYTEST) OWL2_OTHER_TRANSFORMERS="$(CURDIR)/$(OTHER_TRANSFORMERS)" $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
-test-oldest: $(OLDEST)/.complete
-	$(PYTEST) $(OLDEST)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
+test-oldest: $(OLDEST)/.complete $(OLDEST_OTHER_TRANSFORMERS)
+	$(PYTEST) OWL2_OTHER_TRANSFORMERS="$(CURDIR)/$(OLDEST_OTHER_TRANSFORMERS)" $(OLDEST)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 # Anew each time: the newest of yesterday is not that of today.
 test-newest:
@@ -104,6 +106,11 @@ $(VENV)/.complete: pyproject.toml constraints/cpu.txt
 
 $(OTHER_TRANSFORMERS): constraints/oldest.txt $(VENV)/.complete
 	@$(VENV)/bin/pip install -qq -c $< --no-deps --upgrade --target $@ transformers huggingface_hub tokenizers safetensors
+	@touch $@
+
+# The newest asks for newer dependencies than the oldest environment has.
+$(OLDEST_OTHER_TRANSFORMERS): constraints/cpu.txt $(OLDEST)/.complete
+	@$(OLDEST)/bin/pip install -qq -c $< --upgrade --target $@ transformers jinja2
 	@touch $@
 
 $(OLDEST)/.complete: pyproject.toml constraints/oldest.txt

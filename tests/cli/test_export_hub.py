@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from typer.testing import Result
 
@@ -30,6 +31,7 @@ class Refuse:
             raise ImportError(f"No module named {name!r}")
 sys.meta_path.insert(0, Refuse())
 import torch
+import transformers
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 directory, out = sys.argv[1:]
@@ -41,7 +43,8 @@ inputs = processor(text=text, images=Image.linear_gradient("L"), return_tensors=
 with torch.no_grad():
     logits = model(**inputs).logits
 answer = model.generate(**inputs, max_new_tokens=3, do_sample=False)
-torch.save({"logits": logits, "text": text, "answer": answer}, out)
+found = {"logits": logits, "text": text, "answer": answer, "version": transformers.__version__}
+torch.save(found, out)
 model.save_pretrained(directory + "-again")
 processor.save_pretrained(directory + "-again")
 """
@@ -80,6 +83,7 @@ def test_it_computes_the_same_where_owl2_is_not_installed(exported: Path, tmp_pa
     )
     assert result.returncode == 0, result.stderr[-3000:]
     found = torch.load(tmp_path / "out.pt")
+    assert (found["version"] == transformers.__version__) == (not overlay)
     model, processor = (
         Owl2ForConditionalGeneration.from_pretrained(exported).eval(),
         Owl2Processor.from_pretrained(exported),
