@@ -44,7 +44,7 @@ def quality(
     from owl2.quality.protocols import protocol_named
     from owl2.quality.score_file import ScoreFile
 
-    aspects = aspect or ["quality"]
+    aspects = list(dict.fromkeys(aspect or ["quality"]))
     for each in aspects:
         protocol_named(protocol).text(each)
     target = None if out is None else ScoreFile(out)

@@ -15,6 +15,11 @@ def is_video(file: str) -> bool:
     return file.lower().endswith(VIDEO_SUFFIXES)
 
 
+def written_name(file: str) -> str:
+    """The name of a file as UTF-8 text can hold it: other bytes in it become escapes such as `\\udce9`."""
+    return file.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def media_files(inputs: Iterable[str]) -> list[str]:
     """Every file once, in the order of the inputs and, in a folder, of the names.
 

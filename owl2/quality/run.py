@@ -1,6 +1,6 @@
 """Scores of folders of any size: batches, several ranks, a file that an interrupted run adds to."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from rich.console import Console
 from owl2.evaluation.inference.ranks import Ranks
 from owl2.evaluation.progress import sample_progress
 
-from .media_files import is_video
+from .media_files import is_video, written_name
 from .protocols import LEVELS
 from .score_file import ScoreFile
 from .scorer import QualityScorer, Ratings
@@ -64,7 +64,7 @@ def score_files(
         out.take_in(out.parts())
     ranks.wait()
     known = {(row["file"], row.get("aspect") or "") for row in out.rows()}
-    pending = [file for file in files if (file, "") not in known and any((file, each) not in known for each in aspects)]
+    pending = [file for file in files if not _is_known(written_name(file), aspects, known)]
     outcome = Outcome(known=len(files) - len(pending))
     own = ranks.share(pending)
     target = out if ranks.size == 1 else out.part(ranks.rank)
@@ -87,6 +87,11 @@ def score_files(
     return outcome
 
 
+def _is_known(name: str, aspects: Sequence[str], known: Set[tuple[str, str]]) -> bool:
+    """Whether a file has a row for every aspect, or one with its problem."""
+    return (name, "") in known or all((name, aspect) in known for aspect in aspects)
+
+
 def score_rows(scorer: QualityScorer, files: Sequence[str], aspects: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
     """Rows of batches of files in their order: one for each aspect, or one with the `problem` of a bad file.
 
@@ -105,7 +110,7 @@ def score_rows(scorer: QualityScorer, files: Sequence[str], aspects: Sequence[st
                     rows += [_row(file, aspect, ratings[aspect], index_of[file]) for aspect in aspects]
                 else:
                     rows += _video_rows(scorer, file, aspects)
-            yield rows
+            yield [{**row, "file": written_name(row["file"])} for row in rows]
 
 
 @torch.inference_mode()

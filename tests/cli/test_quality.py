@@ -97,6 +97,27 @@ def test_a_file_holds_scores_probabilities_mean_and_deviation(
     assert settings["protocol"] == "q_align" and settings["prompts"][1].endswith("The aesthetics of the image is")
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_name_that_is_not_utf8_is_scored_once(
+    owl2: Run, model: Path, folder: Path, tmp_path: Path, ending: str
+) -> None:
+    try:
+        shutil.copy(folder / "0.png", os.fsencode(folder / "inner") + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    out = tmp_path / f"scores.{ending}"
+    owl2("quality", "-m", model, folder, "--out", out)
+    assert r"caf\udce9.png" in out.read_text(encoding="utf-8").replace("\\\\", "\\")
+    assert owl2("quality", "-m", model, folder, "--out", out).stdout.endswith(
+        ": 0 of 7 files scored, 7 were there before\n"
+    )
+
+
+def test_an_aspect_named_twice_is_asked_once(owl2: Run, model: Path, folder: Path) -> None:
+    result = owl2("quality", "-m", model, folder / "0.png", "--aspect", "quality", "--aspect", "quality")
+    assert len(result.stdout.splitlines()) == 1
+
+
 class TestResuming:
     def test_a_second_run_scores_only_what_is_new(self, owl2: Run, model: Path, folder: Path, tmp_path: Path) -> None:
         out = tmp_path / "scores.csv"
