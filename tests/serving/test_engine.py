@@ -1,7 +1,10 @@
 """The embedded engine: answers under load are those of `generate` alone, and what a request held comes back."""
 
 import asyncio
+import gc
+import logging
 import random
+import weakref
 from typing import Any
 
 import pytest
@@ -173,6 +176,26 @@ class TestCrash:
                 await eventually(lambda: engine.is_healthy)
                 assert engine.crashes == 1 and engine.in_flight == 0 and not any(engine.images._pins)
                 assert await tokens_of(engine, greedy(prompts[1])) == [alone[1]]
+
+        asyncio.run(check())
+
+    def test_the_cache_of_the_crashed_worker_is_gone_when_the_next_one_has_its_own(self, loaded, prompts, monkeypatch):
+        # pytest keeps what is logged, here an error with everything that it refers to
+        monkeypatch.setattr(logging.getLogger("ContinuousBatchingLogger"), "disabled", True)
+
+        async def check() -> None:
+            async with running(loaded) as engine:
+                cache = weakref.ref(engine.worker._manager.batch_processor.cache)
+                gc.disable()  # what is collected by chance may as well be collected much later
+                try:
+                    with monkeypatch.context() as patch:
+                        patch.setattr(engine.images, "lookup", broken)
+                        with pytest.raises(WorkerCrashed):
+                            await tokens_of(engine, greedy(prompts[1]))
+                    await eventually(lambda: engine.is_healthy)
+                    assert cache() is None
+                finally:
+                    gc.enable()
 
         asyncio.run(check())
 

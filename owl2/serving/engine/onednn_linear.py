@@ -11,6 +11,7 @@ from torch import nn
 
 LEAST_ROWS = 4
 """For fewer rows MKL is as fast or faster."""
+_FEW_ROWS, _STEP, _LARGE_STEP = 64, 8, 32
 
 
 class OneDnnLinear(nn.Linear):
@@ -24,7 +25,21 @@ class OneDnnLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if input.numel() < LEAST_ROWS * self.in_features:
             return super().forward(input)
-        return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        rows = input.reshape(-1, self.in_features)
+        padding = padded_rows(len(rows)) - len(rows)
+        padded = nn.functional.pad(rows, (0, 0, 0, padding)) if padding else rows
+        output = torch.ops.mkldnn._linear_pointwise(padded, self.weight, self.bias, "none", [], "")
+        return output[: len(rows)].view(*input.shape[:-1], self.out_features)
+
+
+def padded_rows(count: int) -> int:
+    """The number of rows that is computed.
+
+    oneDNN compiles a program of some 400 kB for every number of rows and keeps a thousand of them: without this the
+    memory of a server grows for hours.
+    """
+    step = _STEP if count <= _FEW_ROWS else _LARGE_STEP
+    return -(-count // step) * step
 
 
 def use_onednn(module: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """The thread that computes: transformers' manager of continuous batching, its results and its crashes."""
 
+import gc
 import logging
 import threading
 import time
@@ -138,7 +139,8 @@ class Worker:
             self._manager.stop(block=True, timeout=_STOP_SECONDS, hard_stop=True)
         if self._watcher is not None:
             self._watcher.join(timeout=_STOP_SECONDS)
-        self._manager = None
+        self._manager = self._watcher = None
+        gc.collect()  # after a crash its error refers to it: the cache would stay beside that of the next manager
 
     def submit(self, request_id: str, ids: list[int], max_new_tokens: int) -> bool:
         """Queues a prompt; False if the manager has ended."""
