@@ -114,7 +114,9 @@ def test_operations_are_those_that_torch_counts(parts):
         model.lm_head(hidden[:, -20:]).sum().backward()
     ours = sample_flops(config, size, Trained(frozenset(parts)))
     attention = ours.training["decoder_attention"]  # of half the pairs, and the diagonal
-    assert counter.get_total_flops() == pytest.approx(ours.total - attention + 2 * attention * 36 / 37)
+    # The angles of the positions, which older transformers computes by a matrix product, are no work of a layer.
+    angles = sum(counter.get_flop_counts().get("Owl2LanguageDecoder.rotary_emb", {}).values())
+    assert counter.get_total_flops() - angles == pytest.approx(ours.total - attention + 2 * attention * 36 / 37)
 
 
 def test_what_arms_share_begins_alike_whatever_the_module():
