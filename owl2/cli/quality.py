@@ -40,6 +40,7 @@ def quality(
 
     Without --out, a line with score, aspect and file is printed for each.
     """
+    from owl2.files import model_directory
     from owl2.quality.media_files import media_files
     from owl2.quality.protocols import protocol_named
     from owl2.quality.score_file import ScoreFile
@@ -49,6 +50,7 @@ def quality(
         protocol_named(protocol).text(each)
     target = None if out is None else ScoreFile(out)
     files = media_files(inputs)
+    model_directory(model)
 
     from transformers.utils import logging
 

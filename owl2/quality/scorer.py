@@ -328,7 +328,7 @@ def level_token(processor: Owl2Processor, prompt: str, word: str) -> int:
     if after[: len(before)] != before or len(after) != len(before) + 1:
         pieces = processor.tokenizer.convert_ids_to_tokens(after[len(before) :])
         raise ValueError(
-            f"the level word {word!r} must be one token after {prompt[-30:]!r}, but this tokenizer makes it "
+            f"the level word {word!r} must be one token after {prompt!r}, but this tokenizer makes it "
             f"{pieces}: its probability cannot be read off one position"
         )
     return after[-1]

@@ -56,7 +56,7 @@ def test_mistyped_commands_options_and_keys_import_nothing_heavy(tmp_path):
     commands += [["inspect", "-m", str(tmp_path), "--out", "x", "--data", "coco"]]
     commands += [["info", "absent"], ["chat", "-m", "absent", "hello"], ["serve", "-m", "absent"]]
     commands += [["quickstart", "--preset", "huge"], ["evaluate", "-m", "absent", "--tasks", "pope"]]
-    commands += [["export", "absent", "x"], ["data", "pairs", "absent"]]
+    commands += [["export", "absent", "x"], ["data", "pairs", "absent"], ["quality", "-m", "absent", "docs/images"]]
     commands += [[*command, "-m", "absent", "--bits", "5"] for command in (["chat"], ["serve"], ["quality", "photos"])]
     for command, code, heavy in imported_by(*commands):
         assert (code, heavy) == (2, []), command
