@@ -64,7 +64,7 @@ def export(
     if _is_model(source):
         _refuse_step(source, step)
         model, processor = open_model(source, dtype), load_processor(source)
-        _write(model, processor, target, layout, hub_code, report)
+        _write(model, processor, source, target, layout, hub_code, report)
         return None
     run, step = _run_and_step(source, step)
     recipe = run.read_recipe()
@@ -83,7 +83,7 @@ def export(
         tensors = model.tensors | in_precision(lazy_trained(trained, checkpoint), dtype)
         made_of = [*model.made_of, *identities(sorted(checkpoint.iterdir()))]
         model = model._replace(tensors=tensors, made_of=made_of)
-        _write(model, processor, target, layout, hub_code, report, run, step)
+        _write(model, processor, source, target, layout, hub_code, report, run, step)
     return step
 
 
@@ -99,6 +99,7 @@ def _refuse_step(source: Path, step: int | None) -> None:
 def _write(
     model: StoredModel,
     processor: Owl2Processor,
+    source: Path,
     target: Path,
     layout: Layout,
     hub_code: bool,
@@ -113,7 +114,7 @@ def _write(
         if hub_code:
             write_hub_code(folder)
         if layout == "owl2":
-            write_model_card(folder, target.resolve().name, run, step, hub_code)
+            write_model_card(folder, target.resolve().name, source, run, step, hub_code)
 
     write_model(model, target, layout, finish=finish, report=report)
 

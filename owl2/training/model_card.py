@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from owl2.checkpoints.inspect import CheckpointReport, inspect_checkpoint
+from owl2.data.mixture import load_mixture_recipe
 from owl2.training.recipe.schema import Recipe
 
 from .run_directory import RunDirectory
@@ -27,7 +28,12 @@ _CITATION = """```bibtex
 
 
 def write_model_card(
-    directory: Path, name: str, run: RunDirectory | None = None, step: int | None = None, with_code: bool = False
+    directory: Path,
+    name: str,
+    source: Path,
+    run: RunDirectory | None = None,
+    step: int | None = None,
+    with_code: bool = False,
 ) -> None:
     """Writes `README.md` into a model directory.
 
@@ -47,7 +53,7 @@ def write_model_card(
         _usage(with_code),
         *([] if run is None or recipe is None else [_training(run, recipe, step), _scores(run, step), _recipe(recipe)]),
         *(["## Training\n\nNothing is recorded of how this model was trained."] if recipe is None else []),
-        _licences(recipe, with_code),
+        _licences(source, recipe, with_code),
         f"## Citation\n\n{_CITATION}",
     ]
     text = "\n\n".join(section for section in sections if section)
@@ -95,13 +101,9 @@ def _training(run: RunDirectory, recipe: Recipe, step: int | None) -> str:
         began = f"the checkpoint {_last_part(start)}"
     else:
         assert made is not None
-        language = made.language_model if isinstance(made.language_model, str) else "a small random one"
-        vision = made.vision_encoder or "a random one"
-        began = f"the language model {_last_part(language)} and the vision encoder {_last_part(vision)}"
-    sources = [
-        f"| {name} | {source.format} | {_last_part(source.path or '')} |"
-        for name, source in recipe.data.sources.items()
-    ]
+        language, vision = made.language_model, made.vision_encoder
+        named = f"the language model {_last_part(language)}" if isinstance(language, str) else "a random language model"
+        began = f"{named} and {f'the vision encoder {_last_part(vision)}' if vision else 'a random vision encoder'}"
     return "\n".join(
         [
             "## Training",
@@ -112,9 +114,26 @@ def _training(run: RunDirectory, recipe: Recipe, step: int | None) -> str:
             "",
             "| data | format | file |",
             "|---|---|---|",
-            *sources,
+            *(f"| {name} | {format_} | {', '.join(files)} |" for name, format_, files in _sources(recipe)),
         ]
     )
+
+
+def _sources(recipe: Recipe) -> Iterator[tuple[str, str, list[str]]]:
+    """Name, format and files of each source; in place of a mixture, of those that it is made of."""
+    for name, source in recipe.data.sources.items():
+        if source.format == "mixture":
+            assert source.path is not None, "the recipe demands it"
+            try:
+                parts = load_mixture_recipe(source.path).sources
+            except (ValueError, OSError):  # its file is gone, or is not that of the run any more
+                yield name, source.format, [_last_part(source.path)]
+            else:
+                for part in parts:
+                    files = [value.name for value in part.arguments.values() if isinstance(value, Path)]
+                    yield part.name, part.format, files
+        else:
+            yield name, source.format, [_last_part(source.path)] if source.path else []
 
 
 def _scores(run: RunDirectory, step: int | None) -> str:
@@ -122,7 +141,11 @@ def _scores(run: RunDirectory, step: int | None) -> str:
     lines = [line for line in _json_lines(run.evaluations) if step is None or line.get("step", 0) <= step]
     if not lines:
         return "## Scores\n\nThe run recorded no evaluation."
-    rows = [f"| {name} | {value:.4g} |" for name, value in _numbers(lines[-1]) if name != "step"]
+    rows = [
+        f"| {name.removeprefix('tasks.').replace('.summary.', '.')} | {value:.4g} |"
+        for name, value in _numbers(lines[-1])
+        if name != "step"
+    ]
     return "\n".join([f"## Scores\n\nAt step {lines[-1].get('step')}:\n", "| measure | value |", "|---|---|", *rows])
 
 
@@ -131,19 +154,19 @@ def _recipe(recipe: Recipe) -> str:
     return f"<details><summary>Recipe</summary>\n\n```yaml\n{text}```\n\n</details>"
 
 
-def _licences(recipe: Recipe | None, with_code: bool) -> str:
+def _licences(source: Path, recipe: Recipe | None, with_code: bool) -> str:
     parts: list[tuple[str, str]] = []
     if with_code:
         parts.append(("code in this directory (owl2)", "Apache-2.0"))
-    if recipe is not None:
+    if recipe is None:
+        parts.append(("weights", licence_of(str(source))))
+    else:
         made = recipe.model.initialize
         names = [recipe.model.checkpoint] if made is None else [made.language_model, made.vision_encoder]
         parts += [
             (f"weights it began with: {_last_part(name)}", licence_of(name)) for name in names if isinstance(name, str)
         ]
-        parts += [(f"data: {name}", "that of the data set") for name in recipe.data.sources]
-    if not parts:
-        parts.append(("weights", _UNKNOWN))
+        parts += [(f"data: {name}", "that of the data set") for name, _, _ in _sources(recipe)]
     rows = [f"| {name} | {licence} |" for name, licence in parts]
     return "\n".join(["## Licences of the parts", "", "| part | licence |", "|---|---|", *rows])
 
