@@ -26,6 +26,7 @@ import torch
 from common import add_output, settings_of, show
 from torch import nn
 
+from owl2.checkpoints.int8_products import use_int8_products
 from owl2.environment import processor_name
 from owl2.modeling import Owl2AbstractorConfig, Owl2Config, Owl2ForConditionalGeneration, Owl2TextConfig
 from owl2.modeling import Owl2VisionConfig as VisionConfig
@@ -138,6 +139,7 @@ def quantize(model: Owl2ForConditionalGeneration, weights: str) -> None:
         settings = PrototypeInt4WeightOnlyConfig(group_size=32, set_inductor_config=False)
     for part in (model.model.language_model, model.lm_head):
         quantize_(part, settings, filter_fn=lambda module, name: isinstance(module, nn.Linear))
+    use_int8_products(model)
 
 
 def weight_bytes(module: nn.Module) -> int:

@@ -14,6 +14,7 @@ from owl2.processing.processor import Owl2Processor
 from .adapter_folder import AdapterFolder, is_adapter_folder
 from .adapters import load_adapter, merge_adapters
 from .inspect import checkpoint_layout
+from .int8_products import use_int8_products
 from .official_adapter import is_official_adapter, load_official_adapter
 from .quantized import quantized_settings
 
@@ -94,6 +95,8 @@ def load_for_chat(
             model = load_official_adapter(path, whole, **settings)
         else:
             model = Owl2ForConditionalGeneration.from_pretrained(whole, **settings)
+            if bits == 8:
+                use_int8_products(model)
             if base is not None:
                 model = _with_adapter(model, path, processor, merged=bits is None)
     except CheckpointError:

@@ -35,6 +35,7 @@ from .modality_adaptive import (
     modality_adaptive_mlp,
     modality_adaptive_projections,
 )
+from .one_row import fast_one_row_products
 from .pretrained import Owl2PreTrainedModel
 
 
@@ -193,17 +194,18 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
         routing = self._route(inputs_embeds, is_vision, num_vision)
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
-        for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                routing=routing,
-                attention_mask=causal_mask,
-                position_embeddings=position_embeddings,
-                position_ids=position_ids,
-                use_cache=use_cache,
-                **caches,
-                **kwargs,
-            )
+        with fast_one_row_products(hidden_states):
+            for layer in self.layers:
+                hidden_states = layer(
+                    hidden_states,
+                    routing=routing,
+                    attention_mask=causal_mask,
+                    position_embeddings=position_embeddings,
+                    position_ids=position_ids,
+                    use_cache=use_cache,
+                    **caches,
+                    **kwargs,
+                )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: caches.get(CACHE)})
 
     def _hashed(

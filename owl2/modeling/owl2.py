@@ -22,6 +22,7 @@ from .generation import Owl2GenerationMixin
 from .hashed_routing import sample_keys
 from .language_decoder import Owl2LanguageDecoder
 from .mlp_connector import Owl2MLPConnector
+from .one_row import fast_one_row_products
 from .pretrained import Owl2PreTrainedModel
 from .vision_encoder import Owl2VisionEncoder
 from .visual_abstractor import Owl2VisualAbstractor
@@ -357,7 +358,8 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             hidden_states = hidden_states[:, kept]
             targets = targets[:, kept] if targets is not None else None
-        logits = self.lm_head(hidden_states)
+        with fast_one_row_products(hidden_states):
+            logits = self.lm_head(hidden_states)
         loss = None if targets is None else next_token_loss(logits, targets, num_items_in_batch)
         return Owl2CausalLMOutput(loss=loss, logits=logits, **fields)
 

@@ -11,8 +11,10 @@ import torch
 from helpers import write_official
 from model_directories import adapter_on, wide_model
 from safetensors.torch import load_file
+from torch import nn
 
 from owl2 import Owl2ForConditionalGeneration, Owl2Processor
+from owl2.checkpoints.int8_products import Int8Linear
 from owl2.checkpoints.loading import load_for_chat
 from owl2.training.adapters.merge import merge_lora
 
@@ -46,6 +48,11 @@ def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
 def decoder_weights(model: Owl2ForConditionalGeneration) -> dict[str, Any]:
     layers = model.model.language_model.layers
     return {name: module.weight for name, module in layers.named_modules() if name.endswith("_proj")}
+
+
+def decoder_projections(model: Owl2ForConditionalGeneration) -> list[nn.Module]:
+    layers = model.model.language_model.layers
+    return [module for name, module in layers.named_modules() if name.endswith("_proj")]
 
 
 def is_packed(weight: torch.Tensor) -> bool:
@@ -85,6 +92,16 @@ class TestFewerBits:
         for whole in (model.model.vision_tower, model.model.abstractor, model.lm_head):
             assert not any(is_packed(parameter) for parameter in whole.parameters())
         assert agreement(logits(model, processor), logits(*load_for_chat(base))) > self.LEAST[bits]
+
+    @torch.no_grad()
+    def test_a_step_computes_what_reading_all_at_once_does(self, base: Path, bits: int) -> None:
+        model, _ = load_for_chat(base, bits=bits)
+        ids = torch.tensor([[5, 6, 7, 8]])
+        whole = model(ids).logits[:, -1:]
+        step = model(ids[:, 3:], past_key_values=model(ids[:, :3], use_cache=True).past_key_values).logits
+        assert (step - whole).norm() < 1e-2 * whole.norm()
+        if bits == 8:
+            assert all(isinstance(module, Int8Linear) for module in decoder_projections(model))
 
     def test_the_official_layout_loads_alike(self, base: Path, official: Path, bits: int, tmp_path: Path) -> None:
         from owl2.checkpoints import save_official
