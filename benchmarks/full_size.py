@@ -99,7 +99,7 @@ def in_shards(names: list[str], sizes: list[int]) -> Iterator[list[str]]:
     """The names in `SHARDS` runs of about equal size."""
     total, filled, shard = sum(sizes), 0, []
     for name, size in zip(names, sizes, strict=True):
-        if shard and filled * SHARDS // total < (filled + size) * SHARDS // total:
+        if shard and filled * SHARDS // total < min((filled + size) * SHARDS // total, SHARDS - 1):
             yield shard
             shard = []
         shard.append(name)
