@@ -67,7 +67,6 @@ def test_the_filter_keeps_what_scores_high(
     assert [row["caption"] for row in kept] == [f"caption {index}" for index in enough.nonzero()[:, 0].tolist()]
 
 
-@pytest.mark.slow
 def test_grpo_takes_the_reward(model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
     monkeypatch.chdir(tmp_path)
@@ -82,12 +81,15 @@ def test_grpo_takes_the_reward(model_directory: Path, tmp_path: Path, monkeypatc
     LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=1, eos_token_id=2, pad_token_id=0)).save_pretrained("policy")
     tokenizer.save_pretrained("policy")
     before = LlamaForCausalLM.from_pretrained("policy").state_dict()
+    # Other tokens than these two seldom say "good", and equal rewards teach nothing.
+    said = tokenizer(" good bad", add_special_tokens=False)["input_ids"]
     rows = [{"prompt": "make it", "picture": "dark.png"}] * 4
     settings = trl.GRPOConfig(
         output_dir="grpo",
         num_generations=4,
         per_device_train_batch_size=4,
         max_completion_length=6,
+        generation_kwargs={"suppress_tokens": [token for token in range(320) if token not in said]},
         max_steps=1,
         learning_rate=0.1,
         report_to=[],
@@ -103,6 +105,6 @@ def test_grpo_takes_the_reward(model_directory: Path, tmp_path: Path, monkeypatc
     )
     trainer.train()
     log = trainer.state.log_history[0]
-    assert 1 <= log["rewards/quality_reward/mean"] <= 5
+    assert 1 <= log["rewards/quality_reward/mean"] <= 5 and log["rewards/quality_reward/std"] > 0
     after = trainer.model.state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before)
