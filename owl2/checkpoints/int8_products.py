@@ -4,6 +4,8 @@ torchao makes a copy of the weight in the model's precision for every product, w
 8 bits does. torch has a product with weights in 8 bits for a few rows.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -14,7 +16,8 @@ class Int8Linear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if input.numel() != self.in_features or (torch.is_grad_enabled() and input.requires_grad):
             return super().forward(input)
-        quantized, scales = self.weight.qdata, self.weight.scale.flatten().to(input.dtype)
+        weight: Any = self.weight  # torchao's subclass of a tensor
+        quantized, scales = weight.qdata, weight.scale.flatten().to(input.dtype)
         product = torch.ops.aten._weight_int8pack_mm(input.reshape(1, -1), quantized, scales)
         product = product.view(*input.shape[:-1], self.out_features)
         return product if self.bias is None else product + self.bias

@@ -35,7 +35,8 @@ def _without_onednn() -> Iterator[None]:
     global _running, _enabled_before
     with _lock:
         if _running == 0:
-            _enabled_before, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, False
+            _enabled_before = bool(torch.backends.mkldnn.enabled)
+            torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # torch types it as its descriptor
         _running += 1
     try:
         yield
@@ -43,4 +44,4 @@ def _without_onednn() -> Iterator[None]:
         with _lock:
             _running -= 1
             if _running == 0:
-                torch.backends.mkldnn.enabled = _enabled_before
+                torch.backends.mkldnn.enabled = _enabled_before  # type: ignore[assignment]
