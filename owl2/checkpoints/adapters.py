@@ -58,8 +58,7 @@ def merge_adapters(model: Owl2ForConditionalGeneration) -> Owl2ForConditionalGen
         if not base.weight.is_floating_point():
             raise ValueError(f"{name} is quantized: merge into the base model in full precision (owl2 merge-lora)")
         module.merge(safe_merge=True)  # raises where the sum is not finite
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, base)
+        model.set_submodule(name, base)
     del model.peft_config
     return model
 

@@ -25,13 +25,12 @@ class Int8Linear(nn.Linear):
 
 def use_int8_products(model: nn.Module) -> None:
     """Makes an `Int8Linear` of each layer that torchao keeps in 8 bits, in place; their weights stay."""
-    for module in list(model.modules()):
-        for name, layer in module.named_children():
-            if type(layer) is nn.Linear and _is_in_8_bits(layer.weight):
-                with torch.device("meta"):
-                    own = Int8Linear(layer.in_features, layer.out_features, layer.bias is not None)
-                own.weight, own.bias = layer.weight, layer.bias
-                setattr(module, name, own.train(layer.training))
+    for name, layer in list(model.named_modules()):
+        if type(layer) is nn.Linear and _is_in_8_bits(layer.weight):
+            with torch.device("meta"):
+                own = Int8Linear(layer.in_features, layer.out_features, layer.bias is not None)
+            own.weight, own.bias = layer.weight, layer.bias
+            model.set_submodule(name, own.train(layer.training))
 
 
 def _is_in_8_bits(weight: torch.Tensor) -> bool:

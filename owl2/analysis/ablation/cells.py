@@ -21,6 +21,7 @@ from owl2.evaluation.tasks import task_named
 from owl2.files import read_json_object, write_whole
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
+from owl2.stop_signal import StopRequested
 from owl2.training.cost.estimate import recipe_cost
 from owl2.training.recipe.schema import Recipe
 from owl2.training.run_directory import RunDirectory
@@ -33,10 +34,6 @@ from .ranks import train_on_ranks
 
 class Busy(Exception):
     """Another process works on this cell or on a stage that it shares."""
-
-
-class Stopped(Exception):
-    """The cell was asked to stop, and saved what it had."""
 
 
 def metrics_file(folder: Path, cell: Cell) -> Path:
@@ -74,7 +71,7 @@ def run_cell(
 
     Raises:
         Busy: Another process works on it, or on a stage of it.
-        Stopped: It was asked to stop.
+        StopRequested: It was asked to stop, and saved what it had.
         ValueError: A stage cannot be trained.
     """
     with _only_process(work / f".{cell.name}.lock"):
@@ -122,7 +119,7 @@ def _train(stage: StageRun, start: Path | None, work: Path, console: Console, ra
             finally:
                 _add_seconds(directory.path, time.perf_counter() - began)
             if not finished:
-                raise Stopped
+                raise StopRequested
     return directory.model
 
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from owl2.quiet import call_in_new_process, is_quiet
 from owl2.stop_signal import StopRequested, stop_signal
 
-from .cells import Busy, Stopped, metrics_file, read_metrics, run_cell
+from .cells import Busy, metrics_file, read_metrics, run_cell
 from .grid import Cell
 from .measurement import Measurement
 
@@ -176,7 +176,7 @@ def _take_one(
             run_cell(cell, measure, work, folder, console, ranks)
         except Busy:
             continue
-        except (Stopped, StopRequested):
+        except StopRequested:
             told.put(("stopped", f"stopped in {cell.condition}, seed {cell.seed}; the same command resumes"))
             return False
         except Exception as error:  # said by the parent, which ends the grid

@@ -46,10 +46,9 @@ def use_onednn(module: nn.Module) -> None:
     """Replaces the plain linear layers of a module that are in float32 on a CPU of x86, where PyTorch has oneDNN."""
     if platform.machine() not in ("x86_64", "AMD64") or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if _is_replaceable(child):
-                setattr(parent, name, OneDnnLinear(child))
+    for name, layer in list(module.named_modules()):
+        if _is_replaceable(layer):
+            module.set_submodule(name, OneDnnLinear(layer))
 
 
 def _is_replaceable(module: nn.Module) -> TypeGuard[nn.Linear]:

@@ -41,9 +41,8 @@ def quantize_frozen_projections(
     for name, module in frozen.items():
         if module.in_features < BLOCK_SIZE:
             raise ValueError(f"{name} has {module.in_features} inputs, but 4 bits need at least {BLOCK_SIZE}")
-        parent, _, own = name.rpartition(".")
         quantized = _quantized(module, compute_dtype, bitsandbytes)
-        setattr(layers.get_submodule(parent), own, quantized if module.weight.is_meta else quantized.to(device))
+        layers.set_submodule(name, quantized if module.weight.is_meta else quantized.to(device))
     model.is_loaded_in_4bit = True  # PEFT looks here
     return sum(module.in_features * module.out_features for module in frozen.values())
 
