@@ -18,6 +18,11 @@ def text_of(answer, index=0):
     return answer.choices[index].message.content
 
 
+def tokens_of(answer, index=0) -> tuple[bytes, ...]:
+    """The bytes of every token: as text, different answers of a random model may read the same (U+FFFD)."""
+    return tuple(bytes(token.bytes or ()) for token in answer.choices[index].logprobs.content)
+
+
 def streamed(chunks) -> str:
     return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
@@ -126,17 +131,17 @@ class TestStop:
 
 class TestSampling:
     def test_a_seed_repeats_the_answers_and_several_differ(self, client):
-        settings = {"temperature": 1.0, "top_p": 0.9, "seed": 7, "n": 3}
-        first, second = (ask(client, user("hello"), **settings) for _ in range(2))
-        texts = [text_of(first, index) for index in range(3)]
-        assert [text_of(second, index) for index in range(3)] == texts and len(set(texts)) == 3
-        assert text_of(ask(client, user("hello"), temperature=1.0, top_p=0.9, seed=7)) == texts[0]
-        assert text_of(ask(client, user("hello"), temperature=1.0, top_p=0.9, seed=8)) not in texts
+        settings = {"temperature": 1.0, "top_p": 0.9, "logprobs": True}
+        first, second = (ask(client, user("hello"), **settings, seed=7, n=3) for _ in range(2))
+        answers = [tokens_of(first, index) for index in range(3)]
+        assert [tokens_of(second, index) for index in range(3)] == answers and len(set(answers)) == 3
+        assert tokens_of(ask(client, user("hello"), **settings, seed=7)) == answers[0]
+        assert tokens_of(ask(client, user("hello"), **settings, seed=8)) not in answers
         assert first.usage.completion_tokens == 36
 
     def test_without_a_seed_answers_differ(self, client):
-        texts = {text_of(ask(client, user("hello"), temperature=1.0)) for _ in range(3)}
-        assert len(texts) == 3
+        answers = {tokens_of(ask(client, user("hello"), temperature=1.0, logprobs=True)) for _ in range(3)}
+        assert len(answers) == 3
 
     def test_the_narrowest_choice_is_greedy(self, client):
         greedy = text_of(ask(client, user("hello")))
