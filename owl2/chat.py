@@ -44,8 +44,8 @@ class ChatSession:
     ) -> None:
         if processor.num_image_tokens != model.config.tokens_per_image:
             raise ValueError(
-                f"The processor gives an image {processor.num_image_tokens} tokens, but the model takes "
-                f"{model.config.tokens_per_image}: they do not belong together."
+                f"the processor gives an image {processor.num_image_tokens} tokens, but the model takes "
+                f"{model.config.tokens_per_image}: they do not belong together"
             )
         self.model = model
         self.processor = processor
@@ -114,7 +114,7 @@ class ChatSession:
         """
         if max_new_tokens < 1 or not 0 <= temperature < math.inf:
             raise ValueError(
-                f"max_new_tokens={max_new_tokens} must be at least 1, and temperature={temperature} a number from 0 on."
+                f"max_new_tokens={max_new_tokens} must be at least 1, and temperature={temperature} a number from 0 on"
             )
         started = time.perf_counter()
         kept, prompt, inputs = self._fit(text, max_new_tokens)
@@ -181,16 +181,16 @@ class ChatSession:
             return text, prompt, inputs
         if not self.truncate:
             raise ValueError(
-                f"The prompt takes {length} tokens, but the context of the model holds {self.context} with the answer: "
-                "shorten the text, pass fewer images, or start again. Text is cut only on request (truncate)."
+                f"the prompt takes {length} tokens, but the context of the model holds {self.context} with the answer: "
+                "shorten the text, pass fewer images, or start again. Text is cut only on request (truncate)"
             )
         room = self.context - min(max_new_tokens, self.context // ANSWER_SHARE)
         while length > room:
             shorter = self._cut(text, length - room)
             if shorter == text:
                 raise ValueError(
-                    f"Images, earlier turns and text before a placeholder take {length} tokens, but the context of the "
-                    f"model leaves them {room}: pass fewer images or start again. Only text is ever cut."
+                    f"images, earlier turns and text before a placeholder take {length} tokens, but the context of the "
+                    f"model leaves them {room}: pass fewer images or start again. Only text is ever cut"
                 )
             text = shorter
             prompt, inputs = self._encode(text)

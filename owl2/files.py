@@ -39,7 +39,7 @@ def model_directory(name: str | Path) -> Path:
     if not path.is_dir():
         found = "is not a directory" if path.exists() else "does not exist"
         raise ValueError(
-            f"The model directory {name} {found}. owl2 fetches nothing: download a published model first, "
+            f"the model directory {name} {found}. owl2 fetches nothing: download a published model first, "
             "for example with: hf download NAME --local-dir DIRECTORY"
         )
     return path

@@ -1,9 +1,11 @@
 """What the repository promises as a whole: Auto classes, cheap imports, agreeing versions."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -130,3 +132,32 @@ def test_metrics_are_usable_without_torch_and_transformers() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout == "1.0\n", result.stderr
+
+
+def _messages(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of what the errors of a module say; what is filled in reads as {}."""
+    for node in ast.walk(ast.parse(source)):
+        error = node.exc if isinstance(node, ast.Raise) else node
+        if isinstance(error, ast.Call) and error.args and (error is not node or _makes_an_error(error)):
+            message = error.args[0]
+            for text in (message.body, message.orelse) if isinstance(message, ast.IfExp) else (message,):
+                parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+                yield (
+                    text.lineno,
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts),
+                )
+
+
+def _makes_an_error(call: ast.Call) -> bool:
+    return re.search(r"(Error|Invalid\w+|_errors_of_saving|_plain_errors)$", ast.unparse(call.func)) is not None
+
+
+def test_messages_begin_with_a_small_letter_or_a_name_and_end_without_a_period() -> None:
+    """They follow "owl2: error: "; a name is a word with another capital in it, such as LoRA."""
+    odd = [
+        f"{path.relative_to(ROOT)}:{line}: {message}"
+        for path in sorted((ROOT / "owl2").rglob("*.py"))
+        for line, message in _messages(path.read_text())
+        if re.match(r"[A-Z][a-z]*(?!\w|-[A-Z])", message) or re.search(r"[^.]\.$", message)
+    ]
+    assert not odd, "\n".join(odd)

@@ -101,7 +101,7 @@ class AdapterFolder:
             base = self._stored().get("base_model_name_or_path") or "a model that it does not name"
             raise ValueError(
                 f"the adapter {self.path} does not fit this base model: {'; '.join(problems[:4])}{more}. "
-                f"It was made for {base}."
+                f"It was made for {base}"
             )
 
     @torch.no_grad()

@@ -77,7 +77,7 @@ def open_model(directory: str | Path, dtype: torch.dtype | None = None) -> Store
     layout = checkpoint_layout(directory)
     path = Path(directory).expanduser()
     if layout == "official adapter":
-        raise ValueError(f"{directory} is an adapter: owl2 merge-lora makes a model of it and its base.")
+        raise ValueError(f"{directory} is an adapter: owl2 merge-lora makes a model of it and its base")
     config = Owl2Config.from_pretrained(path)
     files = weight_files(path)
     refuse_far_larger(path, config, Owl2ForConditionalGeneration)
@@ -89,7 +89,7 @@ def open_model(directory: str | Path, dtype: torch.dtype | None = None) -> Store
         if EMBEDDING not in tensors or not torch.equal(head.read(), tensors[EMBEDDING].read()):
             raise CheckpointError(
                 f"{directory}: {HEAD} differs from the embedding, but tie_word_embeddings in its config.json says that "
-                "they are one."
+                "they are one"
             )
     require_weights_of(config, tensors, directory)
     if dtype is None:
@@ -126,7 +126,7 @@ def require_weights_of(config: Owl2Config, tensors: Mapping[str, LazyTensor], wh
     ]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise CheckpointError(f"{what} does not fit its configuration: {'; '.join(problems[:4])}{more}.")
+        raise CheckpointError(f"{what} does not fit its configuration: {'; '.join(problems[:4])}{more}")
 
 
 def write_model(

@@ -113,7 +113,7 @@ def new_config(
         contradicting = {key: value for key, value in wanted_vision.items() if value != getattr(vision, key, None)}
         if set(contradicting) - free:
             raise ValueError(
-                f"The vision encoder's checkpoint decides its sizes, only image_size may be set: {contradicting}"
+                f"the vision encoder's checkpoint decides its sizes, only image_size may be set: {contradicting}"
             )
     abstractor = Owl2AbstractorConfig(**{**settings_given(abstractor_config), "hidden_size": vision.hidden_size})
     return Owl2Config(
@@ -169,7 +169,7 @@ def load_language_model(path: str | Path, dtype: torch.dtype = torch.float32) ->
             return text_half(Owl2ForConditionalGeneration.from_pretrained(path, dtype=dtype))
         return _load_whole(AutoModelForCausalLM, path, dtype=dtype)
     if not path.is_file():
-        raise ValueError(f"The GGUF file {path} was not found.")
+        raise ValueError(f"the GGUF file {path} was not found")
     options: dict[str, Any] = {}
     try:  # since transformers 5.2x a GGUF model stays packed unless it is asked to unpack
         from transformers import GgufConfig
@@ -190,7 +190,7 @@ def _load_whole(model_class: Any, path: Path, **options: Any) -> PreTrainedModel
     model, info = model_class.from_pretrained(path, output_loading_info=True, **options)
     missing = sorted(info["missing_keys"])
     if missing:
-        raise CheckpointError(f"The checkpoint {path} lacks {len(missing)} weights: {', '.join(missing[:8])}.")
+        raise CheckpointError(f"the checkpoint {path} lacks {len(missing)} weights: {', '.join(missing[:8])}")
     return model
 
 
@@ -209,15 +209,15 @@ def text_config_from_language_model(
     source = model.config
     if source.model_type not in LANGUAGE_MODEL_TYPES:
         raise ValueError(
-            f"The language model is of type {source.model_type!r}, but the decoder reproduces only "
-            f"{', '.join(LANGUAGE_MODEL_TYPES)}."
+            f"the language model is of type {source.model_type!r}, but the decoder reproduces only "
+            f"{', '.join(LANGUAGE_MODEL_TYPES)}"
         )
     names = dict(model.named_parameters()).keys()
     sliding_window = getattr(source, "sliding_window", None)
     if getattr(source, "use_sliding_window", True) is False:
         sliding_window = None
     if sliding_window is not None and "full_attention" in (getattr(source, "layer_types", None) or []):
-        raise ValueError("The language model mixes full and sliding attention, which the decoder does not reproduce.")
+        raise ValueError("the language model mixes full and sliding attention, which the decoder does not reproduce")
     return Owl2TextConfig(
         vocab_size=source.vocab_size,
         hidden_size=source.hidden_size,
@@ -252,7 +252,7 @@ def vision_config_from_clip(source: Any) -> Owl2VisionConfig:
         ValueError: The configuration is of another kind of model.
     """
     if source.model_type not in ("clip", "clip_vision_model"):
-        raise ValueError(f"The vision encoder is of type {source.model_type!r}, but only a CLIP ViT can be read.")
+        raise ValueError(f"the vision encoder is of type {source.model_type!r}, but only a CLIP ViT can be read")
     source = getattr(source, "vision_config", source)
     return Owl2VisionConfig(
         hidden_size=source.hidden_size,
@@ -310,7 +310,7 @@ def name_from_clip(name: str) -> str:
 def _load_exactly(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
     missing, unexpected = module.load_state_dict(state, strict=False)
     if missing or unexpected:
-        raise ValueError(f"The checkpoint does not fit: missing {missing[:5]}, unexpected {unexpected[:5]}.")
+        raise ValueError(f"the checkpoint does not fit: missing {missing[:5]}, unexpected {unexpected[:5]}")
 
 
 def _names(module: nn.Module) -> set[str]:

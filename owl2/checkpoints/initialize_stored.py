@@ -52,7 +52,7 @@ def open_new_model(
     """
     path = Path(language_model).expanduser()
     if path.suffix == ".gguf":
-        raise ValueError(f"{path} can only be unpacked in memory: use owl2.checkpoints.initialize.")
+        raise ValueError(f"{path} can only be unpacked in memory: use owl2.checkpoints.initialize")
     seed = hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()
     language, generation, origin = _language_model(path)
     with torch.device("meta"):  # which biases there are is read off the parameters
@@ -103,7 +103,7 @@ def _decoder(source: LazyState, needed: Any, ours: Any, path: Path) -> LazyState
     tied = HEAD not in ours
     missing = [name for name in needed if name not in source and not (tied and name == HEAD)]
     if missing:
-        raise CheckpointError(f"The checkpoint {path} lacks {len(missing)} weights: {', '.join(missing[:8])}.")
+        raise CheckpointError(f"the checkpoint {path} lacks {len(missing)} weights: {', '.join(missing[:8])}")
     parts: LazyState = {}
     for name, tensor in source.items():
         if name not in needed or (tied and name == HEAD):
@@ -124,7 +124,7 @@ def _vision_tower(source: LazyState, ours: Any, path: str | Path) -> LazyState:
     named = {_TOWER + name_from_clip(name): tensor for name, tensor in (of_whole or source).items()}
     missing = [name for name in ours if name.startswith(_TOWER) and name not in named]
     if missing:
-        raise CheckpointError(f"The checkpoint {path} lacks {len(missing)} weights, among them that of {missing[0]}.")
+        raise CheckpointError(f"the checkpoint {path} lacks {len(missing)} weights, among them that of {missing[0]}")
     return {name: tensor for name, tensor in named.items() if name in ours}
 
 

@@ -132,7 +132,7 @@ def checkpoint_layout(directory: str | Path) -> Layout:
     if is_adapter_folder(path):
         raise ValueError(
             f"{directory} is the adapter of a model, not a model: owl2 merge-lora {directory} OUT --base BASE makes "
-            "one, with BASE the model that it was trained on."
+            "one, with BASE the model that it was trained on"
         )
     if not file.is_file():
         raise ValueError(f"{path} has no config.json: it is not a model directory.{_hint(path)}")
@@ -141,8 +141,8 @@ def checkpoint_layout(directory: str | Path) -> Layout:
         return "official"
     if fields.get("model_type") != Owl2Config.model_type:
         raise ValueError(
-            f"{directory} holds a model of type {fields.get('model_type')!r}, not {Owl2Config.model_type!r}. "
-            "owl2.checkpoints.initialize makes an mPLUG-Owl2 from a language model."
+            f"{directory} holds a model of type {fields.get('model_type')!r}, not {Owl2Config.model_type!r}: "
+            "owl2.checkpoints.initialize makes an mPLUG-Owl2 from a language model"
         )
     return "owl2"
 
@@ -175,7 +175,7 @@ def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
     layout = checkpoint_layout(directory)
     path = Path(directory).expanduser()
     if layout == "official adapter" and not (path / "config.json").is_file():
-        raise ValueError(f"{directory} is an adapter without a config.json: what it fits cannot be said.")
+        raise ValueError(f"{directory} is an adapter without a config.json: what it fits cannot be said")
     try:
         config = Owl2Config.from_pretrained(path)
     except ValueError as error:
@@ -276,7 +276,7 @@ def _read_headers(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
             for name, tensor in read_weights(file).items():
                 yield name, tensor if _may_be_table(name) else tensor.to("meta")
     except SafetensorError as error:
-        raise ValueError(f"The weights {file} cannot be read: {error}") from error
+        raise ValueError(f"the weights {file} cannot be read: {error}") from error
 
 
 def _may_be_table(name: str) -> bool:

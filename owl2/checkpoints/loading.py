@@ -47,7 +47,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 def check_dtype(dtype: str) -> None:
     """Raises `ValueError` unless it is one of `DTYPES`."""
     if dtype not in DTYPES:
-        raise ValueError(f"There is no dtype {dtype!r}: choose among {', '.join(DTYPES)}.")
+        raise ValueError(f"there is no dtype {dtype!r}: choose among {', '.join(DTYPES)}")
 
 
 def load_for_chat(
@@ -84,7 +84,7 @@ def load_for_chat(
         if is_official:
             raise ValueError(
                 f"{directory} is an adapter of the official code, which is merged in full precision: owl2 merge-lora "
-                f"{directory} OUT --base {base} makes a model that loads in {bits} bits."
+                f"{directory} OUT --base {base} makes a model that loads in {bits} bits"
             )
         in_full = [] if base is None else AdapterFolder(path).modules_in_full()
         own = None if dtype == "auto" else getattr(torch, dtype)
@@ -102,7 +102,7 @@ def load_for_chat(
     except CheckpointError:
         raise
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"The weights in {directory} cannot be read: {error}") from error
+        raise ValueError(f"the weights in {directory} cannot be read: {error}") from error
     return (model.to(place) if bits is None else model).eval(), processor
 
 
@@ -110,11 +110,11 @@ def _check_base(directory: str | Path, base: str | Path | None, is_adapter: bool
     if is_adapter and base is None:
         raise ValueError(
             f"{directory} is an adapter: name the model that it was trained on (--base DIR), or make one of both with "
-            f"owl2 merge-lora {directory} OUT --base DIR."
+            f"owl2 merge-lora {directory} OUT --base DIR"
         )
     if base is not None and not is_adapter:
         checkpoint_layout(directory)
-        raise ValueError(f"{directory} is a whole model, which needs no base.")
+        raise ValueError(f"{directory} is a whole model, which needs no base")
 
 
 def _with_adapter(
@@ -150,7 +150,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"The device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     if device.type == "meta":
-        raise ValueError("The device 'meta' holds no values, so nothing can be computed there.")
+        raise ValueError("the device 'meta' holds no values, so nothing can be computed there")
     return device

@@ -33,7 +33,7 @@ class Manifest:
         stored = read_json_object(path, "sizes and hashes of weights", CheckpointError)
         files = stored.get("files")
         if not isinstance(files, dict) or not all(isinstance(each, dict) for each in files.values()):
-            raise CheckpointError(f"{path} holds no sizes and hashes of weights: remove it if it is not wanted.")
+            raise CheckpointError(f"{path} holds no sizes and hashes of weights: remove it if it is not wanted")
         return cls(directory, str(stored.get("plan")), files)
 
     def add(self, file: Path) -> None:
@@ -67,7 +67,7 @@ def check_file(file: Path) -> None:
     manifest = Manifest.read(file.parent)
     problem = manifest.problem(file.name) if manifest is not None and file.name in manifest.files else None
     if problem is not None:
-        raise CheckpointError(f"{problem}. (If that is meant, remove {file.parent / WEIGHTS_MANIFEST}.)")
+        raise CheckpointError(f"{problem}; if that is meant, remove {file.parent / WEIGHTS_MANIFEST}")
 
 
 def _synchronize(path: Path) -> None:

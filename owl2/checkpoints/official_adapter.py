@@ -91,7 +91,7 @@ class OfficialAdapter:
         """
         if problems := self.problems(shapes):
             more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-            raise CheckpointError(f"The adapter {adapter} does not fit {base}: {'; '.join(problems[:4])}{more}.")
+            raise CheckpointError(f"the adapter {adapter} does not fit {base}: {'; '.join(problems[:4])}{more}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def official_name_of(key: str) -> str:
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     adapters = [path / name for name in WEIGHTS if (path / name).is_file()]
     if not adapters:
-        raise CheckpointError(f"{path} has an {ADAPTER_CONFIG}, but neither {' nor '.join(WEIGHTS)}.")
+        raise CheckpointError(f"{path} has an {ADAPTER_CONFIG}, but neither {' nor '.join(WEIGHTS)}")
     files = [adapters[0], *([path / OTHERS] if (path / OTHERS).is_file() else [])]
     for file in files:
         yield from read_weights(file).items()
@@ -168,11 +168,11 @@ def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def _scaling(file: Path) -> _Scaling:
     settings = read_json_object(file, "the settings of an adapter", CheckpointError)
     if settings.get("peft_type") != "LORA":
-        raise CheckpointError(f"{file} describes an adapter of the kind {settings.get('peft_type')!r}, not LORA.")
+        raise CheckpointError(f"{file} describes an adapter of the kind {settings.get('peft_type')!r}, not LORA")
     unknown = [name for name in ("use_dora", "fan_in_fan_out", "alpha_pattern") if settings.get(name)]
     if unknown:
-        raise CheckpointError(f"{file} uses {', '.join(unknown)}, which cannot be merged here: merge it with PEFT.")
+        raise CheckpointError(f"{file} uses {', '.join(unknown)}, which cannot be merged here: merge it with PEFT")
     alpha = settings.get("lora_alpha")
     if not isinstance(alpha, int | float) or alpha <= 0:
-        raise CheckpointError(f"{file} has the lora_alpha {alpha!r}, not a positive number.")
+        raise CheckpointError(f"{file} has the lora_alpha {alpha!r}, not a positive number")
     return _Scaling(float(alpha), bool(settings.get("use_rslora", False)))

@@ -33,9 +33,9 @@ def quantized_settings(
         ValueError: Another number of bits; the weights are quantized already, or their rows are too short.
     """
     if bits not in BITS:
-        raise ValueError(f"The language model cannot be kept in {bits} bits: choose 8 or 4.")
+        raise ValueError(f"the language model cannot be kept in {bits} bits: choose 8 or 4")
     if read_json_object(directory / "config.json", "the settings of a model").get("quantization_config"):
-        raise ValueError(f"The weights in {directory} are quantized already: load them without a number of bits.")
+        raise ValueError(f"the weights in {directory} are quantized already: load them without a number of bits")
     kept = [*_WHOLE, *whole]
     config = Owl2Config.from_pretrained(directory)
     try:
@@ -60,7 +60,7 @@ def _in_4_bits(kept: list[str], config: Owl2Config, dtype: torch.dtype) -> Any:
 
     for name, (width, _) in projection_sizes(config.text_config).items():
         if width % _WIDTH:
-            raise ValueError(f"{name} has {width} inputs, but 4 bits need a multiple of {_WIDTH}.")
+            raise ValueError(f"{name} has {width} inputs, but 4 bits need a multiple of {_WIDTH}")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

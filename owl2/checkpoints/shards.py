@@ -69,7 +69,7 @@ def write_in_shards(
         OSError: The disk is full; once there is room, the same call continues.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} is there and not empty: choose a new directory.")
+        raise ValueError(f"{target} is there and not empty: choose a new directory")
     shards = plan_shards({name: tensor.bytes for name, tensor in tensors.items()}, shard_bytes)
     folder = target.with_name(target.name + ".partial")
     manifest = _begin(folder, _fingerprint(tensors, shards, made_of))
@@ -120,7 +120,7 @@ def _begin(folder: Path, plan: str) -> Manifest:
     """The partial folder with its contents, emptied where it belongs to other work."""
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / WEIGHTS_MANIFEST).is_file():
-            raise ValueError(f"{folder} is there, but no earlier attempt of this: move it away.")
+            raise ValueError(f"{folder} is there, but no earlier attempt of this: move it away")
         try:
             found = Manifest.read(folder)
         except CheckpointError:
@@ -143,7 +143,7 @@ def _require_room(folder: Path, needed: int) -> None:
     if needed > free:
         raise OSError(
             f"{folder} needs {needed / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f} GB: make room, and the same "
-            "command continues where it was."
+            "command continues where it was"
         )
 
 
@@ -154,7 +154,7 @@ def _write_shard(file: Path, tensors: Mapping[str, LazyTensor]) -> None:
         partial.replace(file)
     except SafetensorError as error:
         raise OSError(
-            f"{file} cannot be written: {error}. Once there is room, the same command continues here."
+            f"{file} cannot be written: {error}. Once there is room, the same command continues here"
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -165,7 +165,7 @@ def _checked(name: str, tensor: LazyTensor) -> torch.Tensor:
     if values.shape != tensor.like.shape or values.dtype != tensor.like.dtype:
         raise CheckpointError(
             f"{name} is {list(values.shape)} of {values.dtype} now, but was {list(tensor.like.shape)} of "
-            f"{tensor.like.dtype} when the work began: a source has changed."
+            f"{tensor.like.dtype} when the work began: a source has changed"
         )
     return values.clone(memory_format=torch.contiguous_format)  # two may be the same, and safetensors refuses that
 

@@ -61,15 +61,15 @@ def chat(
 ) -> None:
     """Ask a model about images, videos and text: once with PROMPT, or in a conversation without it."""
     if as_json and prompt is None:
-        raise ValueError("--json needs a PROMPT: it prints the answer to one question.")
+        raise ValueError("--json needs a PROMPT: it prints the answer to one question")
     if prompt == "-":
         prompt = _read_prompt()
     if prompt is not None and not prompt.strip() and not image and not video:
-        raise ValueError("The PROMPT is empty.")
+        raise ValueError("the PROMPT is empty")
     if (model is None) == (url is None):
-        raise ValueError("Give --model DIR or --url URL: the model on this machine, or a server that has one.")
+        raise ValueError("give --model DIR or --url URL: the model on this machine, or a server that has one")
     if url is not None and (truncate or base or bits or dtype != "auto" or device != "auto"):
-        raise ValueError("--truncate, --base, --bits, --dtype and --device are matters of the server at --url.")
+        raise ValueError("--truncate, --base, --bits, --dtype and --device are matters of the server at --url")
     session: ChatSession | RemoteChatSession
     if url is not None:
         session = _connect(url, system, image or ())
@@ -93,7 +93,7 @@ def _read_prompt() -> str:
     try:
         return sys.stdin.read().strip()
     except UnicodeDecodeError as error:
-        raise ValueError(f"The standard input is not text: {error}") from error
+        raise ValueError(f"the standard input is not text: {error}") from error
 
 
 def _connect(url: str, system: str | None, images: Sequence[str]) -> "RemoteChatSession":
@@ -170,7 +170,7 @@ def _command(session: "ChatSession | RemoteChatSession", line: str) -> None:
         session.reset()
         _note("A new conversation.")
     elif name in ("/image", "/video") and not path:
-        raise ValueError(f"{name} needs the path of a file.")
+        raise ValueError(f"{name} needs the path of a file")
     elif name == "/image":
         width, height = session.add_image(path).size
         _note(f"Image of {width} x {height} pixels; it goes with your next message.")
@@ -178,7 +178,7 @@ def _command(session: "ChatSession | RemoteChatSession", line: str) -> None:
         frames = session.add_video(path)
         _note(f"{f'{frames} frames go' if frames else 'The video goes'} with your next message.")
     else:
-        raise ValueError(f"There is no command {name}; /help lists them.")
+        raise ValueError(f"there is no command {name}; /help lists them")
 
 
 def _path_as_typed(text: str) -> str:

@@ -66,11 +66,11 @@ def check(
     from owl2.data.tables import source_check_lines, summary_lines
 
     if model is None and max_length is not None:
-        raise ValueError("--max-length needs a --model whose tokens are counted.")
+        raise ValueError("--max-length needs a --model whose tokens are counted")
     if is_recipe(file) and (root is not None or allow_urls):
-        raise ValueError(f"{file} is a recipe, which names the files of its sources: omit --root and --allow-urls.")
+        raise ValueError(f"{file} is a recipe, which names the files of its sources: omit --root and --allow-urls")
     if source and not is_recipe(file):
-        raise ValueError(f"{file} is not the recipe (.yaml) of a mixture, of which --source chooses.")
+        raise ValueError(f"{file} is not the recipe (.yaml) of a mixture, of which --source chooses")
     processor = None
     if model is not None:
         processor, context = _load_processor(model)
@@ -114,7 +114,7 @@ def show(
 
     records = RecordFile(file, root)
     if index >= len(records):
-        raise ValueError(f"Record {index} does not exist: {file} holds {len(records)}, numbered from 0.")
+        raise ValueError(f"record {index} does not exist: {file} holds {len(records)}, numbered from 0")
     conversation = records[index]
     shown = preview(conversation, plain_processor() if model is None else _load_processor(model)[0])
     console = Console(highlight=False, soft_wrap=True)

@@ -56,7 +56,7 @@ def evaluate(
         _check(check, names, split)
         return
     if model is None or tasks is None:
-        raise ValueError("Say which model and tasks: --model DIR --tasks vqav2,pope (or --list, or --check ROOT).")
+        raise ValueError("say which model and tasks: --model DIR --tasks vqav2,pope (or --list, or --check ROOT)")
     from owl2.evaluation.tasks import task_named
 
     for name in names:

@@ -7,7 +7,7 @@ import typer
 
 def _check_bits(bits: int | None) -> int | None:
     if bits not in (None, 8, 4):
-        raise ValueError(f"--bits {bits}: the language model can be kept in 8 or in 4 bits.")
+        raise ValueError(f"--bits {bits}: the language model can be kept in 8 or in 4 bits")
     return bits
 
 

@@ -73,7 +73,7 @@ def _conclude(outcome: "Outcome | None", count: int, out: Path | None) -> None:
     if len(outcome.problems) > SHOWN_PROBLEMS:
         typer.echo(f"owl2: and {len(outcome.problems) - SHOWN_PROBLEMS} more", err=True)
     if outcome.problems and not outcome.scored and not outcome.known:
-        raise ValueError(f"None of the {count} files could be scored.")
+        raise ValueError(f"none of the {count} files could be scored")
     if out is not None:
         known = f", {outcome.known} were there before" if outcome.known else ""
         bad = f", {len(outcome.problems)} could not be scored" if outcome.problems else ""

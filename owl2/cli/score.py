@@ -60,7 +60,7 @@ def score(
     )
 
     if (run is None) == (answers is None) or (answers is None) != (task is None):
-        raise ValueError("Give the directory of a run, or --answers FILE and --task NAME.")
+        raise ValueError("give the directory of a run, or --answers FILE and --task NAME")
     if run is None:
         run = _adopt(answers, task, data, out, split, prompt)
     judging = judge_settings(

@@ -21,6 +21,6 @@ def named_cache(past_key_values: Any, cache: Any) -> dict[str, Any]:
         ValueError: Two are given.
     """
     if past_key_values is not None and cache is not None:
-        raise ValueError("Give the cache as `cache` or as `past_key_values`, which are the same, but not as both.")
+        raise ValueError("give the cache as `cache` or as `past_key_values`, which are the same, but not as both")
     given = past_key_values if cache is None else cache
     return {} if given is None else {CACHE if isinstance(given, Cache) else "cache": given}

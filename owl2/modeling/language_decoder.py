@@ -171,7 +171,7 @@ class Owl2LanguageDecoder(Owl2PreTrainedModel):
             routing_key: [B, S] or [B, 1], tells samples apart where tokens are routed by a hash (`sample_keys`).
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         caches = named_cache(past_key_values, cache)

@@ -206,7 +206,7 @@ def load_official_checkpoint(directory: Path, config: Owl2Config) -> dict[str, t
         if embedding is None or not torch.equal(head, embedding):
             raise CheckpointError(
                 f"{directory}: lm_head.weight differs from model.embed_tokens.weight, but tie_word_embeddings in its "
-                "config.json says that they are one."
+                "config.json says that they are one"
             )
     return official_to_owl2(tensors, config)
 
@@ -254,7 +254,7 @@ def official_config(config: Owl2Config, dtype: torch.dtype) -> dict[str, Any]:
     }
     if any(unknown.values()):
         names = ", ".join(name for name, used in unknown.items() if used)
-        raise ValueError(f"The official code has no setting for this model's {names}; use save_pretrained instead.")
+        raise ValueError(f"the official code has no setting for this model's {names}; use save_pretrained instead")
     text_keys = (
         "attention_bias", "bos_token_id", "eos_token_id", "hidden_act", "hidden_size", "initializer_range",
         "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
@@ -288,7 +288,7 @@ def official_config(config: Owl2Config, dtype: torch.dtype) -> dict[str, Any]:
 def _split_fused(name: str, fused: torch.Tensor, heads: int) -> list[torch.Tensor]:
     """Query, key and value rows of the fused linear, whose rows are ordered (head, q/k/v, head_dim)."""
     if fused.ndim == 0 or fused.shape[0] % (3 * heads) != 0:
-        raise CheckpointError(f"{name} has shape {tuple(fused.shape)}, whose rows are not 3 x {heads} heads.")
+        raise CheckpointError(f"{name} has shape {tuple(fused.shape)}, whose rows are not 3 x {heads} heads")
     by_head = fused.view(heads, 3, -1, *fused.shape[1:])
     return [by_head[:, index].flatten(0, 1) for index in range(3)]
 
@@ -335,11 +335,11 @@ def _check_table(name: str, table: torch.Tensor, config: Owl2Config) -> None:
     tolerance = 1e-5 if table.dtype == torch.float32 else 1e-2
     if table.shape != expected.shape:
         raise CheckpointError(
-            f"{name} has shape {tuple(table.shape)}, but the configuration gives {tuple(expected.shape)}."
+            f"{name} has shape {tuple(table.shape)}, but the configuration gives {tuple(expected.shape)}"
         )
     difference = (table.float() - expected).abs().max().item()
     if not difference <= tolerance:
         raise CheckpointError(
             f"{name} differs from the computed table by {difference:.2e}: the configuration does not describe this "
-            "checkpoint, or the file is damaged."
+            "checkpoint, or the file is damaged"
         )

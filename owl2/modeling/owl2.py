@@ -122,7 +122,7 @@ class Owl2Model(Owl2PreTrainedModel):
             ValueError: The numbers of images and of placeholder rows do not agree, or pixel_values have another shape.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
         self._check_attention_output(kwargs)
         if pixel_values is not None and pixel_values.shape[0] == 0:
             pixel_values = None
@@ -206,7 +206,7 @@ class Owl2Model(Owl2PreTrainedModel):
         elif images is None:
             return None
         else:
-            raise ValueError("inputs_embeds with images need mm_token_type_ids to say where the images go.")
+            raise ValueError("inputs_embeds with images need mm_token_type_ids to say where the images go")
         if not torch.compiler.is_compiling():
             num_images = 0 if images is None else images.shape[0]
             placed = is_vision if input_ids is None else is_vision | (input_ids == self.config.image_token_id)
@@ -217,7 +217,7 @@ class Owl2Model(Owl2PreTrainedModel):
                 raise ValueError(
                     f"{num_images} images take {num_images * self.config.tokens_per_image} rows "
                     f"({self.config.tokens_per_image} each), but the batch has {num_rows} placeholder rows, of which "
-                    f"{marked} are marked as vision. Give one image for each placeholder, in their order."
+                    f"{marked} are marked as vision. Give one image for each placeholder, in their order"
                 )
             if num_rows == 0:
                 return None
@@ -230,7 +230,7 @@ class Owl2Model(Owl2PreTrainedModel):
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
                 f"pixel_values have the shape {list(pixel_values.shape)}, but must be [N, {channels}, H, W]: all "
-                "images of the batch, one after the other."
+                "images of the batch, one after the other"
             )
         size = self.config.vision_config.image_size
         if self.config.connector == "mlp" and tuple(pixel_values.shape[2:]) != (size, size):
@@ -246,7 +246,7 @@ class Owl2Model(Owl2PreTrainedModel):
         if image_hidden_states.ndim != 3 or image_hidden_states.shape[1:] != shape:
             raise ValueError(
                 f"image_hidden_states have the shape {list(image_hidden_states.shape)}, but must be "
-                f"[N, {shape[0]}, {shape[1]}]: the visual tokens of each image."
+                f"[N, {shape[0]}, {shape[1]}]: the visual tokens of each image"
             )
 
     def _unused_vision(self) -> torch.Tensor:
@@ -267,8 +267,8 @@ class Owl2Model(Owl2PreTrainedModel):
         implementation = self.config._attn_implementation
         if wanted and implementation != "eager":
             raise ValueError(
-                f"Attention maps need eager attention, but the model runs {implementation!r}: call "
-                "model.set_attn_implementation('eager') or load it with attn_implementation='eager'."
+                f"attention maps need eager attention, but the model runs {implementation!r}: call "
+                "model.set_attn_implementation('eager') or load it with attn_implementation='eager'"
             )
 
 
@@ -347,7 +347,7 @@ class Owl2ForConditionalGeneration(Owl2PreTrainedModel, Owl2GenerationMixin):
         fields = {key: value for key, value in outputs.items() if key != "last_hidden_state"}
         if supervised_logits_only or loss_only:
             if targets is None:
-                raise ValueError("supervised_logits_only and loss_only need labels.")
+                raise ValueError("supervised_logits_only and loss_only need labels")
             supervised = targets != IGNORE_INDEX
             hidden_states, targets = hidden_states[supervised], targets[supervised]
         if loss_only:

@@ -28,7 +28,7 @@ def part_of(name: str, modality_adaptive: Iterable[str]) -> str:
             continue
         if part != "decoder_text" or _is_separate(plain, modality_adaptive):
             return part
-    raise ValueError(f"The parameter {name} belongs to none of {', '.join(PARTS)}.")
+    raise ValueError(f"the parameter {name} belongs to none of {', '.join(PARTS)}")
 
 
 def _is_separate(name: str, modality_adaptive: Iterable[str]) -> bool:

@@ -82,12 +82,12 @@ class Owl2PreTrainedModel(PreTrainedModel):
                 model.name_or_path = model.config._name_or_path = str(name)
                 _load_generation_config(model, official)
         except (SafetensorError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"The checkpoint {name} cannot be read: {first_line(error)}") from error
+            raise CheckpointError(f"the checkpoint {name} cannot be read: {first_line(error)}") from error
         refused = set() if accept_sizes else {"mismatched_keys"}
         if strict:
             refused |= {"missing_keys"} | ({"unexpected_keys"} if model.can_generate() else set())
         rename = (lambda key: official_name(key, model.config)) if official is not None else str
-        _refuse_mismatch(f"The checkpoint {name} does not fit {cls.__name__}", info, refused, rename)
+        _refuse_mismatch(f"the checkpoint {name} does not fit {cls.__name__}", info, refused, rename)
         return (model, info) if want_info else model
 
     @classmethod
@@ -137,7 +137,7 @@ def _refuse_mismatch(what: str, info: dict[str, Any], refused: set[str], rename:
     if problems:
         raise CheckpointError(
             f"{what}: {'; '.join(problems)}. With strict=False missing keys are initialised at random and unexpected "
-            "ones left out, with ignore_mismatched_sizes=True keys of another shape are initialised at random."
+            "ones left out, with ignore_mismatched_sizes=True keys of another shape are initialised at random"
         )
 
 

@@ -46,7 +46,7 @@ def weight_files(directory: Path) -> list[Path]:
             return _shards(index)
         if (directory / single).is_file():
             return [directory / single]
-    raise CheckpointError(f"{directory} has a config.json, but no model.safetensors or pytorch_model.bin.")
+    raise CheckpointError(f"{directory} has a config.json, but no model.safetensors or pytorch_model.bin")
 
 
 def _shards(index: Path) -> list[Path]:
@@ -55,13 +55,13 @@ def _shards(index: Path) -> list[Path]:
             {str(name) for name in read_json_object(index, "an index", CheckpointError)["weight_map"].values()}
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of weights: it has no weight_map that can be read.") from error
+        raise CheckpointError(f"{index} is not an index of weights: it has no weight_map that can be read") from error
     climbing = [name for name in names if Path(name).name != name]
     if climbing:
-        raise CheckpointError(f"{index} names files outside its folder: {', '.join(climbing)}.")
+        raise CheckpointError(f"{index} names files outside its folder: {', '.join(climbing)}")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise CheckpointError(f"{index} names {', '.join(missing)}, but there is no such file in {index.parent}.")
+        raise CheckpointError(f"{index} names {', '.join(missing)}, but there is no such file in {index.parent}")
     return [index.parent / name for name in names]
 
 
@@ -79,7 +79,7 @@ def check_indexes(directory: Path) -> None:
     for index in directory.glob("*.index.json"):
         _shards(index)
         if not isinstance(read_json_object(index, "an index", CheckpointError).get("metadata"), dict):
-            raise CheckpointError(f'{index} has no metadata, which transformers needs: add "metadata": {{}}.')
+            raise CheckpointError(f'{index} has no metadata, which transformers needs: add "metadata": {{}}')
 
 
 def _is_zip(file: Path) -> bool:
@@ -102,7 +102,7 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"{file} cannot be read as weights: {first_line(error)}") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{file} holds other things than named tensors.")
+        raise CheckpointError(f"{file} holds other things than named tensors")
     return tensors
 
 
@@ -143,12 +143,12 @@ def refuse_far_larger(directory: Path, config: Owl2Config, model_class: type[Pre
     layers = sum(part.num_hidden_layers for part in parts)
     if layers > len(stored):  # even a model without memory takes time for each layer
         raise CheckpointError(
-            f"{directory / 'config.json'} describes {layers:,} layers, but the files hold {len(stored):,} tensors."
+            f"{directory / 'config.json'} describes {layers:,} layers, but the files hold {len(stored):,} tensors"
         )
     with torch.device("meta"):
         described = sum(parameter.numel() for parameter in model_class(config).parameters())
     if described > _FAR * sum(stored.values()):
         raise CheckpointError(
             f"{directory / 'config.json'} describes {described:,} parameters, but the files hold "
-            f"{sum(stored.values()):,}: one of them is of another model."
+            f"{sum(stored.values()):,}: one of them is of another model"
         )

@@ -85,7 +85,7 @@ class Owl2VisionEncoder(Owl2PreTrainedModel):
         height, width = pixel_values.shape[-2:]
         patch = self.config.patch_size
         if height % patch != 0 or width % patch != 0:
-            raise ValueError(f"Images are {height} x {width} pixels, but both sides must be multiples of {patch}.")
+            raise ValueError(f"images are {height} x {width} pixels, but both sides must be multiples of {patch}")
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # [N, Dv, rows, columns]
         grid = (patches.shape[2], patches.shape[3])
         tokens = patches.flatten(2).transpose(1, 2)  # [N, P, Dv]

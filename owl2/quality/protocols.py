@@ -91,7 +91,7 @@ def protocol_named(name: str) -> Protocol:
         ValueError: There is none; the message lists them.
     """
     if name not in PROTOCOLS:
-        raise ValueError(f"There is no quality protocol {name!r}: choose among {', '.join(PROTOCOLS)}.")
+        raise ValueError(f"there is no quality protocol {name!r}: choose among {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
 
 

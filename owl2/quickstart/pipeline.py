@@ -105,7 +105,7 @@ class Quickstart:
             for name, own in (("preset", self.preset.name), ("seed", self.seed)):
                 if state.get(name) != own:
                     raise ValueError(
-                        f"{self.directory} holds a run of the {name} {state.get(name)}; choose another --out for {own}."
+                        f"{self.directory} holds a run of the {name} {state.get(name)}; choose another --out for {own}"
                     )
             return state
         named = (LANGUAGE_MODEL, TEXT, VISION, STAGE1, STAGE2, CHECKPOINT, METRICS)
@@ -113,7 +113,7 @@ class Quickstart:
         if foreign:
             raise ValueError(
                 f"{self.directory} holds {', '.join(foreign)}, but no quickstart began there ({STATE} is missing): "
-                "choose another --out."
+                "choose another --out"
             )
         state = {
             "preset": self.preset.name,
@@ -156,7 +156,7 @@ class Quickstart:
         precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
         own = (f"out={run.path}", f"seed={self.seed}", f"precision={precision}")
         if not train(load_recipe(find_recipe(recipe), [*own, *changes]), self.console):
-            raise Interrupted(f"Stopped in {name}; everything is saved.")
+            raise Interrupted(f"stopped in {name}; everything is saved")
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # a finished run needs them no more
         release_free_memory()
         self._add_costs(name)
@@ -285,7 +285,7 @@ def _read_state_file(file: Path) -> dict[str, Any]:
     try:
         return read_json_object(file, "settings of a run")
     except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}. Remove {file.parent} to run again.") from error
+        raise ValueError(f"{file} is damaged: {error}. Remove {file.parent} to run again") from error
 
 
 def _link_or_copy(source: str, target: str) -> str:

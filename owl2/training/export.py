@@ -58,9 +58,9 @@ def export(
             is not empty; there is no official layout of such a model.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} is there and not empty: choose a new directory.")
+        raise ValueError(f"{target} is there and not empty: choose a new directory")
     if hub_code and layout == "official":
-        raise ValueError("The code beside the weights reads our layout: leave out either --hub-code or the layout.")
+        raise ValueError("the code beside the weights reads our layout: leave out either --hub-code or the layout")
     if _is_model(source):
         _refuse_step(source, step)
         model, processor = open_model(source, dtype), load_processor(source)
@@ -70,9 +70,9 @@ def export(
     recipe = run.read_recipe()
     assert recipe is not None, "_run_and_step found it"
     if recipe.train.lora is not None and layout == "official":
-        raise ValueError("The official layout has no adapters: export to ours, owl2 merge-lora, then export that.")
+        raise ValueError("the official layout has no adapters: export to ours, owl2 merge-lora, then export that")
     if recipe.train.lora is not None and hub_code:
-        raise ValueError("An adapter takes no code: export it, owl2 merge-lora, then export the merged model.")
+        raise ValueError("an adapter takes no code: export it, owl2 merge-lora, then export the merged model")
     model, processor = _initial(run, recipe, dtype)
     checkpoint = directory_of(run.checkpoints, step)
     if recipe.train.lora is not None:
@@ -93,7 +93,7 @@ def _is_model(source: Path) -> bool:
 
 def _refuse_step(source: Path, step: int | None) -> None:
     if step is not None:
-        raise ValueError(f"{source} is a model, which has no steps: leave --step out.")
+        raise ValueError(f"{source} is a model, which has no steps: leave --step out")
 
 
 def _write(
@@ -155,7 +155,7 @@ def lazy_trained(model: torch.nn.Module, checkpoint: Path) -> LazyState:
     if different:
         raise ValueError(
             f"{checkpoint} does not fit the model of its run in {len(different)} parameters, among them "
-            f"{different[0].removesuffix(_MASTER)}."
+            f"{different[0].removesuffix(_MASTER)}"
         )
     return {
         name.removesuffix(_MASTER): LazyTensor(torch.empty(shape, device="meta"), partial(_read, checkpoint, name))
@@ -172,15 +172,15 @@ def _run_and_step(source: Path, step: int | None) -> tuple[RunDirectory, int]:
     checkpoint = re.fullmatch(r"step-(\d+)(\.partial)?", source.name) if source.is_dir() else None
     run = RunDirectory(source.resolve().parent.parent if checkpoint else source)
     if not run.recipe.is_file():
-        raise ValueError(f"{source} is neither a run of owl2 train nor a checkpoint in one: there is no {run.recipe}.")
+        raise ValueError(f"{source} is neither a run of owl2 train nor a checkpoint in one: there is no {run.recipe}")
     if checkpoint and step is not None:
-        raise ValueError(f"{source} is one checkpoint: give either it, or the run and --step.")
+        raise ValueError(f"{source} is one checkpoint: give either it, or the run and --step")
     steps = sorted(complete_steps(run.checkpoints))
     wanted = int(checkpoint[1]) if checkpoint else step if step is not None else max(steps, default=None)
     if wanted not in steps or (checkpoint and checkpoint[2]):
         listed = f"complete are those of the steps {', '.join(map(str, steps))}" if steps else "it has none"
         raise ValueError(
-            f"{run.path} has no complete checkpoint {'' if wanted is None else f'of step {wanted}'}; {listed}."
+            f"{run.path} has no complete checkpoint {'' if wanted is None else f'of step {wanted}'}; {listed}"
         )
     return run, wanted
 
@@ -189,7 +189,7 @@ def _initial(run: RunDirectory, recipe: Recipe, dtype: torch.dtype) -> tuple[Sto
     """The model that the run began with, at the resolution of the run."""
     directory = run.initial if run.initial.is_dir() else recipe.model.checkpoint
     if directory is None or not Path(directory).is_dir():
-        raise ValueError(f"{run.path} began with the model {directory}, which no longer exists.")
+        raise ValueError(f"{run.path} began with the model {directory}, which no longer exists")
     size = recipe.data.image_size
     model = open_model(directory, dtype)
     if model.config.vision_config.image_size != size:

@@ -23,7 +23,7 @@ def select_trainable(model: Owl2ForConditionalGeneration, parts: Iterable[str]) 
     """
     parts = set(parts)
     if parts - set(PARTS):
-        raise ValueError(f"There are no parts {sorted(parts - set(PARTS))}; choose among {', '.join(PARTS)}.")
+        raise ValueError(f"there are no parts {sorted(parts - set(PARTS))}; choose among {', '.join(PARTS)}")
     counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         part = part_of(name, model.config.text_config.modality_adaptive)

@@ -293,7 +293,7 @@ class TestBadInput:
     def test_a_prompt_that_is_not_unicode(self, refused, ours):
         prompt = os.fsdecode(b"caf\xe9")  # as Python reads an argument in Latin-1
         assert "is not valid Unicode" in refused("chat", "-m", ours, prompt)
-        assert "The standard input is not text" in refused("chat", "-m", ours, "-", stdin=b"caf\xe9")
+        assert "the standard input is not text" in refused("chat", "-m", ours, "-", stdin=b"caf\xe9")
 
     def test_json_without_a_prompt(self, refused, ours):
         assert "--json needs a PROMPT" in refused("chat", "-m", ours, "--json")

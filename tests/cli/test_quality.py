@@ -224,7 +224,7 @@ class TestMistakes:
 
     def test_only_bad_files(self, owl2: Run, model: Path, folder: Path) -> None:
         result = owl2("quality", "-m", model, folder / "broken.jpg")
-        assert result.exit_code == 2 and "None of the 1 files could be scored" in result.stderr
+        assert result.exit_code == 2 and "none of the 1 files could be scored" in result.stderr
 
     def test_a_tokenizer_without_the_level_words(
         self, refused: Callable[..., str], official: Path, folder: Path

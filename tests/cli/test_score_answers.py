@@ -66,4 +66,4 @@ def test_each_sample_needs_exactly_one_answer(
 
 def test_a_run_and_answers_are_not_scored_at_once(owl2: Callable[..., Result], tmp_path: Path) -> None:
     for arguments in ((), (tmp_path, "--answers", "a"), ("--answers", "a")):
-        assert "Give the directory of a run, or --answers FILE and --task NAME" in owl2("score", *arguments).stderr
+        assert "give the directory of a run, or --answers FILE and --task NAME" in owl2("score", *arguments).stderr

@@ -89,7 +89,7 @@ def test_a_second_run_keeps_what_is_finished_resumes_what_was_stopped_and_counts
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--preset", "huge"], "There is no preset 'huge'; choose among nano, smol"), (["--preset", "smol"], "nano")],
+    [(["--preset", "huge"], "there is no preset 'huge'; choose among nano, smol"), (["--preset", "smol"], "nano")],
 )
 def test_wrong_presets_are_refused_in_one_line(small: None, tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"preset": "nano", "seed": 0, "dtype": "float32", "seconds": {}}))

@@ -49,7 +49,7 @@ def occlusion_losses(
     pixels = inputs.get("pixel_values")
     count = 0 if pixels is None else pixels.shape[0]
     if pixels is None or not 0 <= image < count:
-        raise ValueError(f"Asked for image {image}, but the prompt has {count}.")
+        raise ValueError(f"asked for image {image}, but the prompt has {count}")
     if groups < 1 or batch_size < 1:
         raise ValueError(f"groups={groups} and batch_size={batch_size} must be at least 1")
     patch = base_model(model).config.vision_config.patch_size

@@ -56,7 +56,7 @@ def attention_on_image(
     given = inputs.get("pixel_values")
     images = 0 if given is None else given.shape[0]
     if not 0 <= image < images:
-        raise ValueError(f"Asked for image {image}, but the prompt has {images}.")
+        raise ValueError(f"asked for image {image}, but the prompt has {images}")
     decoder = decoder_attention(model, inputs, (position,), layers, heads).weights[:, 0, 0]  # [L, T]
     is_vision = visual_rows(inputs, config)[0].cpu()
     read = patches_read(base_model(model), inputs["pixel_values"][image : image + 1], through)[0]  # [Q, rows, columns]

@@ -143,7 +143,7 @@ def image_map(
     pixels = study.inputs.get("pixel_values")
     count = 0 if pixels is None else pixels.shape[0]
     if pixels is None or not 0 <= image < count:
-        raise ValueError(f"Asked for image {image}, but the prompt has {count}.")
+        raise ValueError(f"asked for image {image}, but the prompt has {count}")
     chosen = slice(None) if layers is None else list(layers)
     rows = study.attention.weights[chosen, 0]  # [L, R, T]
     row = (rows.mean(1) if token is None else rows[:, token]).mean(0)

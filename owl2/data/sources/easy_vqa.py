@@ -28,7 +28,7 @@ def load_questions(split: str) -> list[Question]:
     try:
         import easy_vqa
     except ImportError as error:
-        raise ImportError("easy-VQA is not installed: pip install 'owl2[quickstart]'.") from error
+        raise ImportError("easy-VQA is not installed: pip install 'owl2[quickstart]'") from error
     questions = {"train": easy_vqa.get_train_questions, "test": easy_vqa.get_test_questions}[split]()
     paths = {"train": easy_vqa.get_train_image_paths, "test": easy_vqa.get_test_image_paths}[split]()
     return [

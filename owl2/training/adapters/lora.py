@@ -138,7 +138,7 @@ def _check_targets(targets: tuple[str, ...], config: Owl2TextConfig) -> None:
         hint = f": did you mean {near[0]}?" if near else "."
         raise ValueError(
             f"LoRA has no targets {', '.join(unknown) or '(none are given)'} in this model{hint} Choose among "
-            f"{', '.join(known)}."
+            f"{', '.join(known)}"
         )
 
 

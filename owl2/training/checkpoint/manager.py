@@ -90,7 +90,7 @@ class Checkpoints:
             "process_group": self._group,
             "no_dist": not self._distributed,
         }
-        with self._errors_of_saving(f"The checkpoint {writer.directory} cannot be written"):
+        with self._errors_of_saving(f"the checkpoint {writer.directory} cannot be written"):
             if self.asynchronous:
                 saving = dcp.async_save(tensors, async_stager=self._copies, **options)
                 self._pending = saving if isinstance(saving, Future) else saving.upload_completion
@@ -101,7 +101,7 @@ class Checkpoints:
         """Waits until the checkpoint that is being written is complete; raises its error."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            with self._errors_of_saving(f"The last checkpoint in {self.directory} cannot be written"):
+            with self._errors_of_saving(f"the last checkpoint in {self.directory} cannot be written"):
                 pending.result()
 
     def load_latest(self, tensors: dict[str, torch.Tensor]) -> SavedState | None:
@@ -124,7 +124,7 @@ class Checkpoints:
         directory = directory_of(self.directory, step)
         self._refuse_damaged(directory)
         _check_same(tensors, read_index(directory), directory)
-        with _plain_errors(f"The checkpoint {directory} cannot be read"):
+        with _plain_errors(f"the checkpoint {directory} cannot be read"):
             dcp.load(
                 tensors,
                 storage_reader=SafetensorsReader(directory),
@@ -197,11 +197,11 @@ def describe_damage(directory: Path, problems: list[str]) -> str:
     step = int(directory.name.removeprefix("step-"))
     before = max((other for other in complete_steps(directory.parent) if other < step), default=None)
     remedy = (
-        f"Move {directory.name} away to resume from step {before}, the checkpoint before it."
+        f"Move {directory.name} away to resume from step {before}, the checkpoint before it"
         if before is not None
-        else f"There is none before it: move {directory.name} away to begin again."
+        else f"There is none before it: move {directory.name} away to begin again"
     )
-    return f"The checkpoint {directory} is damaged: {'; '.join(problems)}. {remedy}"
+    return f"the checkpoint {directory} is damaged: {'; '.join(problems)}. {remedy}"
 
 
 def _check_same(tensors: dict[str, torch.Tensor], saved: dict[str, Any], directory: Path) -> None:
@@ -211,6 +211,6 @@ def _check_same(tensors: dict[str, torch.Tensor], saved: dict[str, Any], directo
     if different:
         name = different[0]
         raise ValueError(
-            f"The checkpoint {directory} is of another run: {len(different)} tensors differ, among them {name} with "
-            f"shape {there.get(name, 'none')} there and {here.get(name, 'none')} here."
+            f"the checkpoint {directory} is of another run: {len(different)} tensors differ, among them {name} with "
+            f"shape {there.get(name, 'none')} there and {here.get(name, 'none')} here"
         )

@@ -195,7 +195,7 @@ def read_index(directory: Path) -> dict[str, Any]:
     index = json.loads((directory / INDEX).read_text())
     for name, entry in index.items():
         if entry["dtype"] not in _DTYPES or any(Path(piece["file"]).name != piece["file"] for piece in entry["pieces"]):
-            raise ValueError(f"{directory / INDEX} describes {name} in a way that no checkpoint of ours does.")
+            raise ValueError(f"{directory / INDEX} describes {name} in a way that no checkpoint of ours does")
     return index
 
 

@@ -64,7 +64,7 @@ def _recomputed(forward: Callable[..., Any], **options: Any) -> Callable[..., An
     @functools.wraps(forward)
     def recomputed(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get(CACHE) is not None:
-            raise ValueError("Activation checkpointing computes layers twice, which a cache cannot: use_cache=False.")
+            raise ValueError("activation checkpointing computes layers twice, which a cache cannot: use_cache=False")
         return checkpoint(forward, *args, use_reentrant=False, **options, **kwargs)
 
     return recomputed

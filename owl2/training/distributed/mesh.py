@@ -120,8 +120,8 @@ def _device() -> torch.device:
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if local_rank >= torch.cuda.device_count():
         raise ValueError(
-            f"Local rank {local_rank} needs a GPU of its own, but this machine has {torch.cuda.device_count()}: start "
-            f"torchrun with --nproc-per-node {torch.cuda.device_count()}."
+            f"local rank {local_rank} needs a GPU of its own, but this machine has {torch.cuda.device_count()}: start "
+            f"torchrun with --nproc-per-node {torch.cuda.device_count()}"
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
@@ -197,6 +197,6 @@ def mesh_shape(
     if copies * shards * tensor != size:
         raise ValueError(
             f"{size} ranks are not {copies} replicas x {shards} data shards x {tensor} tensor ranks: change the "
-            "section parallel of the recipe or --nproc-per-node of torchrun."
+            "section parallel of the recipe or --nproc-per-node of torchrun"
         )
     return copies, shards, tensor

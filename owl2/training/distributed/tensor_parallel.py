@@ -49,4 +49,4 @@ def _plan(layer: nn.Module, config: Owl2TextConfig) -> dict[str, ParallelStyle]:
 def _check_sizes(config: Owl2TextConfig, ranks: int) -> None:
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
         if getattr(config, name) % ranks != 0:
-            raise ValueError(f"{name} {getattr(config, name)} is not a multiple of {ranks} tensor ranks: use fewer.")
+            raise ValueError(f"{name} {getattr(config, name)} is not a multiple of {ranks} tensor ranks: use fewer")

@@ -53,10 +53,10 @@ class LossSpikeGuard:
         if self._skipped_in_a_row > self.in_a_row or in_all > self.in_all:
             counts = ", ".join(f"{count} x {name}" for name, count in self.skipped.items() if count)
             raise TrainingDiverged(
-                f"Step {step} was skipped ({reason}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}), the "
-                f"{self._skipped_in_a_row}. in a row and the {in_all}. of the run ({counts}); the recipe allows "
+                f"step {step} was skipped ({reason}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}), "
+                f"{self._skipped_in_a_row} in a row, {in_all} in total ({counts}); the recipe allows "
                 f"{self.in_a_row} and {self.in_all} (section limits). Lower optimizer.learning_rate, warm up longer, "
-                "or look at the samples of these steps, and resume from a checkpoint before them."
+                "or look at the samples of these steps, and resume from a checkpoint before them"
             )
         return reason
 

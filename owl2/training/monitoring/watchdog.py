@@ -91,8 +91,8 @@ class StallTracker:
         shown = ", ".join(named[:16]) + (f" and {len(named) - 16} more" if len(named) > 16 else "")
         ahead = [heartbeat for heartbeat in self._last if heartbeat is not None]
         furthest = max(ahead, key=lambda heartbeat: heartbeat.progress, default=None)
-        others = f" The furthest rank is at step {furthest.step}, {furthest.phase}." if furthest else ""
-        return f"The run has stalled: {shown} {what}.{others}"
+        others = f". The furthest rank is at step {furthest.step}, {furthest.phase}" if furthest else ""
+        return f"the run has stalled: {shown} {what}{others}"
 
     @staticmethod
     def _describe(heartbeat: Heartbeat | None) -> str:
@@ -147,7 +147,7 @@ class Watchdog:
                 answered = time.monotonic()
             except RuntimeError as error:  # torch's errors of the store; without it nothing is known about the others
                 if time.monotonic() - answered > self.limit_s and not self._stopped.is_set():
-                    self._end(f"The run has stalled: the store of rank 0 does not answer rank {self.rank} ({error}).")
+                    self._end(f"the run has stalled: the store of rank 0 does not answer rank {self.rank} ({error})")
                     return
                 continue
             for rank, heartbeat in heard.items():
@@ -178,6 +178,6 @@ def _new_store(limit_s: float) -> dist.Store:
 def _end_process(report: str) -> None:
     """Prints the report and where this process waits, and ends it. The training thread may hang in a collective, where
     no exception would reach it."""
-    print(f"owl2: error: {report} Where this rank waits:", file=sys.stderr, flush=True)
+    print(f"owl2: error: {report}. Where this rank waits:", file=sys.stderr, flush=True)
     faulthandler.dump_traceback(file=sys.stderr)
     os._exit(EXIT_CODE)

@@ -143,7 +143,7 @@ def test_conversations_have_labels_at_their_answers_alone(runs):
     [
         (("--data", "coco"), "a model is inspected on one of easy_vqa"),
         (("--only", "warp"), "--only takes swap, drift"),
-        (("--before", "absent"), "The model directory absent does not exist"),
+        (("--before", "absent"), "the model directory absent does not exist"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line_before_any_model_is_read(runs, tmp_path, arguments, message, monkeypatch):

@@ -40,7 +40,7 @@ def test_too_many_in_a_row_end_the_run_with_the_reason() -> None:
     watched = guard(in_a_row=2, in_all=9)
     watched.reason_to_skip(11, math.nan, 1.0)
     watched.reason_to_skip(12, 50.0, 1.0)
-    with pytest.raises(TrainingDiverged, match="Step 13 .*gradient not finite.*3. in a row.*1 x loss spike"):
+    with pytest.raises(TrainingDiverged, match="step 13 .*gradient not finite.*3 in a row.*1 x loss spike"):
         watched.reason_to_skip(13, 1.0, math.inf)
 
 

@@ -83,7 +83,7 @@ def test_ranks_that_wait_for_a_stalled_one_end_and_say_which_it_is(how: str, cap
             process.kill()
             process.join()
     errors = capfd.readouterr().err
-    assert f"The run has stalled: rank 1 (host {socket.gethostname()}, process {processes[1].pid}, step" in errors
+    assert f"the run has stalled: rank 1 (host {socket.gethostname()}, process {processes[1].pid}, step" in errors
     wanted = (
         "step 2, data) made no progress for 4 s, and the others wait" if how == "sleep" else "no sign of life for 4 s"
     )
