@@ -1,1 +1,1 @@
-"""Training: the trained parts of a stage, the optimiser, and the loop."""
+"""Training: which parts a stage trains, the optimizer, and the loop."""

@@ -32,7 +32,7 @@ from .safetensors_storage import (
 
 
 class DamagedCheckpoint(ValueError):
-    """The newest checkpoint has changed since it was written: the message names the files and the checkpoint before."""
+    """The newest checkpoint has changed since it was written: the message names its files and the one before it."""
 
 
 class SavedState(NamedTuple):
@@ -41,7 +41,7 @@ class SavedState(NamedTuple):
     Attributes:
         step: Number of optimizer steps that were done.
         shared: JSON state of the run: data position, skipped steps, metrics.
-        rank: JSON state of this rank, as its random state; `None` if another number of ranks wrote the checkpoint.
+        rank: JSON state of this rank, such as its random state; `None` if the number of ranks has changed.
     """
 
     step: int
@@ -152,7 +152,7 @@ class Checkpoints:
 
     @contextmanager
     def _errors_of_saving(self, what: str) -> Iterator[None]:
-        """Raises errors as `_plain_errors` does, and removes what was written, which may take the missing room."""
+        """Raises errors as `_plain_errors` does, and removes the unfinished checkpoint: it may fill the disk."""
         try:
             with _plain_errors(what):
                 yield

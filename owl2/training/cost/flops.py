@@ -1,10 +1,10 @@
 """Floating point operations of one training sample, from sizes alone (no model is built).
 
 The matrix products are counted: projections, attention (causal in the decoder: only the half that a token may see),
-and the head where a token is supervised. A product costs 2 operations a multiplication; its backward pass costs the
-same again for the gradient of its input, where anything before it trains, and once more for the gradient of its
-weight, where that trains. Recomputation of checkpointed activations is not counted, nor are norms and embeddings: the
-convention of model FLOPs utilisation (MFU).
+and the head where a token is supervised. A multiplication with its addition is two operations; the backward pass of a
+product costs as much again for the gradient of its input, where anything before it trains, and once more for the
+gradient of its weight, where that trains. Recomputation of checkpointed activations is not counted, nor are norms and
+embeddings: the convention of model FLOPs utilization (MFU).
 
 Shapes: T decoder tokens of a sample, Q learnable queries, P vision tokens, D hidden.
 """

@@ -1,4 +1,4 @@
-"""The largest speed and memory of GPUs, from the makers' datasheets."""
+"""The peak speed and the memory of GPUs, from the makers' datasheets."""
 
 from typing import NamedTuple
 

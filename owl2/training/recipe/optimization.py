@@ -35,7 +35,7 @@ class TrainSettings(Section):
 
     Attributes:
         parts: These train in full; all others are frozen.
-        lora: Adapters on the language model, whose parts may then not be in `parts` (the vision half may).
+        lora: Adapters on the language model, whose own weights may then not be in `parts` (`decoder_vision` may).
         quantization: Precision in which the frozen language model is kept; needs `lora`.
         drop_path: Table 9 has 0, and the vision encoder supports no other value.
     """
