@@ -49,7 +49,7 @@ def test_too_many_in_all_end_the_run_though_good_steps_lie_between() -> None:
     for step in range(4):
         assert watched.reason_to_skip(2 * step, 50.0, 1.0) == "loss spike"
         assert watched.reason_to_skip(2 * step + 1, 2.0, 1.0) is None
-    with pytest.raises(TrainingDiverged, match="the 5. of the run"):
+    with pytest.raises(TrainingDiverged, match="1 in a row, 5 in total"):
         watched.reason_to_skip(9, 50.0, 1.0)
 
 
