@@ -22,8 +22,12 @@ from owl2.modeling import (
     Owl2VisionConfig,
 )
 
-GOLDENS = Path(os.environ.get("OWL2_REFERENCE", Path(__file__).parent / "goldens"))
-"""Folder of the golden files; every sub-folder with a model and its cases is tried."""
+GOLDENS = Path(__file__).parent / "goldens"
+"""Folder of the golden files.
+
+`published_settings` is a model as the published one, but small; `other_settings` has attention biases, tied embeddings,
+scaled rotary positions, another activation, and neither class tokens nor the last norm of the vision encoder.
+"""
 
 PLACEHOLDER = -200
 """The official code's image placeholder: one id for all rows of an image."""
@@ -31,7 +35,8 @@ PLACEHOLDER = -200
 
 def write_official(directory: Path) -> Path:
     """A small model as the official code writes it, with its tokenizer; returns the directory."""
-    for file in (GOLDENS / "a" / "config.json", GOLDENS / "a" / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
+    model = GOLDENS / "published_settings"
+    for file in (model / "config.json", model / "model.safetensors", *GOLDENS.glob("tokenizer/tok*")):
         shutil.copyfile(file, directory / file.name)
     return directory
 
@@ -154,7 +159,9 @@ class GoldenModel:
 
 
 def golden_directories() -> list[Path]:
-    return sorted(path.parent for path in GOLDENS.glob("*/cases.json") if (path.parent / "config.json").is_file())
+    """The folders of golden models; `OWL2_REFERENCE` names another folder of them."""
+    folder = Path(os.environ.get("OWL2_REFERENCE", GOLDENS))
+    return sorted(path.parent for path in folder.glob("*/cases.json") if (path.parent / "config.json").is_file())
 
 
 @cache

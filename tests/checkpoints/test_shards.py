@@ -97,7 +97,7 @@ def test_a_precision_is_converted_as_from_pretrained_does(ours: Path, tmp_path: 
 
 
 def test_bin_shards_of_the_official_code_are_read(tmp_path: Path) -> None:
-    source = GOLDENS / "a"
+    source = GOLDENS / "published_settings"
     state = load_file(source / "model.safetensors")
     folder = tmp_path / "official"
     folder.mkdir()

@@ -66,7 +66,7 @@ def test_the_table_says_that_all_keys_are_used(owl2, official):
 
 
 def test_tied_embeddings_are_counted_once_and_not_missing(owl2):
-    report = info(owl2, GOLDENS / "d")
+    report = info(owl2, GOLDENS / "other_settings")
     assert report["fits"] and report["prompt"] is None
     vocabulary, hidden = report["vocabulary"], 64
     assert report["parameters"]["embeddings"] == vocabulary * hidden

@@ -24,7 +24,7 @@ Run = Callable[..., Result]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("model")
-    Owl2ForConditionalGeneration.from_pretrained(GOLDENS / "a").save_pretrained(directory)
+    Owl2ForConditionalGeneration.from_pretrained(GOLDENS / "published_settings").save_pretrained(directory)
     image_processor = Owl2ImageProcessor(size={"height": 56, "width": 56})
     Owl2Processor(image_processor, quality_tokenizer(), num_image_tokens=9).save_pretrained(directory)
     return directory

@@ -10,7 +10,7 @@ from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2ImageProcessorPil, Owl2Processor
 
 
-@pytest.fixture(scope="session", params=["a", "d"])
+@pytest.fixture(scope="session", params=["published_settings", "other_settings"])
 def golden_quality(request: pytest.FixtureRequest) -> Quality:
     """A golden model of the official code, its images padded as the family's are."""
     model = Owl2ForConditionalGeneration.from_pretrained(GOLDENS / request.param).eval()
@@ -24,7 +24,7 @@ def golden_quality(request: pytest.FixtureRequest) -> Quality:
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Golden model a with that tokenizer, as we save it."""
     directory = tmp_path_factory.mktemp("quality-model")
-    Owl2ForConditionalGeneration.from_pretrained(GOLDENS / "a").save_pretrained(directory)
+    Owl2ForConditionalGeneration.from_pretrained(GOLDENS / "published_settings").save_pretrained(directory)
     image_processor = Owl2ImageProcessorPil(size={"height": 56, "width": 56})
     Owl2Processor(image_processor, quality_tokenizer(), num_image_tokens=9).save_pretrained(directory)
     return directory

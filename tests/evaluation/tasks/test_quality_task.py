@@ -21,7 +21,7 @@ TASK = task_named("quality")
 
 @torch.no_grad()
 def test_scores_are_those_of_the_scorer_and_correlate_with_the_opinions(tmp_path: Path) -> None:
-    model = Owl2ForConditionalGeneration.from_pretrained(GOLDENS / "a").eval()
+    model = Owl2ForConditionalGeneration.from_pretrained(GOLDENS / "published_settings").eval()
     image_processor = Owl2ImageProcessorPil(size={"height": 56, "width": 56})
     processor = Owl2Processor(image_processor, quality_tokenizer(), num_image_tokens=9)
     folder = tmp_path / "data" / "quality" / "koniq"
