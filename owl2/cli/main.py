@@ -1,5 +1,6 @@
 """The command `owl2`. Its commands are found by name and imported only when they are needed."""
 
+import difflib
 from contextlib import nullcontext
 from importlib import import_module
 from typing import Annotated, Any
@@ -53,6 +54,17 @@ class LazyCommands(TyperGroup):
         single = typer.Typer(add_completion=False)
         single.command(cmd_name, epilog=f"Example: {module.EXAMPLE}")(command)
         return typer.main.get_command(single)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with user_errors_as_one_line(debug=False):  # whether to debug is one of the arguments
+            return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS:
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"there is no command {args[0]!r}: {hint}`owl2 --help` lists them")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         with nullcontext() if ctx.params["verbose"] else only_our_lines():
