@@ -1,8 +1,9 @@
 """What the documents promise: links and citations lead somewhere, lines fit, commands exist, examples run."""
 
 import re
+import shlex
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -173,6 +174,19 @@ def test_every_recipe_named_in_a_command_is_one_of_the_package() -> None:
     named = {name for names in commands for name in names}
     assert {"pretrain", "small/pretrain"} <= named
     assert [name for name in named if not (recipes / f"{name}.yaml").is_file()] == []
+
+
+def test_every_setting_of_a_recipe_in_a_command_is_accepted() -> None:
+    count = 0
+    for page in GUIDES:
+        blocks = re.findall(r"^ *```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.M | re.S)
+        for line in re.findall(r"owl2 (?:train|cost) (.+)", "".join(blocks).replace("\\\n", " ")):
+            name, *words = shlex.split(line, comments=True)
+            settings = list(takewhile(lambda word: "=" in word, words))
+            if settings and not name.endswith(".yaml"):
+                load_recipe(name, settings)
+                count += 1
+    assert count >= 15
 
 
 def test_every_import_in_them_works() -> None:
