@@ -135,7 +135,7 @@ def checkpoint_layout(directory: str | Path) -> Layout:
             "one, with BASE the model that it was trained on"
         )
     if not file.is_file():
-        raise ValueError(f"{path} has no config.json: it is not a model directory.{_hint(path)}")
+        raise ValueError(f"{path} has no config.json: it is not a model directory{_hint(path)}")
     fields = read_json_object(file, "the settings of a model")
     if "visual_config" in fields:
         return "official"
@@ -154,14 +154,14 @@ def _hint(path: Path) -> str:
         named = read_json_object(adapter / "adapter_config.json", "the settings of an adapter")
         known = named.get("base_model_name_or_path") or (base if base.is_dir() else "BASE")
         return (
-            f" It is a run with LoRA, whose adapter is {adapter}: make a model with owl2 merge-lora {adapter} MODEL "
-            f"--base {known}, and take MODEL."
+            f". It is a run with LoRA, whose adapter is {adapter}: make a model with owl2 merge-lora {adapter} MODEL "
+            f"--base {known}, and take MODEL"
         )
     inner = [child for child in sorted(path.iterdir()) if (child / "config.json").is_file()]
     finished = [child for child in inner if child.name != base.name]
     if (path / "checkpoints").is_dir() and not finished:
-        return f" It is a run that is not finished: owl2 export {path} MODEL makes a model of its newest checkpoint."
-    return f" Did you mean {(finished or inner)[0]}?" if inner else ""
+        return f". It is a run that is not finished: owl2 export {path} MODEL makes a model of its newest checkpoint"
+    return f". Did you mean {(finished or inner)[0]}?" if inner else ""
 
 
 def inspect_checkpoint(directory: str | Path) -> CheckpointReport:
