@@ -134,7 +134,12 @@ class AdapterFolder:
 
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of a model with adapters by their names in `AdapterFolder.tensors`."""
-    return {name.replace(f".{ADAPTER}.", "."): parameter for name, parameter in model.named_parameters()}
+    return {name_in_folder(name): parameter for name, parameter in model.named_parameters()}
+
+
+def name_in_folder(name: str) -> str:
+    """The name in `AdapterFolder.tensors` of a parameter of a model with adapters."""
+    return name.replace(f".{ADAPTER}.", ".")
 
 
 def peft() -> Any:

@@ -18,7 +18,7 @@ from owl2.checkpoints.loading import load_for_chat
 from owl2.cli.main import app
 from owl2.modeling.official_checkpoint import official_config
 from owl2.training.cost.flops import Sample, Trained, sample_flops
-from owl2.training.model.build import build_model, meta_config
+from owl2.training.model.build import meta_config, open_stored_model
 from owl2.training.stages import select_trainable
 
 MLP = "model.initialize.connector=mlp"
@@ -149,7 +149,7 @@ def test_a_recipe_trains_both_stages_at_two_resolutions_and_its_checkpoint_is_de
     before, processor = load_for_chat(one / "checkpoint")
     assert (processor.num_image_tokens, before.config.tokens_per_image, before.config.connector) == (4, 4, "mlp")
     described = meta_config(recipe_of(tmp_path, "instruct", two, *lora, *short)).config
-    _, wider = build_model(recipe_of(tmp_path, "instruct", two, *lora, *short))
+    _, wider = open_stored_model(recipe_of(tmp_path, "instruct", two, *lora, *short))
     assert described.tokens_per_image == wider.num_image_tokens == 9
     new = meta_config(recipe_of(tmp_path, "pretrain", one, MLP)).config
     assert new.to_dict()["connector"] == "mlp" and new.tokens_per_image == 4

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,15 @@ def run_recipe(
     printed = io.StringIO()
     finished = train(recipe_of(directory, stage, out, *overrides), Console(file=printed, width=200), on_step)
     return finished, printed.getvalue()
+
+
+def stop_after_two(data: Path, stage: str, out: Path, *overrides: str) -> None:
+    """A run of three steps that was killed after a checkpoint at step 2."""
+    run_recipe(data, stage, out, "checkpoint.every=2", *overrides)
+    shutil.rmtree(out / "checkpoint")
+    for checkpoint in (out / "checkpoints").iterdir():
+        if checkpoint.name != "step-00000002":
+            shutil.rmtree(checkpoint)
 
 
 def run_recipes(directory: Path, runs: Sequence[tuple[str, Path, Sequence[str]]]) -> None:

@@ -4,9 +4,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from owl2.checkpoints.adapter_folder import ADAPTER, AdapterFolder, parameters_of
+import torch
+
+from owl2.checkpoints.adapter_folder import ADAPTER, PREFIX, WEIGHTS, AdapterFolder, name_in_folder, parameters_of
+from owl2.checkpoints.convert import POSITIONS
+from owl2.checkpoints.lazy_tensors import LazyState, in_precision, mapped, stored_tensors
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.modeling.parts import part_of
+from owl2.modeling.positions import interpolate_positions
 
 _KEYS = {"r": "rank", "lora_alpha": "alpha"}
 """The keys of `train.lora`, by PEFT's names."""
@@ -48,19 +53,27 @@ def check_continuation(model: Owl2ForConditionalGeneration, directory: str | Pat
         )
 
 
-def continue_adapter(model: Owl2ForConditionalGeneration, directory: str | Path) -> None:
-    """Writes a folder into a model with new adapters, in place, whose training continues from there.
+def learned_parameters(model: Owl2ForConditionalGeneration, directory: str | Path) -> LazyState:
+    """What a folder holds, by the names of the parameters of a model with new adapters that continues from there.
 
-    The resolution stays that of the model: positions that were learnt at another are interpolated.
+    Values are in float32. The resolution stays that of the model: positions that were learned at another are
+    interpolated.
+
+    Args:
+        model: As `apply_lora` leaves it; it may be on the device "meta".
 
     Raises:
         ImportError, ValueError: As `check_continuation`.
     """
     check_continuation(model, directory)
-    size = model.config.vision_config.image_size
-    AdapterFolder(directory).write_into(model)
-    if model.config.vision_config.image_size != size:
-        model.set_image_size(size)
+    stored = in_precision(stored_tensors([AdapterFolder(directory).path / WEIGHTS]), torch.float32)
+    learned = {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()}
+    if POSITIONS in learned:
+        vision = model.config.vision_config
+        grid, prefix = (vision.position_grid_size,) * 2, int(vision.use_cls_token)
+        learned[POSITIONS] = mapped(learned[POSITIONS], lambda table: interpolate_positions(table, grid, prefix))
+    names = {name: name_in_folder(name) for name, _ in model.named_parameters()}
+    return {name: learned[own] for name, own in names.items() if own in learned}
 
 
 def _check_same_settings(folder: AdapterFolder, model: Owl2ForConditionalGeneration) -> None:

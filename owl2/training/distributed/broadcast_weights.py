@@ -2,9 +2,8 @@
 
 The model is spread over the ranks while it has no weights (on the device "meta"). Then the first rank sends one tensor
 after the other, and each rank keeps its shard, or a frozen tensor as a whole. So only the first rank of the job reads
-the model, one tensor at a time; where adapters are put into it, it holds it on the host (33 GB in float32 for 8.2 B
-parameters). It is one rank of the job and not one of each machine: files are read once, only one machine needs them,
-and what is random (a new abstractor, adapters) is the same for all without any check.
+the model, one tensor at a time. It is one rank of the job and not one of each machine: files are read once, only one
+machine needs them, and what is random (a new abstractor, adapters) is the same for all without any check.
 """
 
 from typing import Any, Protocol
@@ -25,7 +24,7 @@ class Weights(Protocol):
     """The whole parameters by name, on the host."""
 
     def pop(self, name: str, /) -> torch.Tensor:
-        """Removes one of them, which then belongs to the caller."""
+        """One of them, which is not asked for again. It may be the pages of a file."""
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -68,11 +67,10 @@ def broadcast_weights(model: nn.Module, weights: Weights | None, mesh: Mesh, fro
 
 def _receive(name: str, place: nn.Parameter, weights: Weights | None, mesh: Mesh) -> torch.Tensor:
     """Receives the whole tensor, on the device of this rank."""
+    whole = torch.empty(place.shape, dtype=place.dtype, device=mesh.device)
     if mesh.rank == 0:
         assert weights is not None, "the first rank has the weights"
-        whole = weights.pop(name).to(mesh.device, place.dtype).contiguous()
-    else:
-        whole = torch.empty(place.shape, dtype=place.dtype, device=mesh.device)
+        whole.copy_(weights.pop(name))
     if mesh.size > 1:
         dist.broadcast(whole, 0)
     return whole

@@ -78,7 +78,7 @@ def meta_config(recipe: Recipe) -> MetaModel:
 
 
 def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
-    """The model with its weights in float32 on the host, and its processor.
+    """A new model with its weights in float32 on the host, and its processor.
 
     Args:
         texts: Texts from which the tokenizer of a small random language model is made.
@@ -86,31 +86,26 @@ def build_model(recipe: Recipe, texts: Iterable[str] = ()) -> tuple[Owl2ForCondi
     Raises:
         ValueError: A checkpoint is missing or does not fit.
     """
+    initial, size = recipe.model.initialize, recipe.data.image_size
+    assert initial is not None, "a checkpoint can stay stored"
     torch.manual_seed(recipe.seed)
-    settings, size = recipe.model, recipe.data.image_size
-    if settings.initialize is not None:
-        model, tokenizer = _initialize(settings.initialize, _decoder_settings(recipe), size, texts)
-    else:
-        assert settings.checkpoint is not None, "a recipe has a checkpoint or initialize"
-        _require_directory(settings.checkpoint, "model.checkpoint")
-        model = Owl2ForConditionalGeneration.from_pretrained(settings.checkpoint, dtype=torch.float32)
-        tokenizer = None
-        _check_modality_adaptive(recipe, model.config)
+    model, tokenizer = _initialize(initial, _decoder_settings(recipe), size, texts)
     _check_image_size(size, model.config.vision_config.patch_size)
     if size != model.config.vision_config.image_size:
         model.set_image_size(size)
-    model.set_attn_implementation(settings.attention)
-    return model, processor_for(recipe, model.config, settings.checkpoint, tokenizer)
+    model.set_attn_implementation(recipe.model.attention)
+    return model, processor_for(recipe, model.config, None, tokenizer)
 
 
 def can_stay_stored(recipe: Recipe) -> bool:
-    """Whether `open_stored_model` can read the recipe's model: adapters and small random models are made in memory."""
-    settings = recipe.model
-    if recipe.train.lora is not None or recipe.train.quantization is not None or settings.adapter is not None:
-        return False
-    if settings.initialize is None:
+    """Whether `open_stored_model` can read the recipe's model.
+
+    Small random models, GGUF files and the visual parts of another mPLUG-Owl2 are put together in memory.
+    """
+    initial = recipe.model.initialize
+    if initial is None:
         return True
-    source, encoder = settings.initialize.language_model, settings.initialize.vision_encoder
+    source, encoder = initial.language_model, initial.vision_encoder
     if isinstance(source, SmallLanguageModel) or not Path(source).is_dir():
         return False
     return encoder is None or (Path(encoder).is_dir() and owl2_config_in(encoder) is None)

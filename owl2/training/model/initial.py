@@ -6,12 +6,13 @@ from typing import NamedTuple
 import torch
 from transformers import GenerationConfig
 
-from owl2.checkpoints.convert import write_model
+from owl2.checkpoints.convert import StoredModel, write_model
+from owl2.checkpoints.drawn_later import DrawnLater
 from owl2.checkpoints.lazy_tensors import LazyState, in_precision
 from owl2.modeling import Owl2Config, Owl2ForConditionalGeneration
 from owl2.modeling.parts import PARTS
 from owl2.processing import Owl2Processor
-from owl2.training.adapters.resume import continue_adapter
+from owl2.training.adapters.resume import learned_parameters
 from owl2.training.data.stage_data import StageData
 from owl2.training.distributed.broadcast_weights import Weights, empty_model, weights_of
 from owl2.training.distributed.mesh import Mesh
@@ -33,7 +34,7 @@ class StoredWeights(NamedTuple):
     tensors: LazyState
 
     def pop(self, name: str, /) -> torch.Tensor:
-        return self.tensors[name].read().clone()  # not the pages of a file, which two parameters may share
+        return self.tensors[name].read()
 
 
 class InitialState(NamedTuple):
@@ -87,7 +88,10 @@ def load_initial_state(
                 shutil.rmtree(directory.initial, ignore_errors=True)  # of a start that came to nothing
                 in_dtype = stored._replace(tensors=in_precision(stored.tensors, dtype))
                 write_model(in_dtype, directory.initial, finish=processor.save_pretrained)
-            model, weights = stored.meta_model(), StoredWeights(stored.tensors)
+            tensors = stored.tensors
+            if recipe.train.lora is not None:
+                tensors = _with_adapters(stored, recipe, goes_on)
+            model, weights = stored.meta_model(), StoredWeights(tensors)
             model.generation_config = stored.generation_config
         else:
             model, processor = build_model(began, samples.texts(_TOKENIZER_TEXTS) if _is_small(began) else ())
@@ -96,12 +100,28 @@ def load_initial_state(
                 shutil.rmtree(directory.initial, ignore_errors=True)  # of a start that came to nothing
                 save_initial(model, processor, directory.initial, dtype)
             apply_trainable(model, recipe.train)
-            if recipe.model.adapter is not None and not goes_on:
-                continue_adapter(model, recipe.model.adapter)
             weights = weights_of(model)
         return InitialState(model.config, model.generation_config, processor, torch.get_rng_state())
 
     return mesh.broadcast_from_rank0(read), weights
+
+
+def _with_adapters(stored: StoredModel, recipe: Recipe, goes_on: bool) -> LazyState:
+    """The parameters of a stored model after `apply_trainable`: as stored, and adapters that are drawn when read.
+
+    What is drawn is what PEFT draws in a model in memory. Where training continues from an adapter folder, what that
+    holds is read from there.
+    """
+    model = stored.meta_model()
+    with DrawnLater() as drawn:
+        apply_trainable(model, recipe.train)
+    tensors = {
+        name: drawn.lazy(parameter) if ".lora_" in name else stored.tensors[name.replace(".base_layer.", ".")]
+        for name, parameter in model.named_parameters()
+    }
+    if recipe.model.adapter is not None and not goes_on:
+        tensors |= learned_parameters(model, recipe.model.adapter)
+    return tensors
 
 
 def _as_it_began(recipe: Recipe, directory: RunDirectory) -> Recipe:

@@ -1,13 +1,14 @@
 """Training that goes on from an adapter folder: as if it had never stopped, but for the optimizer's memory."""
 
 import io
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from training.tiny_recipes import curve, recipe_of, run_recipe
+from training.tiny_recipes import curve, recipe_of, run_recipe, stop_after_two
 
 from owl2 import Owl2ForConditionalGeneration, Owl2Processor
 from owl2.checkpoints.adapters import load_adapter
@@ -22,6 +23,9 @@ from owl2.training.stages import select_trainable
 pytest.importorskip("peft")
 
 PARTS = ("vision_encoder", "abstractor", "decoder_vision")
+WIDE = ("model.initialize.language_model.hidden_size=64", "model.initialize.language_model.intermediate_size=64")
+"""4 bits need rows of 64 weights."""
+
 LORA = "train={parts: [vision_encoder, abstractor, decoder_vision], lora: {rank: 4, alpha: 8, dropout: 0}}"
 
 
@@ -29,7 +33,7 @@ LORA = "train={parts: [vision_encoder, abstractor, decoder_vision], lora: {rank:
 def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three steps with adapters; its base is in `initial`."""
     out = tmp_path_factory.mktemp("first") / "run"
-    run_recipe(data, "instruct", out, LORA)
+    run_recipe(data, "instruct", out, LORA, *WIDE)
     return out
 
 
@@ -131,3 +135,18 @@ def test_an_adapter_without_its_base_or_without_lora_is_refused(data: Path, firs
         recipe_of(data, "instruct", tmp_path, LORA, f"model.adapter={first}")
     with pytest.raises(ValueError, match="model.adapter needs train.lora"):
         recipe_of(data, "instruct", tmp_path, *going_on(first, "train.lora=null"))
+
+
+@pytest.mark.parametrize("quantization", ["null", "int4"], ids=["LoRA", "QLoRA"])
+def test_a_run_that_continues_from_a_folder_resumes_without_it(
+    quantization: str, data: Path, first: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft" if quantization == "null" else "bitsandbytes")
+    folder = shutil.copytree(first / "checkpoint", tmp_path / "folder")
+    overrides = going_on(first, f"model.adapter={folder}", f"train.quantization={quantization}")
+    run_recipe(data, "instruct", tmp_path / "whole", *overrides)
+    stop_after_two(data, "instruct", tmp_path / "run", *overrides)
+    shutil.rmtree(folder)
+    finished, printed = run_recipe(data, "instruct", tmp_path / "run", *overrides)
+    assert finished and "resumes after step 2 of 3" in printed
+    assert curve(tmp_path / "run") == curve(tmp_path / "whole")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from training.rank_programs import Layout, begin_on_each_rank, in_turn, received_weights, refusals
 from training.ranks import run_ranks
-from training.tiny_recipes import curve, run_recipe, run_recipes
+from training.tiny_recipes import curve, run_recipe, run_recipes, stop_after_two
 
 MANY_LAYERS = "model.initialize.language_model.num_hidden_layers=8"
 WIDE = ("model.initialize.language_model.hidden_size=64", "model.initialize.language_model.intermediate_size=64")
@@ -105,15 +105,6 @@ def test_muon_refuses_matrices_that_are_sharded(on_two_ranks: dict[str, list[Any
     for said in on_two_ranks["muon"]:
         assert "optimizer.vision_optimizer=muon updates whole matrices, but model.vision_tower." in said
         assert "Use adamw, or parallel.data_shards=1" in said
-
-
-def stop_after_two(data: Path, stage: str, out: Path, *overrides: str) -> None:
-    """A run of three steps that was killed after a checkpoint at step 2."""
-    run_recipe(data, stage, out, "checkpoint.every=2", *overrides)
-    shutil.rmtree(out / "checkpoint")
-    for checkpoint in (out / "checkpoints").iterdir():
-        if checkpoint.name != "step-00000002":
-            shutil.rmtree(checkpoint)
 
 
 def weights_file(directory: Path) -> Path:
