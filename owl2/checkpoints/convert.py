@@ -13,6 +13,7 @@ from owl2.files import write_whole
 from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGeneration
 from owl2.modeling.official_checkpoint import official_config
 from owl2.modeling.positions import interpolate_positions
+from owl2.modeling.pretrained import read_generation_config
 from owl2.modeling.stored_weights import refuse_far_larger, weight_files
 
 from .inspect import checkpoint_layout
@@ -97,10 +98,7 @@ def open_model(directory: str | Path, dtype: torch.dtype | None = None) -> Store
         dtype = config.dtype if isinstance(config.dtype, torch.dtype) else stored
     for part in (config, config.vision_config, config.abstractor_config, config.text_config):
         part.dtype = dtype  # as `from_pretrained` notes it
-    file = path / "generation_config.json"
-    generation = (
-        GenerationConfig.from_pretrained(path) if file.is_file() else GenerationConfig.from_model_config(config)
-    )
+    generation = read_generation_config(path) or GenerationConfig.from_model_config(config)
     return StoredModel(config, generation, in_precision(tensors, dtype), identities(files))
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM
 
 from owl2.modeling import CheckpointError, Owl2AbstractorConfig, Owl2Config, Owl2VisionConfig
+from owl2.modeling.pretrained import read_generation_config
 from owl2.modeling.stored_weights import weight_files
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
 
@@ -89,8 +90,7 @@ def _language_model(path: Path) -> tuple[Any, GenerationConfig, StoredModel]:
             LlamaForCausalLM(config)
         return config, whole.generation_config, whole._replace(tensors=half)
     files = weight_files(path)
-    has_settings = (path / "generation_config.json").is_file()
-    generation = GenerationConfig.from_pretrained(path) if has_settings else GenerationConfig.from_model_config(config)
+    generation = read_generation_config(path) or GenerationConfig.from_model_config(config)
     return config, generation, StoredModel(config, generation, stored_tensors(files), identities(files))
 
 

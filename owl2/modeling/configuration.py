@@ -5,6 +5,7 @@ official code (LLaMA fields beside `visual_config`) and always saves the nested 
 """
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -214,6 +215,7 @@ class Owl2TextConfig(PreTrainedConfig):
             raise ValueError(f"routing_share is {self.routing_share}, but must be between 0 and 1")
         if not isinstance(self.kv_adapter_rank, int) or self.kv_adapter_rank < 0:
             raise ValueError(f"kv_adapter_rank is {self.kv_adapter_rank!r}, but must be a whole number from 0 on")
+        require_token_ids(self.model_type, vars(self))
         super().__post_init__(**kwargs)
 
 
@@ -273,6 +275,7 @@ class Owl2Config(PreTrainedConfig):
         self.text_config.tie_word_embeddings = self.tie_word_embeddings
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
             kwargs.setdefault(key, getattr(self.text_config, key))
+        require_token_ids(self.model_type, {**kwargs, "image_token_id": self.image_token_id})
         _require_dtype(self, kwargs.get("dtype", self.dtype))
         super().__post_init__(**kwargs)
 
@@ -335,6 +338,24 @@ def _require_rope(config: PreTrainedConfig, settings: Any) -> None:
     if not isinstance(kind, str) or kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
         known = ", ".join(dict.fromkeys(["default", *ROPE_INIT_FUNCTIONS]))
         raise ValueError(f"{config.model_type} rope_type is {kind!r}, but must be one of {known}")
+
+
+def require_token_ids(what: object, settings: Mapping[str, Any], error: type[ValueError] = ValueError) -> None:
+    """Refuses ids of special tokens that are not whole numbers; a text may have several ends.
+
+    Args:
+        what: What the settings belong to, for the message.
+        error: Class of the error.
+
+    Raises:
+        ValueError: An id is something else; the message has its key and value.
+    """
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id", "image_token_id"):
+        value = settings.get(key)
+        ids = value if isinstance(value, list) and key == "eos_token_id" else [0 if value is None else value]
+        if not all(isinstance(each, int) and not isinstance(each, bool) for each in ids):
+            wanted = "a whole number or a list of them" if key == "eos_token_id" else "a whole number"
+            raise error(f"{what} {key} is {value!r:.100}, but must be {wanted}")
 
 
 def _require_dtype(config: PreTrainedConfig, dtype: Any) -> None:

@@ -13,7 +13,7 @@ from transformers import initialization as init
 
 from owl2.files import WEIGHTS_MANIFEST, read_json_object
 
-from .configuration import Owl2Config
+from .configuration import Owl2Config, require_token_ids
 from .errors import CheckpointError
 from .modality_adaptive import ModalityAdaptiveRMSNorm, ZeroLinear
 from .official_checkpoint import (
@@ -69,7 +69,7 @@ class Owl2PreTrainedModel(PreTrainedModel):
         official = is_official_checkpoint(name, **_hub_arguments(kwargs))
         if official is None and name is not None:
             check_indexes(Path(name))
-            _read_generation_config(Path(name))  # transformers would pass over a damaged one
+            read_generation_config(Path(name))  # transformers would pass over a damaged one
         if strict and not accept_sizes:
             cls._refuse_far_larger(Path(name) if official is None and name is not None else official, kwargs)
         try:
@@ -115,15 +115,23 @@ def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_generation_config(model: PreTrainedModel, directory: Path) -> None:
-    settings = _read_generation_config(directory)
+    settings = read_generation_config(directory)
     if model.can_generate() and settings is not None:
-        model.generation_config = GenerationConfig.from_dict(settings)
+        model.generation_config = settings
 
 
-def _read_generation_config(directory: Path) -> dict[str, Any] | None:
-    """Settings of generation in a local folder, if it has any."""
+def read_generation_config(directory: Path) -> GenerationConfig | None:
+    """Settings of generation in a local folder, if it has any.
+
+    Raises:
+        CheckpointError: The file is damaged, or the id of a special token is not a number.
+    """
     file = directory / "generation_config.json"
-    return read_json_object(file, "settings", CheckpointError) if file.is_file() else None
+    if not file.is_file():
+        return None
+    settings = read_json_object(file, "settings", CheckpointError)
+    require_token_ids(file, settings, CheckpointError)
+    return GenerationConfig.from_pretrained(directory)
 
 
 def _refuse_mismatch(what: str, info: dict[str, Any], refused: set[str], rename: Callable[[str], str]) -> None:

@@ -449,3 +449,13 @@ def test_the_generation_settings_of_an_official_folder_are_read(tmp_path: Path) 
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 7, "max_new_tokens": 5}))
     model = load(folder)
     assert (model.generation_config.eos_token_id, model.generation_config.max_new_tokens) == (7, 5)
+
+
+@pytest.mark.parametrize("read", [load, open_model], ids=["in memory", "tensor by tensor"])
+def test_generation_settings_whose_tokens_are_not_numbers_are_refused(
+    read: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    folder = copied(DIRECTORIES[0], tmp_path, official_weights(DIRECTORIES[0]))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 3], "pad_token_id": "abc"}))
+    with pytest.raises(CheckpointError, match=r"generation_config\.json pad_token_id is 'abc'"):
+        read(folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from owl2.checkpoints import initialize, load_language_model, load_tokenizer
 from owl2.checkpoints.convert import StoredModel, open_model
@@ -21,6 +21,7 @@ from owl2.modeling import (
     Owl2TextConfig,
     Owl2VisionConfig,
 )
+from owl2.modeling.pretrained import read_generation_config
 from owl2.processing import Owl2ImageProcessor, Owl2Processor
 from owl2.training.recipe.model import Initialize, SmallLanguageModel
 from owl2.training.recipe.optimization import TrainSettings
@@ -152,8 +153,7 @@ def build_meta_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2
     torch.manual_seed(recipe.seed)
     _require_directory(recipe.model.checkpoint, "model.checkpoint")
     model = meta_config(recipe).model()
-    if (Path(recipe.model.checkpoint) / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(recipe.model.checkpoint)
+    model.generation_config = read_generation_config(Path(recipe.model.checkpoint)) or model.generation_config
     model.set_attn_implementation(recipe.model.attention)
     return model, processor_for(recipe, model.config, recipe.model.checkpoint)
 
