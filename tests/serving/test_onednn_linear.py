@@ -8,7 +8,7 @@ import torch
 from engine_helpers import running
 from torch import nn
 
-from owl2.serving.engine.onednn_linear import LEAST_ROWS, OneDnnLinear, padded_rows, use_onednn
+from owl2.serving.engine.onednn_linear import LEAST_ROWS, OneDnnLinear, PaddedLinear, padded_rows, use_onednn
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only on x86")
 
@@ -35,17 +35,38 @@ def test_steps_of_up_to_512_tokens_need_few_programs_and_are_hardly_lengthened()
     assert all(count <= padded_rows(count) <= max(count + 7, 1.5 * count) for count in counts)
 
 
-def test_only_plain_layers_in_float32_are_replaced_and_they_keep_their_weights() -> None:
-    class Other(nn.Linear):
-        pass
+class Other(nn.Linear):
+    """Stands for a layer with quantized weights."""
 
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bfloat16")
+@pytest.mark.parametrize("kind", [nn.Linear, Other])
+@torch.inference_mode()
+def test_any_number_of_rows_in_bfloat16_needs_few_programs_and_has_the_same_product(
+    kind: type[nn.Linear], capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    layer = kind(104, 56, dtype=torch.bfloat16)  # a size of no other test: what they compiled is kept
+    replaced = nn.Sequential(layer)
+    use_onednn(replaced)
+    inputs = torch.randn(200, 104, dtype=torch.bfloat16)
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):
+        outputs = [replaced(inputs[:count]) for count in range(1, 201)]
+    compiled = [line for line in capfd.readouterr().out.splitlines() if "create:cache_miss" in line]
+    assert 0 < len(compiled) <= len({padded_rows(count) for count in range(LEAST_ROWS, 201)}) + LEAST_ROWS
+    for output in outputs:
+        torch.testing.assert_close(output, layer(inputs[: len(output)]))
+
+
+def test_layers_that_are_more_than_a_matrix_are_kept_inside_and_plain_ones_keep_their_weights() -> None:
     hooked = nn.Linear(4, 4)
     hooked.register_forward_hook(lambda *args: None)
-    kept = [Other(4, 4), nn.Linear(4, 4, dtype=torch.bfloat16), hooked]
-    plain = nn.Linear(4, 4)
-    replaced = nn.Sequential(nn.Sequential(plain), *kept)
+    plain, norm, others = nn.Linear(4, 4), nn.LayerNorm(4), [Other(4, 4), hooked]
+    replaced = nn.Sequential(nn.Sequential(plain), norm, *others)
     use_onednn(replaced)
-    assert list(replaced)[1:] == kept
+    assert replaced[1] is norm
+    assert [type(each) for each in replaced[2:]] == [PaddedLinear] * 2
+    assert [each.layer for each in replaced[2:]] == others
     (layer,) = replaced[0]
     assert type(layer) is OneDnnLinear and layer.weight is plain.weight and layer.bias is plain.bias
 
