@@ -77,9 +77,12 @@ class RecipeOptimizer:
             optimizer.step()
 
     def zero_grad(self) -> None:
-        """Drops all gradients."""
+        """Drops all gradients on a GPU, and sets them to 0 on a CPU, whose heap would be fragmented by new ones."""
         for parameter in (*self.parameters.values(), *self._matrices.values()):
-            parameter.grad = None
+            if parameter.device.type != "cpu":
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.zero_()
 
     def named_state(self) -> dict[str, torch.Tensor]:
         """All tensors that the next step depends on, zeros before the first one; writing into them restores a state.

@@ -103,8 +103,8 @@ def synchronize_gradients(model: nn.Module, last: bool, device: torch.device) ->
 
 
 def _has_room_for_whole_gradients(model: nn.Module, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return True
+    if device.type != "cuda":  # they would come and go beside the sharded ones, and fragment the heap
+        return False
     whole = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     bytes_needed = whole * (torch.float32.itemsize + torch.bfloat16.itemsize)
     return bytes_needed <= LOCAL_ACCUMULATION_SHARE * torch.cuda.get_device_properties(device).total_memory

@@ -13,6 +13,20 @@ LEAST_GROWTH = 1 << 30
 """Bytes that it may hold beside weights and optimizer state in any case: returning a small model's saves little."""
 
 
+LARGE_BLOCK = 32 << 20
+"""Bytes from which a training's tensor has memory of its own: an embedding and its gradients, no activations."""
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
+
+def separate_large_blocks() -> None:
+    """Keeps large blocks out of glibc's heap, where small ones take their place between two uses and fragment it."""
+    if sys.platform == "linux":
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+        if set_option is not None:
+            set_option(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
 def release_free_memory() -> None:
     """Returns the free pages of glibc's heap to the system; does nothing without glibc."""
     if sys.platform == "linux":
@@ -32,6 +46,7 @@ def memory_keeper(resident: Callable[[], int] | None = None) -> Callable[[], Non
         resident: Returns the bytes that the process holds, by default from the system.
     """
     resident = resident or resident_bytes
+    separate_large_blocks()
     between_steps = needed = 0
     released = False
 

@@ -1,8 +1,13 @@
 """Memory that training gives back."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 import owl2.training.monitoring.process_memory as memory
+from owl2.environment import MALLOC_SETTINGS
 
 GIB = 1 << 30
 
@@ -39,3 +44,24 @@ def test_resident_memory_grows_by_what_is_held_and_falls_after_a_release() -> No
     assert before > 0
     assert during - before > 150_000_000
     assert memory.resident_bytes() < during - 100_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+@pytest.mark.parametrize(("separate", "kept_megabytes"), [(True, 0), (False, 512)])
+def test_the_memory_of_a_large_tensor_goes_back_when_it_is_freed_though_small_ones_came_after(
+    separate, kept_megabytes
+) -> None:
+    program = f"""
+import torch
+from owl2.training.monitoring.process_memory import resident_bytes, separate_large_blocks
+if {separate}:
+    separate_large_blocks()
+torch.ones(1000).sum()
+before = resident_bytes()
+large, small = torch.ones(128, 1_000_000), torch.ones(1000)
+del large
+print(resident_bytes() - before)
+"""
+    environment = {**os.environ, **MALLOC_SETTINGS}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) / 1e6 == pytest.approx(kept_megabytes, abs=40)
