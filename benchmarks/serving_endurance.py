@@ -194,13 +194,15 @@ def _sends_corrupt_images(outcome: _Outcome, words: int, seed: int) -> Callable[
 
 
 def _crashes(outcome: _Outcome, seconds: float) -> Callable[[], None]:
-    """Lets the worker crash, and waits until the server is healthy again."""
+    """Lets the worker crash `CRASHES` times, evenly over the run and not at its end."""
     pause = max(CRASH_PAUSE, seconds / (CRASHES + 1))
 
     def go_on() -> None:
         assert outcome.server.process is not None
         outcome.pause(min(pause, seconds / 2))
-        for _ in outcome.turns():
+        for turn in outcome.turns():
+            if turn == CRASHES:
+                return
             outcome.server.process.send_signal(signal.SIGUSR1)
             outcome.count("crash of the worker")
             outcome.pause(pause)
