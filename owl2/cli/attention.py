@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .model_names import model_names
+from .model_options import Device, Dtype
 
 EXAMPLE = 'owl2 attention -m DIR --image cat.png -p "What is this?" --out attention'
 
@@ -32,8 +33,8 @@ def attention(
         typer.Option(help="Average over questions of easy_vqa or scenes (_simple, _easy, _hard) in place of one."),
     ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Questions of --data.")] = 64,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Draw where a model looks: Figures 4 and 5 of the paper, maps over the image, what hiding parts of it costs."""
     if (prompt is None) == (data is None):

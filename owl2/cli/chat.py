@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import show_error, user_errors
-from .model_options import Base, Bits
+from .model_options import Base, Bits, Device, Dtype
 
 if TYPE_CHECKING:
     from owl2.chat import ChatSession
@@ -55,8 +55,8 @@ def chat(
     ] = False,
     base: Base = None,
     bits: Bits = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; needs PROMPT.")] = False,
 ) -> None:
     """Ask a model about images, videos and text: once with PROMPT, or in a conversation without it."""

@@ -57,7 +57,7 @@ def show_error(error: BaseException) -> None:
 
 def _what_was_mistyped(error: Any) -> str:
     """One line about a command line that does not parse, and where its help is."""
-    text = error.format_message().rstrip(".")
+    text = error.format_message().rstrip(".").replace("Value error, ", "", 1)
     text = text[:1].lower() + text[1:]
     if error.ctx is not None:
         text += f"{' See' if text.endswith('?') else '; see'} {error.ctx.command_path} --help"

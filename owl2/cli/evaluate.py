@@ -9,6 +9,7 @@ from owl2.files import model_directory
 
 from .completion import complete_tasks
 from .judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
+from .model_options import Device, Dtype
 
 EXAMPLE = "owl2 evaluate -m DIR --tasks pope,vqav2 --data data --out runs/evaluation"
 
@@ -32,8 +33,8 @@ def evaluate(
         str, typer.Option(help="chat, or raw: without the chat template `USER: ... ASSISTANT:`.")
     ] = "chat",
     suffix: Annotated[str | None, typer.Option(help="Text after the chat template.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     judge: JudgeFlag = False,
     no_judge: Annotated[bool, typer.Option("--no-judge", help="Only predict where a judge is needed.")] = False,
     judge_model: JudgeModel = None,

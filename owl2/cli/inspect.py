@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .model_names import model_names
+from .model_options import Device, Dtype
 
 EXAMPLE = "owl2 inspect -m runs/quickstart-nano/checkpoint --out inspection"
 
@@ -27,8 +28,8 @@ def inspect(
     ] = None,
     limit: Annotated[int, typer.Option(min=4, help="Most questions and texts of each kind.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions that are answered at a time.")] = 64,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Look inside the module: what its copies do, how far they moved, conflict, alignment, forgetting.
 

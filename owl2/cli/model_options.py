@@ -1,6 +1,7 @@
 """Options of the commands that load a model, in the same words everywhere."""
 
-from typing import Annotated
+from difflib import get_close_matches
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,6 +11,18 @@ def _check_bits(bits: int | None) -> int | None:
         raise ValueError(f"--bits {bits}: the language model can be kept in 8 or in 4 bits")
     return bits
 
+
+def _check_device(device: str) -> str:
+    kind, _, index = device.partition(":")
+    if kind not in DEVICES or (index and not index.isdecimal()) or device.endswith(":"):
+        near = [] if kind in DEVICES else get_close_matches(kind, DEVICES, 1, cutoff=0.7)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"--device {device}: {hint}choose among {', '.join(DEVICES)}; cuda:1 is the second GPU")
+    return device
+
+
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
+"""Those on which PyTorch computes; whether one is here is seen when the model is loaded."""
 
 Base = Annotated[
     str | None,
@@ -25,3 +38,10 @@ Bits = Annotated[
         help="Keep the language model in 8 or 4 bits; needs the extra quantization.",
     ),
 ]
+
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option("--dtype", help="Precision of the computation; auto is the checkpoint's own."),
+]
+
+Device = Annotated[str, typer.Option("--device", callback=_check_device, help="auto, cpu, cuda, cuda:1, mps, ...")]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .model_options import Base, Bits
+from .model_options import Base, Bits, Device, Dtype
 
 if TYPE_CHECKING:
     from owl2.quality.run import Outcome
@@ -33,8 +33,8 @@ def quality(
         Path | None, typer.Option(metavar="FILE", help="scores.csv or scores.jsonl; a second run resumes.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; it does not change scores.")] = 8,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Score images and videos; `torchrun -m owl2 quality ... --out FILE` shares them among GPUs.
 

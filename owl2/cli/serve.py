@@ -7,7 +7,7 @@ import typer
 
 from owl2.environment import restart_with_fast_allocation
 
-from .model_options import Base, Bits
+from .model_options import Base, Bits, Device, Dtype
 
 if TYPE_CHECKING:
     from owl2.serving.settings import ServeSettings
@@ -34,8 +34,8 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 8000 by default.")] = None,
     base: Base = None,
     bits: Bits = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     engine: Annotated[
         str, typer.Option(help="embedded, or vllm for many users and GPUs (the extra vllm).")
     ] = "embedded",

@@ -303,8 +303,11 @@ class TestBadInput:
 
     def test_an_unknown_dtype_and_device(self, refused, ours):
         assert "int3" in refused("chat", "-m", ours, "--dtype", "int3", "hi")
-        assert "nonsense" in refused("chat", "-m", ours, "--device", "nonsense", "hi")
-        assert "'meta' holds no values" in refused("chat", "-m", ours, "--device", "meta", "hi")
+        assert "did you mean cuda?" in refused("chat", "-m", ours, "--device", "cdua", "hi")
+        for device in ("nonsense", "meta", "cuda:", "cuda:first"):
+            assert f"--device {device}: choose among auto, cpu, " in refused(
+                "chat", "-m", ours, "--device", device, "hi"
+            )
 
 
 class TestErrors:

@@ -58,6 +58,7 @@ def test_mistyped_commands_options_and_keys_import_nothing_heavy(tmp_path):
     commands += [["quickstart", "--preset", "huge"], ["evaluate", "-m", "absent", "--tasks", "pope"]]
     commands += [["export", "absent", "x"], ["data", "pairs", "absent"], ["quality", "-m", "absent", "docs/images"]]
     commands += [[*command, "-m", "absent", "--bits", "5"] for command in (["chat"], ["serve"], ["quality", "photos"])]
+    commands += [["serve", "-m", str(tmp_path), *wrong] for wrong in (["--dtype", "bf16"], ["--device", "gpu"])]
     for command, code, heavy in imported_by(*commands):
         assert (code, heavy) == (2, []), command
 

@@ -93,7 +93,7 @@ def test_what_somebody_has_in_the_environment_stays(
         (["--base", "B"], "no --base"),
         (["--", "--tensor-parallel-size=2"], "--tensor-parallel-size was not tested with mPLUG-Owl2 in vLLM: each"),
         (["--", "--quantization", "fp8"], "--quantization was not tested"),
-        (["--dtype", "int8"], "there is no dtype 'int8'"),
+        (["--dtype", "int8"], "'int8' is not one of 'auto', 'float32'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
