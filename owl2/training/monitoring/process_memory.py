@@ -14,7 +14,7 @@ LEAST_GROWTH = 1 << 30
 
 
 LARGE_BLOCK = 32 << 20
-"""Bytes from which a training's tensor has memory of its own: an embedding and its gradients, no activations."""
+"""Bytes from which a tensor has memory of its own: that of an embedding and its gradients, not of a small layer."""
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
