@@ -13,8 +13,8 @@ def _check_bits(bits: int | None) -> int | None:
 
 
 def _check_device(device: str) -> str:
-    kind, _, index = device.partition(":")
-    if kind not in DEVICES or (index and not index.isdecimal()) or device.endswith(":"):
+    kind, colon, index = device.partition(":")
+    if kind not in DEVICES or (colon and not index.isdecimal()):
         near = [] if kind in DEVICES else get_close_matches(kind, DEVICES, 1, cutoff=0.7)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"--device {device}: {hint}choose among {', '.join(DEVICES)}; cuda:1 is the second GPU")

@@ -308,6 +308,19 @@ class TestBadInput:
             message = refused("chat", "-m", ours, "--device", device, "hi")
             assert f"--device {device}: " in message and "choose among auto, cpu, cuda" in message
 
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"dtype": "int3"}, "there is no dtype 'int3'"),
+            ({"device": "nonsense"}, "the device 'nonsense' cannot be used here"),
+            ({"device": "meta"}, "'meta' holds no values"),
+        ],
+        ids=str,
+    )
+    def test_an_unknown_dtype_and_device_in_python(self, ours, settings, said):
+        with pytest.raises(ValueError, match=said):
+            load_for_chat(ours, **settings)
+
 
 class TestErrors:
     def test_the_installed_command_prints_one_line_and_no_traceback(self, ours):

@@ -12,7 +12,6 @@ GROWTH = 1.1
 LEAST_GROWTH = 1 << 30
 """Bytes that it may hold beside weights and optimizer state in any case: returning a small model's saves little."""
 
-
 LARGE_BLOCK = 32 << 20
 """Bytes from which a tensor has memory of its own: that of an embedding and its gradients, not of a small layer."""
 
@@ -21,18 +20,18 @@ _M_MMAP_THRESHOLD = -3  # malloc.h
 
 def separate_large_blocks() -> None:
     """Keeps large blocks out of glibc's heap, where small ones take their place between two uses and fragment it."""
-    if sys.platform == "linux":
-        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-        if set_option is not None:
-            set_option(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+    _call_glibc("mallopt", _M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def release_free_memory() -> None:
     """Returns the free pages of glibc's heap to the system; does nothing without glibc."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    _call_glibc("malloc_trim", 0)
+
+
+def _call_glibc(name: str, *arguments: int) -> None:
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    if function is not None:
+        function(*arguments)
 
 
 def memory_keeper(resident: Callable[[], int] | None = None) -> Callable[[], None]:
@@ -40,7 +39,8 @@ def memory_keeper(resident: Callable[[], int] | None = None) -> Callable[[], Non
 
     Releasing is expensive, since each page is faulted in again. So it waits until the process holds `GROWTH` times what
     it held at the end of a step that began with nothing to release, and `LEAST_GROWTH` more than between two steps. The
-    first release comes after the first step and leaves weights and the optimizer's state, no activations.
+    first release comes after the first step and leaves weights and the optimizer's state, no activations. Large blocks
+    are kept out of the heap from now on.
 
     Args:
         resident: Returns the bytes that the process holds, by default from the system.
