@@ -254,8 +254,13 @@ def killed_while_saving(directory: Path, save_at: list[int]) -> None:
         train_with_checkpoints(directory, Layout(), until=max(save_at) + 1, save_at=save_at)
 
 
-def stall(rank_that_stops: int, how: str) -> None:
-    """A rank that sleeps before its data come, or is stopped by a signal; the others wait for it."""
+def stall(rank_that_stops: int, how: str, errors: Path) -> None:
+    """A rank that sleeps before its data come, or is stopped by a signal; the others wait for it.
+
+    Args:
+        errors: File for what the ranks write to stderr, which is otherwise that of the server they are forked from.
+    """
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     with process_group(600):
         mesh = new_mesh(Layout(shards=2))
         with Watchdog(limit_s=4.0) as watch:

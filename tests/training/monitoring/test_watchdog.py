@@ -1,6 +1,7 @@
 """Stalled ranks are named, and moving ones left alone."""
 
 import socket
+from pathlib import Path
 
 import pytest
 from training.rank_programs import stall
@@ -73,8 +74,8 @@ def test_a_run_that_goes_on_is_left_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["sleep", "stop"])
-def test_ranks_that_wait_for_a_stalled_one_end_and_say_which_it_is(how: str, capfd: pytest.CaptureFixture[str]) -> None:
-    processes, _ = start_ranks(2, stall, 1, how)
+def test_ranks_that_wait_for_a_stalled_one_end_and_say_which_it_is(how: str, tmp_path: Path) -> None:
+    processes, _ = start_ranks(2, stall, 1, how, tmp_path / "errors")
     try:
         processes[0].join(timeout=90)
         assert processes[0].exitcode == EXIT_CODE
@@ -82,7 +83,7 @@ def test_ranks_that_wait_for_a_stalled_one_end_and_say_which_it_is(how: str, cap
         for process in processes:
             process.kill()
             process.join()
-    errors = capfd.readouterr().err
+    errors = (tmp_path / "errors").read_text()
     assert f"the run has stalled: rank 1 (host {socket.gethostname()}, process {processes[1].pid}, step" in errors
     wanted = (
         "step 2, data) made no progress for 4 s, and the others wait" if how == "sleep" else "no sign of life for 4 s"
