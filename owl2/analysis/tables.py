@@ -1,6 +1,7 @@
 """The numbers of a figure: rows, as JSON with what they are, and as Parquet."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path, **about: Any) -> 
     write_whole(files[0], text + "\n")
     pq.write_table(pa.Table.from_pylist(list(rows)), files[1])
     return files
+
+
+def without_nan(value: Any) -> Any:
+    """A number or numbers with `None` for NaN, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def parquet_modules() -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from owl2.analysis.statistics import compare, holm
+from owl2.analysis.tables import without_nan
 
 from .cells import unpacked
 from .grid import Contrast, Grid
@@ -97,7 +98,7 @@ def _as_json(tested: Sequence[Tested]) -> list[dict[str, Any]]:
     return [
         {
             **entry.contrast.model_dump(mode="json"),
-            **entry.comparison._asdict(),
+            **without_nan(entry.comparison._asdict()),
             "seeds": entry.seeds,
             "differences": entry.differences,
             "corrected_p": entry.corrected_p,

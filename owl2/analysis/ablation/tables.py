@@ -79,7 +79,10 @@ def cost_table(measured: Measured) -> list[str]:
 
 
 def contrast_table(tested: Sequence[Tested]) -> list[str]:
-    """Every contrast with its interval and tests; p values of exploratory ones are not corrected."""
+    """Every contrast with its interval and tests; p values of exploratory ones are not corrected.
+
+    One seed has neither deviation nor interval, nor a test of equivalence.
+    """
     return markdown(_CONTRASTS, map(_contrast_row, tested)) if tested else []
 
 
@@ -89,12 +92,12 @@ def _contrast_row(entry: Tested) -> list[str]:
         f"{contrast.title} ({contrast.metric}{', less is better' if contrast.better == 'less' else ''})",
         "primary" if contrast.primary else "exploratory",
         str(compared.seeds),
-        f"{compared.mean:+.4f} ± {compared.deviation:.4f}",
+        f"{compared.mean:+.4f}{'' if compared.seeds < 2 else f' ± {compared.deviation:.4f}'}",
         _interval(compared.over_seeds),
         "" if compared.over_questions is None else _interval(compared.over_questions),
         f"{compared.sign_flip_p:.4f}",
         f"{entry.corrected_p:.4f}" if contrast.primary else "",
-        f"{compared.equivalence_p:.4f} (±{contrast.margin:g})",
+        "" if compared.seeds < 2 else f"{compared.equivalence_p:.4f} (±{contrast.margin:g})",
         entry.verdict,
     ]
 

@@ -1,7 +1,6 @@
 """Everything that `owl2 attention` writes: figures as PNG and SVG, numbers as JSON and Parquet."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from PIL import Image
 from rich.progress import Progress
 from torch import nn
 
-from owl2.analysis.tables import parquet_modules, write_table
+from owl2.analysis.tables import parquet_modules, without_nan, write_table
 from owl2.evaluation.task import Sample
 from owl2.processing import Owl2Processor
 
@@ -116,10 +115,9 @@ def write_attention_over_data(
 def _mean_row(shares: MeanShares, layer: int) -> dict[str, float | None]:
     """Every share of a layer with the ends of its interval."""
     ends = {"": shares.mean, "_low": shares.low, "_high": shares.high}
-    values = {
-        f"{name}{end}": float(getattr(each, name)[layer]) for name in Shares._fields for end, each in ends.items()
-    }
-    return {key: None if math.isnan(value) else value for key, value in values.items()}
+    return without_nan(
+        {f"{name}{end}": float(getattr(each, name)[layer]) for name in Shares._fields for end, each in ends.items()}
+    )
 
 
 def _checked(layers: Sequence[int], count: int) -> list[int]:

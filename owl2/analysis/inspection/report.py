@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from owl2.analysis.attention.figures import save
 from owl2.analysis.material import Material
-from owl2.analysis.tables import write_table
+from owl2.analysis.tables import without_nan, write_table
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
 
@@ -142,7 +142,7 @@ def _conflict(subject: Subject, progress: Progress) -> Inspected:
         f"{subject.name}: cosines of gradients summed over {len(text)} texts and {len(pictures)} questions about "
         "pictures; where the two halves of one modality do not agree either, a cosine says nothing of conflict"
     )
-    rows = [{name: _number(value) for name, value in each._asdict().items()} for each in found]
+    rows = [without_nan(each._asdict()) for each in found]
     return Inspected(draw_conflict(found, caption), rows, caption)
 
 
@@ -195,12 +195,7 @@ def _forgetting(subject: Subject, progress: Progress) -> Inspected:
 
 
 def _ends(interval: tuple[float, float], prefix: str = "") -> dict[str, float | None]:
-    return {f"{prefix}{end}": _number(value) for end, value in zip(("low", "high"), interval, strict=True)}
-
-
-def _number(value: Any) -> Any:
-    """`None` for NaN, which JSON does not have."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return without_nan({f"{prefix}{end}": value for end, value in zip(("low", "high"), interval, strict=True)})
 
 
 _TAKEN: dict[str, Callable[[Subject, Progress], Inspected]] = {

@@ -177,6 +177,18 @@ def test_a_smoke_test_says_that_it_is_no_evidence(tmp_path, grid):
     assert "**Smoke test, not evidence.**" in write_report(grid, tmp_path, smoke=True).read_text()
 
 
+def test_one_seed_has_a_mean_and_nothing_that_needs_two(tmp_path, grid):
+    write_cells(tmp_path)
+    text = write_report(grid.model_copy(update={"seeds": [3]}), tmp_path).read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| mam over none")]
+    difference = answers("mam", "both", 3).mean() - answers("none", "both", 3).mean()
+    mean, over_seeds, over_questions, *_ = row.split(" | ")[3:]
+    assert (mean, over_seeds) == (f"{difference:+.4f}", "") and over_questions.startswith("[")
+    assert "nan" not in text
+    entries = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert [entry["deviation"] for entry in entries] == [None] * 3
+
+
 def test_a_metric_that_no_cell_has_and_a_folder_of_another_grid_are_refused(tmp_path, grid):
     write_cells(tmp_path)
     wrong = grid.columns[0].model_copy(update={"metric": "test.acuracy"})
