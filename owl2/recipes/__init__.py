@@ -38,7 +38,8 @@ def find_grid(name: str | os.PathLike[str]) -> Path:
         return path
     if path.as_posix() in grid_names():
         return _FOLDER / f"{path.as_posix()}.yaml"
-    raise ValueError(f"there is no grid {os.fspath(name)}: the package has {', '.join(grid_names())}")
+    hint = _did_you_mean(path, grid_names()) or f"the package has {', '.join(grid_names())}"
+    raise ValueError(f"there is no grid {os.fspath(name)}: {hint}")
 
 
 def find_recipe(name: str | os.PathLike[str]) -> Path:
@@ -54,12 +55,21 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     names = recipe_names()
-    wanted = path.with_suffix("") if path.suffix in (".yaml", ".yml") else path
-    if path == wanted and path.as_posix() in names:
+    if path.as_posix() in names:
         return _FOLDER / f"{path.as_posix()}.yaml"
+    hint = " ".join(filter(None, (_did_you_mean(path, names), "`owl2 recipes` lists those of the package")))
+    raise ValueError(f"there is no recipe {os.fspath(name)}: {hint}")
+
+
+def _did_you_mean(path: Path, names: list[str]) -> str:
+    """A question with the nearest names, by all of the path or else by its last part; empty if none is near."""
+    wanted = path.with_suffix("") if path.suffix in (".yaml", ".yml") else path
     near = get_close_matches(wanted.as_posix().removeprefix("recipes/"), names, 3)
-    hint = f"did you mean {', '.join(near)}? " if near else ""
-    raise ValueError(f"there is no recipe {os.fspath(name)}: {hint}`owl2 recipes` lists those of the package")
+    if not near:
+        last = {each.rpartition("/")[2] for each in names}
+        close = get_close_matches(wanted.name, last, 1)
+        near = [each for each in names if each.rpartition("/")[2] in close]
+    return f"did you mean {', '.join(near)}?" if near else ""
 
 
 def is_of_package(file: Path) -> bool:

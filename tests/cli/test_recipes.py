@@ -1,11 +1,12 @@
 """Recipes of the package: found by name, from anywhere, and every one of them can be read."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from owl2.data.mixture.recipe import load_mixture_recipe
-from owl2.recipes import description, find_recipe, recipe_names
+from owl2.recipes import description, find_grid, find_recipe, grid_names, recipe_names
 from owl2.training.recipe.yaml_file import load_recipe
 
 NAMES = recipe_names()
@@ -47,6 +48,26 @@ def test_a_file_goes_before_the_recipe_of_that_name(elsewhere):
 def test_an_unknown_recipe_comes_with_the_nearest_names(name):
     with pytest.raises(ValueError, match="did you mean small/pretrain"):
         find_recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("ablations/smal/table5", "ablations/small/table5"),
+        ("controls", "ablations/controls"),
+        ("table5", "ablations/small/table5, ablations/table5"),
+        ("ablations/controls.yaml", "ablations/controls"),
+    ],
+)
+def test_an_unknown_grid_comes_with_the_nearest_names_alone(name, nearest):
+    with pytest.raises(ValueError, match=f"there is no grid {name}: did you mean {nearest}") as caught:
+        find_grid(name)
+    assert caught.value.args[0].count("ablations/") <= 4
+
+
+def test_a_grid_that_is_near_none_comes_with_all_of_them():
+    with pytest.raises(ValueError, match=re.escape(f"the package has {', '.join(grid_names())}")):
+        find_grid("mine")
 
 
 @pytest.mark.parametrize("name", ["../recipes/pretrain", "/etc/passwd.yaml", "small", ""])

@@ -166,7 +166,7 @@ def test_ranks_train_a_stage_to_the_same_loss_and_a_recipe_that_fails_is_said(gr
     [
         (("ablations/small/table5", "--only", "arm=wide"), "arm=wide, but arm is one of none, mam"),
         (("ablations/small/table7", "--only", "question=2"), "the factor question, but there are queries"),
-        (("ablations/table9",), "there is no grid ablations/table9: the package has ablations/controls"),
+        (("ablations/table9",), "there is no grid ablations/table9: did you mean ablations/table"),
         (("ablations/small/table5", "--report"), "has no metrics of cells: run the grid first"),
         (("ablations/small/table5", "--jobs", "2", "--ranks", "2"), "give --jobs or --ranks"),
     ],
