@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from owl2.data.formats import RecordFile
 from owl2.data.pairs import open_pairs
@@ -83,6 +85,29 @@ def test_what_is_in_doubt_is_said_once_and_in_words(tmp_path: Path, contents: by
     (tmp_path / "f.json").write_bytes(contents)
     with pytest.raises(ValueError, match=words):
         RecordFile(tmp_path / "f.json")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg", "gif", "bmp", "tiff", "webp"])
+def test_a_picture_in_place_of_a_file_of_records_is_called_one(tmp_path: Path, suffix: str) -> None:
+    noise = Image.frombytes("RGB", (64, 64), random.Random(0).randbytes(64 * 64 * 3))
+    noise.save(tmp_path / f"a.{suffix}")
+    with pytest.raises(ValueError, match=f"file of records .*a.{suffix} is a picture: name a file of JSON"):
+        RecordFile(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("contents", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(40), "a picture"),
+        (b"\0\0\0\x18ftypisom" + bytes(40), "a video"),
+        (b"\x1aE\xdf\xa3" + bytes(range(256)), "a video"),
+        (b"RIFF\x24\0\0\0WAVEfmt " + bytes(range(256)), "audio"),
+    ],
+)
+def test_a_video_or_audio_in_place_of_a_file_of_pairs_is_called_so(tmp_path: Path, contents: bytes, kind: str) -> None:
+    (tmp_path / "f.jsonl").write_bytes(contents)
+    with pytest.raises(ValueError, match=f"file of pairs .*f.jsonl is {kind}: name a file of JSON"):
+        open_pairs("p", tmp_path / "f.jsonl")
 
 
 def test_a_single_damaged_record_stays_a_problem_of_its_own(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from owl2.files import map_file
+from owl2.processing.file_kinds import medium
 
 _SAMPLE = 1 << 20  # bytes that are looked at
 _LEAST_FOREIGN, _LEAST_SHARE = 4, 0.25
@@ -59,6 +60,11 @@ def map_text(path: Path, what: str) -> mmap.mmap:
         for signature, described in _OTHERS:
             if start.startswith(signature):
                 raise ValueError(f"the {what} {path} is {described}")
+        if kind := medium(start):
+            raise ValueError(
+                f"the {what} {path} is {kind}: name a file of JSON (a list, or one object a line) whose entries name "
+                "the pictures or videos"
+            )
         encoding = next((name for mark, name in _BYTE_ORDER_MARKS if start.startswith(mark)), None)
         encoding = encoding or _WITHOUT_MARK.get(start[:2])
         if encoding is not None:
