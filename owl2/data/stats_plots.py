@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from owl2.figures import as_written, save_figure
+
 from .stats import SourceStats
 
 _FEW = 30  # different values that get a bar each; more are binned by logarithm
@@ -35,12 +37,18 @@ def draw_stats(sources: Mapping[str, SourceStats], directory: Path) -> list[Path
         figure = Figure(figsize=(7, 4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot(xlabel=f"{name} of a record", ylabel="records")
-        axes.hist(values, bins=_edges(most).tolist(), stacked=True, label=list(sources), color=colors)
+        axes.hist(
+            values,
+            bins=_edges(most).tolist(),
+            stacked=True,
+            label=[as_written(source) for source in sources],
+            color=colors,
+        )
         if most > _FEW:
             axes.set_xscale("symlog", linthresh=1)
         axes.legend(fontsize="small")
         path = directory / f"{name.replace(' ', '-')}.png"
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path, dpi=120)
         written.append(path)
     return written
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2.data.sources.easy_vqa import load_questions
+from owl2.figures import as_written, save_figure
 
 ACCURACY_TARGETS = {"nano": 0.98, "smol": 0.96}
 PERPLEXITY_TARGET = 1.05
@@ -111,15 +112,15 @@ def _draw_answers(directory: Path, images: dict[str, str]) -> None:
 
     records = [json.loads(line) for line in (directory / "answers.jsonl").read_text().splitlines()]
     shown = random.Random(0).sample(records, 15)
-    figure, axes = plt.subplots(3, 5, figsize=(13, 8.5))
+    figure, axes = plt.subplots(3, 5, figsize=(13, 8.5), layout="tight")
     for axis, record in zip(axes.flat, shown, strict=True):
         right = record["reply"] == record["answer"]
         axis.imshow(Image.open(images[record["image"]]))
         verdict = record["reply"] if right else f"{record['reply']} (right: {record['answer']})"
-        axis.set_title(f"{record['question']}\n{verdict}", fontsize=8.5, color="#1a6b2f" if right else "#b3261e")
+        title = as_written(f"{record['question']}\n{verdict}")
+        axis.set_title(title, fontsize=8.5, color="#1a6b2f" if right else "#b3261e")
         axis.axis("off")
-    figure.tight_layout()
-    figure.savefig(directory / "answers.png", dpi=90)
+    save_figure(figure, directory / "answers.png", dpi=90)
     plt.close(figure)
 
 
@@ -131,9 +132,9 @@ def _draw_attention(directory: Path, images: dict[str, str]) -> None:
     record = json.loads((directory / "attention.json").read_text())
     picture = Image.open(images[record["image"]]).convert("RGB")
     attention = np.array(record["on_image"])
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4))
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="tight")
     axes[0].imshow(picture)
-    axes[0].set_title(f"{record['question']} {record['reply']}", fontsize=9)
+    axes[0].set_title(as_written(f"{record['question']} {record['reply']}"), fontsize=9)
     axes[1].imshow(picture, extent=(0, 1, 0, 1), alpha=0.5)
     axes[1].imshow(attention, extent=(0, 1, 0, 1), cmap="inferno", alpha=0.65, interpolation="bilinear")
     axes[1].set_title("attention of the answer on the image", fontsize=9)
@@ -142,6 +143,5 @@ def _draw_attention(directory: Path, images: dict[str, str]) -> None:
     axes[2].bar(range(len(record["per_layer"])), record["per_layer"], color="#1f4e8c")
     axes[2].set(xlabel="decoder layer", title="share of attention on visual tokens", ylim=(0, 1))
     axes[2].title.set_fontsize(9)
-    figure.tight_layout()
-    figure.savefig(directory / "attention.png", dpi=110)
+    save_figure(figure, directory / "attention.png", dpi=110)
     plt.close(figure)

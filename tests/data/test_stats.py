@@ -1,6 +1,7 @@
 """How long conversations are, counted."""
 
 import json
+import warnings
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -113,6 +114,14 @@ def test_every_value_that_is_there_is_drawn(records, tmp_path, processor):
     for path in written:
         with Image.open(path) as image:
             assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_sources_are_named_in_the_histograms_whatever_they_are_called(records, tmp_path):
+    pytest.importorskip("matplotlib")
+    (stats,) = gather_stats(records).values()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw_stats({r"$\frac{$": stats, "色": stats}, tmp_path)
 
 
 def test_without_matplotlib_the_extra_is_named(records, tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
+from owl2.figures import as_written, save_figure
+
 if TYPE_CHECKING:
     from .grid import Column, Grid
     from .measured import Measured
@@ -23,13 +25,13 @@ def plot_columns(grid: Grid, measured: Measured, folder: Path) -> list[tuple[str
     for number, column in enumerate(grid.columns):
         name = column.metric.replace(" - ", "-minus-").replace(".", "-")  # no spaces, which break links
         file = folder / f"{number + 1}-{name}.png"
-        _plot(column, measured).savefig(file, dpi=110, bbox_inches="tight")
+        save_figure(_plot(column, measured), file, dpi=110, bbox_inches="tight")
         drawn.append((column.title, file))
     return drawn
 
 
 def _plot(column: Column, measured: Measured) -> Figure:
-    names = ["\n".join(level for _, level in levels) for levels in measured.cells]
+    names = ["\n".join(as_written(level) for _, level in levels) for levels in measured.cells]
     scale = 100 if column.percent else 1
     figure = Figure(figsize=(1.6 + 0.9 * len(names), 3.4))
     axes = figure.subplots()
@@ -47,7 +49,7 @@ def _plot(column: Column, measured: Measured) -> Figure:
         axes.plot(places, values, color=_PAIR, linewidth=0.7, zorder=1)
         axes.scatter(places, values, color=_DOT, s=16, zorder=2)
     axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set_ylabel(f"{column.title}{' (%)' if column.percent else ''}", fontsize=9)
+    axes.set_ylabel(as_written(f"{column.title}{' (%)' if column.percent else ''}"), fontsize=9)
     axes.set_title(f"dots: seeds, joined where paired; line: mean; {column.better} is better", fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from owl2.figures import as_written, save_figure
+
 from .over_data import MeanShares
 from .study import Study
 
@@ -36,10 +38,10 @@ def draw_figure_4(studies: Mapping[str, Study], labels: Mapping[str, list[str]],
             drawn = axes.imshow(weights, aspect="auto", cmap="magma", norm=PowerNorm(0.4, vmin=0, vmax=1))
             _mark_pictures(axes, study.is_vision)
             axes.set_ylabel(f"layer {layer}", fontsize=8)
-            axes.set_yticks(range(len(study.tokens)), study.tokens, fontsize=6)
+            axes.set_yticks(range(len(study.tokens)), [as_written(token) for token in study.tokens], fontsize=6)
             axes.set_xticks([])
             if row == 0:
-                axes.set_title(f"{name}: {study.answer[:60]}", fontsize=9)
+                axes.set_title(as_written(f"{name}: {study.answer[:60]}"), fontsize=9)
         _label_tokens(grid[-1][column], labels[name], study.is_vision)
     figure.colorbar(drawn, ax=grid[:, -1], shrink=0.8, label="attention (scale: power 0.4)")
     heads = "mean over heads; tokens of the answer (rows) over prompt and answer (columns); red bar: visual tokens"
@@ -63,7 +65,7 @@ def spans(is_vision: torch.Tensor) -> list[tuple[int, int]]:
 def _label_tokens(axes: Any, labels: Sequence[str], is_vision: torch.Tensor) -> None:
     places = [index for index, vision in enumerate(is_vision.tolist()) if not vision]
     shown = places[:: max(1, len(places) // _MOST_LABELS)]
-    axes.set_xticks(shown, [labels[index].strip() or "·" for index in shown], rotation=90, fontsize=5)
+    axes.set_xticks(shown, [as_written(labels[index].strip()) or "·" for index in shown], rotation=90, fontsize=5)
 
 
 def draw_shares(studies: Mapping[str, Study]) -> Figure:
@@ -83,7 +85,7 @@ def draw_shares(studies: Mapping[str, Study]) -> Figure:
             colors=[_VISION, _SINK, _TEXT, _BEGIN],
         )
         upper.set_ylim(0, 1)
-        upper.set_title(f"{name}: {study.answer[:40]}", fontsize=9)
+        upper.set_title(as_written(f"{name}: {study.answer[:40]}"), fontsize=9)
         lower.plot(layers, shares.vision_enrichment.numpy(), color=_VISION, marker="o", markersize=3)
         lower.plot(layers, shares.text_enrichment.numpy(), color=_TEXT, marker="o", markersize=3)
         lower.axhline(1, color="black", linewidth=0.6, linestyle=":")
@@ -121,7 +123,7 @@ def draw_mean_shares(found: Mapping[str, Mapping[str, MeanShares]], caption: str
         for style, (model, by_condition) in zip(itertools.cycle(_STYLES), found.items()):
             shares = by_condition[condition]
             for name, (label, color) in _LINES.items():
-                _band(upper, shares, name, color, style, f"{label}, {model}")
+                _band(upper, shares, name, color, style, as_written(f"{label}, {model}"))
             for name, color in (("vision_enrichment", _VISION), ("text_enrichment", _TEXT)):
                 _band(lower, shares, name, color, style, None)
         upper.set_ylim(0, 1)
@@ -131,7 +133,7 @@ def draw_mean_shares(found: Mapping[str, Mapping[str, MeanShares]], caption: str
     grid[0][0].set_ylabel("share of attention", fontsize=8)
     grid[1][0].set_ylabel("share / share of tokens", fontsize=8)
     figure.legend(*grid[0][0].get_legend_handles_labels(), fontsize=6, loc="outside right upper")
-    figure.supxlabel(f"{caption} {NOT_IMPORTANCE}", fontsize=7, wrap=True)
+    figure.supxlabel(as_written(f"{caption} {NOT_IMPORTANCE}"), fontsize=7, wrap=True)
     return figure
 
 
@@ -164,7 +166,7 @@ def draw_image_maps(image: Image.Image, maps: Mapping[str, torch.Tensor], captio
         place.set_title(name, fontsize=8)
     for place in axes:
         place.set_axis_off()
-    figure.supxlabel(caption, fontsize=7)
+    figure.supxlabel(as_written(caption), fontsize=7)
     return figure
 
 
@@ -172,5 +174,5 @@ def save(figure: Figure, path: Path) -> list[Path]:
     """Writes a figure as PNG and SVG."""
     files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
     for file in files:
-        figure.savefig(file, dpi=150)
+        save_figure(figure, file, dpi=150)
     return files

@@ -7,6 +7,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from owl2.figures import as_written
+
 from .alignment import Alignment
 from .copies import Drift
 from .forgetting import TextAbility
@@ -97,7 +99,7 @@ def draw_forgetting(abilities: Mapping[str, TextAbility], caption: str) -> Figur
         ),
     ):
         axes.errorbar(range(len(found)), values, yerr=_errors(values, intervals), color=_TEXT, marker="o", capsize=3)
-        axes.set_xticks(range(len(found)), list(abilities), fontsize=7, rotation=20)
+        axes.set_xticks(range(len(found)), [as_written(name) for name in abilities], fontsize=7, rotation=20)
         axes.set_xlim(-0.5, len(found) - 0.5)
         axes.set_ylabel(label, fontsize=8)
     return _captioned(figure, caption)
@@ -124,5 +126,5 @@ def _short(name: str) -> str:
 
 
 def _captioned(figure: Figure, caption: str) -> Figure:
-    figure.supxlabel(caption, fontsize=7, wrap=True)
+    figure.supxlabel(as_written(caption), fontsize=7, wrap=True)
     return figure
