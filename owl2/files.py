@@ -45,6 +45,24 @@ def model_directory(name: str | Path) -> Path:
     return path
 
 
+def check_output_directory(directory: Path, option: str = "--out") -> None:
+    """Refuses a directory of results that could not be made; commands ask before they load anything.
+
+    Args:
+        option: What names the directory, for the message.
+
+    Raises:
+        ValueError: It or a directory above it is a file, or the first of them that exists may not be written to.
+    """
+    path = directory.absolute()
+    nearest = next(each for each in (path, *path.parents) if each.exists())
+    if not nearest.is_dir():
+        what = "is a file, not a directory" if nearest == path else f"cannot be made: {nearest} is a file"
+        raise ValueError(f"{option} {directory} {what}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{option} {directory}: {nearest} may not be written to")
+
+
 def parse_json(contents: str | bytes) -> Any:
     """A value of JSON.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from owl2.environment import restart_with_fast_allocation
+from owl2.files import check_output_directory
 from owl2.recipes import find_grid
 
 from .completion import complete_grid
@@ -35,6 +36,9 @@ def ablate(
     The same command resumes, also on several machines that share the folders.
     """
     file = find_grid(grid)
+    check_output_directory(out)
+    if metrics is not None:
+        check_output_directory(metrics, "--metrics")
     if not report:
         restart_with_fast_allocation()
     from rich.console import Console

@@ -44,8 +44,9 @@ def attention(
         raise ValueError(f"{given[0]} is for one question (--prompt), not for a data set")
     chosen, of_heads = _numbers("--layers", layers), _numbers("--heads", heads)
     from owl2.analysis.material import material
-    from owl2.files import model_directory
+    from owl2.files import check_output_directory, model_directory
 
+    check_output_directory(out)
     directories = [model_directory(directory) for directory in (model, *(compare or []))]
     asked = None if data is None else material(data, limit)
     from rich.console import Console

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from owl2.data.printing import printable
+from owl2.files import check_output_directory
 
 from .completion import complete_mixture
 from .distorted import distorted
@@ -135,6 +136,8 @@ def stats(
     from owl2.data.stats import gather_stats, together
     from owl2.data.tables import left_out_lines, stats_lines
 
+    if out is not None:
+        check_output_directory(out)
     sources = gather_stats(file, root, _load_processor(model)[0] if model is not None else None)
     shown = sources if len(sources) == 1 else {**sources, "all sources together": together(sources)}
     for number, (name, found) in enumerate(shown.items()):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from owl2.files import model_directory
+from owl2.files import check_output_directory, model_directory
 
 from .completion import complete_tasks
 from .judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
@@ -62,6 +62,7 @@ def evaluate(
 
     for name in names:
         task_named(name)  # before torch: what is mistyped is reported at once
+    check_output_directory(out)
     model_directory(model)
     from owl2.evaluation.evaluate import evaluate as run
     from owl2.evaluation.plan import Settings

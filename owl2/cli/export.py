@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from owl2.files import check_output_directory
+
 EXAMPLE = "owl2 export runs/pretrain exported --layout official"
 
 
@@ -30,6 +32,7 @@ def export(
     """Write the model of a run, finished or not, as a directory that transformers loads; with LoRA its adapter."""
     if not source.is_dir():  # asked before torch is imported
         raise ValueError(f"{source} is not a directory: name a run of owl2 train, one of its checkpoints, or a model")
+    check_output_directory(target, "DIR")
     import torch
     from transformers.utils import logging
 

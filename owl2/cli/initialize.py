@@ -33,8 +33,9 @@ def initialize(
 
     If it is interrupted, or the disk is full, the same command continues.
     """
-    from owl2.files import model_directory
+    from owl2.files import check_output_directory, model_directory
 
+    check_output_directory(target, "OUT")
     for directory in (language_model, vision_encoder):
         model_directory(directory)
     import torch

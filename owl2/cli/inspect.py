@@ -37,8 +37,9 @@ def inspect(
     copies, conflict of text and picture gradients beside its noise, debiased CKA beside shuffled pairs, and text before
     and after training.
     """
-    from owl2.files import model_directory
+    from owl2.files import check_output_directory, model_directory
 
+    check_output_directory(out)
     directories = [model_directory(each) for each in (*(before or []), model)]
     from owl2.analysis.inspection.measures import MEASURES
     from owl2.analysis.material import material

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from owl2.files import check_output_directory
+
 EXAMPLE = "owl2 merge-lora runs/lora/checkpoint merged --base DIR"
 
 
@@ -14,6 +16,7 @@ def merge_lora(
     base: Annotated[str, typer.Option(metavar="DIR", help="Directory of the model that the adapter was trained on.")],
 ) -> None:
     """Merge an adapter into its base model."""
+    check_output_directory(out, "OUT")
     from transformers.utils import logging
 
     from owl2.training.adapters import merge

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from owl2.environment import restart_with_fast_allocation
+from owl2.files import check_output_directory
 
 from .errors import EXIT_CODE, show_error
 
@@ -26,6 +27,8 @@ def quickstart(
     from owl2.quickstart.presets import check_preset
 
     check_preset(preset)  # before torch: what is mistyped is reported at once
+    directory = out or Path("runs") / f"quickstart-{preset}"
+    check_output_directory(directory)
     restart_with_fast_allocation()
     from rich.console import Console
     from transformers.utils import logging
@@ -35,7 +38,6 @@ def quickstart(
 
     logging.disable_progress_bar()  # of loading and saving weights: ours say more
     console = Console()
-    directory = out or Path("runs") / f"quickstart-{preset}"
     run = Quickstart(preset, directory, console, seed)
     finished = run.finished_metrics()
     if finished is not None:

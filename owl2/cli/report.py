@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from owl2.files import check_output_directory
+
 EXAMPLE = "owl2 report runs/evaluation --out report"
 
 
@@ -17,5 +19,7 @@ def report(
     """Tables in the layout of the paper's, with ours beside the published rows, and charts."""
     from owl2.evaluation.results.report import write_report
 
+    if out is not None:
+        check_output_directory(out)
     for path in write_report(runs, out or runs[0]):
         typer.echo(f"{path}")

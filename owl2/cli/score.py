@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from owl2.files import check_output_directory
+
 from .completion import complete_tasks
 from .evaluate import show_result, show_warning
 from .judging import JudgeCache, JudgeFlag, JudgeModel, JudgePrompts, JudgeReplay, JudgeRuns, judge_settings
@@ -61,6 +63,9 @@ def score(
 
     if (run is None) == (answers is None) or (answers is None) != (task is None):
         raise ValueError("give the directory of a run, or --answers FILE and --task NAME")
+    for option, directory in (("--out", out if run is None else None), ("--submission", submission)):
+        if directory is not None:
+            check_output_directory(directory, option)
     if run is None:
         run = _adopt(answers, task, data, out, split, prompt)
     judging = judge_settings(

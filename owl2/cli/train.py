@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from owl2.environment import restart_with_fast_allocation
+from owl2.files import check_output_directory
 
 from .completion import complete_recipe
 from .errors import EXIT_CODE, show_error
@@ -35,6 +36,8 @@ def train(
     from owl2.training.recipe.yaml_file import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])  # before torch: what is mistyped is reported at once
+    if loaded.out is not None and not dry_run:
+        check_output_directory(Path(loaded.out), "the run directory")
     import torch
     from rich.console import Console
     from transformers.utils import logging

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from owl2.files import cut_after_last_line, errors_name, read_json_object, write_whole
+from owl2.files import check_output_directory, cut_after_last_line, errors_name, read_json_object, write_whole
 
 from .protocols import LEVELS
 
@@ -18,12 +18,15 @@ class ScoreFile:
     """A file of scores and, beside it, their settings (`scores.csv.settings.json`).
 
     Raises:
-        ValueError: The ending is neither `.csv` nor `.jsonl`.
+        ValueError: The ending is neither `.csv` nor `.jsonl`, or there can be no file in that place.
     """
 
     def __init__(self, path: Path) -> None:
         if path.suffix not in SUFFIXES:
             raise ValueError(f"{path} must end with {' or '.join(SUFFIXES)}")
+        if path.is_dir():
+            raise ValueError(f"{path} is a directory, not a file of scores")
+        check_output_directory(path.parent, "the directory")
         self.path = path
         self.settings_path = path.with_name(path.name + ".settings.json")
 
