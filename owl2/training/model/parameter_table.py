@@ -15,8 +15,8 @@ LORA = "lora"
 """The adapters' name in the table."""
 
 
-class Row(NamedTuple):
-    """A part of the model.
+class PartParameters(NamedTuple):
+    """The parameters of a part of the model, and how they train.
 
     Attributes:
         parameters, trained: Numbers of parameters.
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     decayed: int
 
 
-def trainable_table(model: Owl2ForConditionalGeneration, optimizer: OptimizerSettings) -> list[Row]:
+def trainable_table(model: Owl2ForConditionalGeneration, optimizer: OptimizerSettings) -> list[PartParameters]:
     """A row for each part, by the parameters that require a gradient before they are sharded."""
     kinds = model.config.text_config.modality_adaptive
     found: dict[str, list[tuple[str, nn.Parameter]]] = {part: [] for part in (*PARTS, LORA)}
@@ -48,7 +48,7 @@ def trainable_table(model: Owl2ForConditionalGeneration, optimizer: OptimizerSet
         rates = [optimizer.learning_rate * scale for scale in scales] or [0.0]
         decayed = sum(parameter.numel() for name, parameter in trained if decays(name, parameter.ndim))
         rows.append(
-            Row(
+            PartParameters(
                 part,
                 sum(count(parameter) for _, parameter in parameters),
                 sum(parameter.numel() for _, parameter in trained),
@@ -67,11 +67,11 @@ def count(parameter: nn.Parameter) -> int:
     return parameter.numel() if quantized is None else int(quantized.shape.numel())
 
 
-def as_json(rows: list[Row]) -> list[dict[str, Any]]:
+def as_json(rows: list[PartParameters]) -> list[dict[str, Any]]:
     return [row._asdict() for row in rows]
 
 
-def as_rich(rows: list[Row], title: str) -> Table:
+def as_rich(rows: list[PartParameters], title: str) -> Table:
     """The table for a terminal."""
     table = Table(title=title)
     table.add_column("part")
