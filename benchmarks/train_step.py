@@ -34,7 +34,7 @@ from owl2.training.adapters.lora import apply_lora
 from owl2.training.cost.flops import (
     Lora,
     Product,
-    Sample,
+    SampleSize,
     Trained,
     decoder_products,
     projection_sizes,
@@ -123,7 +123,7 @@ def build_owl2(config: Owl2Config, stage: Stage, trained: Trained, arguments: ar
         apply_lora(model, trained.lora.rank, 2 * trained.lora.rank, targets=trained.lora.targets)
     rows = config.tokens_per_image
     text = stage.text_beside(rows)
-    flops = sample_flops(config, Sample(text, 1, stage.image_size), trained).total
+    flops = sample_flops(config, SampleSize(text, 1, stage.image_size), trained).total
     batch = one_image_a_row(config, rows, text, stage, config.image_token_id, arguments)
     return Contestant(model, batch, loss_of_owl2, arguments.batch * flops, arguments.batch * (rows + text))
 

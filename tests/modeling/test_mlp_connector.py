@@ -17,7 +17,7 @@ from owl2.checkpoints.initialize import initialize
 from owl2.checkpoints.loading import load_for_chat
 from owl2.cli.main import app
 from owl2.modeling.official_checkpoint import official_config
-from owl2.training.cost.flops import Sample, Trained, sample_flops
+from owl2.training.cost.flops import SampleSize, Trained, sample_flops
 from owl2.training.model.build import meta_config, open_stored_model
 from owl2.training.stages import select_trainable
 
@@ -99,7 +99,7 @@ def test_the_map_over_the_image_of_a_visual_token_is_its_patch():
 @pytest.mark.parametrize("parts", [("abstractor",), ("vision_encoder",), ("vision_encoder", "abstractor")])
 def test_operations_are_those_that_torch_counts(parts):
     config = mlp_config(hidden_size=64, vocab_size=499)
-    size = Sample(text_tokens=20, images=1, image_size=16)
+    size = SampleSize(text_tokens=20, images=1, image_size=16)
     with torch.device("meta"):
         model = Owl2ForConditionalGeneration(config).train()
         pixels, ids = torch.empty(1, 3, 16, 16), torch.empty(1, 20, dtype=torch.long)

@@ -13,7 +13,7 @@ from owl2.training.distributed.mesh import mesh_shape
 from owl2.training.model.build import meta_config
 from owl2.training.recipe.schema import Recipe
 
-from .flops import Flops, Lora, Sample, Trained, sample_flops
+from .flops import Flops, Lora, SampleSize, Trained, sample_flops
 from .gpu_memory import Parameters, count_trained, estimate_memory
 from .gpu_specs import Gpu, gpu_named
 from .layer_memory import MicroBatch, Placement
@@ -44,7 +44,7 @@ class Cost(NamedTuple):
     gpus: int
     mfu: float
     parameters: Parameters
-    sample: Sample
+    sample: SampleSize
     micro_batch: MicroBatch
     flops: Flops
     memory: dict[str, float]
@@ -128,7 +128,7 @@ def recipe_cost(
         assumed.append(f"a mean sample has {text_tokens:g} tokens of text and {images:g} images")
     if recipe.precision == "fp32":
         assumed.append("the peak is that of bfloat16: in float32 a GPU is slower")
-    sample = Sample(min(text_tokens, room), images, recipe.data.image_size)
+    sample = SampleSize(min(text_tokens, room), images, recipe.data.image_size)
     counts = count_parameters(found.model())
     trained = trained_of(recipe)
     flops = sample_flops(config, sample, trained)
@@ -160,7 +160,7 @@ def trained_of(recipe: Recipe) -> Trained:
     return Trained(frozenset(recipe.train.parts), adapters)
 
 
-def largest_micro_batch(recipe: Recipe, config: Owl2Config, sample: Sample) -> MicroBatch:
+def largest_micro_batch(recipe: Recipe, config: Owl2Config, sample: SampleSize) -> MicroBatch:
     """A micro-batch whose rows are full."""
     data, rows = recipe.data, recipe.batch.micro_batch_size
     length = sample.text_tokens + sample.images * config.tokens_per_image
@@ -173,7 +173,7 @@ def largest_micro_batch(recipe: Recipe, config: Owl2Config, sample: Sample) -> M
 
 
 def _memory(
-    recipe: Recipe, config: Owl2Config, counts: dict[str, int], sample: Sample, gpus: int, gpu: Gpu
+    recipe: Recipe, config: Owl2Config, counts: dict[str, int], sample: SampleSize, gpus: int, gpu: Gpu
 ) -> tuple[dict[str, float], int]:
     """The bytes of one GPU by kind, and its micro-batches of a step."""
     parallel, batch = recipe.parallel, largest_micro_batch(recipe, config, sample)
@@ -199,7 +199,7 @@ def _memory(
 
 
 def _advice(
-    recipe: Recipe, config: Owl2Config, counts: dict[str, int], sample: Sample, gpus: int, gpu: Gpu
+    recipe: Recipe, config: Owl2Config, counts: dict[str, int], sample: SampleSize, gpus: int, gpu: Gpu
 ) -> dict[str, float]:
     """Changes that make the recipe fit, the cheapest first, with the memory they need; otherwise all that help."""
     needed = sum(_memory(recipe, config, counts, sample, gpus, gpu)[0].values())

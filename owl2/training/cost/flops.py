@@ -16,8 +16,8 @@ from owl2.modeling import Owl2AbstractorConfig, Owl2Config, Owl2TextConfig, Owl2
 from owl2.modeling.parts import part_of_projection, projection_sizes
 
 
-class Sample(NamedTuple):
-    """The contents of one training sample.
+class SampleSize(NamedTuple):
+    """The size of one training sample.
 
     Attributes:
         text_tokens: Tokens of text.
@@ -83,7 +83,7 @@ class Flops(NamedTuple):
         return 3 * sum(self.forward.values())
 
 
-def sample_flops(config: Owl2Config, sample: Sample, trained: Trained) -> Flops:
+def sample_flops(config: Owl2Config, sample: SampleSize, trained: Trained) -> Flops:
     """The operations of one sample in a stage that trains some parts."""
     products = sample_products(config, sample, trained)
     names = list(dict.fromkeys(product.component for product in products))
@@ -93,7 +93,7 @@ def sample_flops(config: Owl2Config, sample: Sample, trained: Trained) -> Flops:
     )
 
 
-def sample_products(config: Owl2Config, sample: Sample, trained: Trained) -> list[Product]:
+def sample_products(config: Owl2Config, sample: SampleSize, trained: Trained) -> list[Product]:
     """Every matrix product of one sample."""
     vision, abstractor, text = config.vision_config, config.abstractor_config, config.text_config
     learns_vision = "vision_encoder" in trained.parts

@@ -4,7 +4,7 @@ import torch
 
 from owl2.modeling import Owl2Config
 from owl2.training.cost.estimate import trained_of
-from owl2.training.cost.flops import Sample, sample_flops
+from owl2.training.cost.flops import SampleSize, sample_flops
 from owl2.training.cost.gpu_specs import gpu_of_device
 from owl2.training.data.loader import Counts
 from owl2.training.distributed.mesh import Mesh
@@ -35,5 +35,5 @@ class FlopsUtilization:
         count = max(1, counts.samples)
         text = counts.tokens - counts.images * self.config.tokens_per_image
         image_size = self.recipe.data.image_size
-        sample = Sample(text / count, counts.images / count, image_size, counts.supervised / count)
+        sample = SampleSize(text / count, counts.images / count, image_size, counts.supervised / count)
         return count * sample_flops(self.config, sample, trained_of(self.recipe)).total

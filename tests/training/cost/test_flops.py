@@ -8,14 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from owl2 import Owl2Config, Owl2ForConditionalGeneration
 from owl2.modeling.parts import PARTS
 from owl2.training.adapters.lora import apply_lora
-from owl2.training.cost.flops import Lora, Sample, Trained, sample_flops
+from owl2.training.cost.flops import Lora, SampleSize, Trained, sample_flops
 from owl2.training.stages import PRETRAINING_PARTS, select_trainable
 
-STAGE_1 = Sample(text_tokens=48, images=1, image_size=224)
-STAGE_2 = Sample(text_tokens=2048 - 65, images=1, image_size=448)
+STAGE_1 = SampleSize(text_tokens=48, images=1, image_size=224)
+STAGE_2 = SampleSize(text_tokens=2048 - 65, images=1, image_size=448)
 
 
-def counted(config: Owl2Config, sample: Sample, trained: Trained) -> int:
+def counted(config: Owl2Config, sample: SampleSize, trained: Trained) -> int:
     """Forward and backward pass of one sample under torch's counter, on the meta device: no number is computed."""
     with torch.device("meta"):
         model = Owl2ForConditionalGeneration(config).train()
@@ -38,7 +38,7 @@ def counted(config: Owl2Config, sample: Sample, trained: Trained) -> int:
     return counter.get_total_flops()
 
 
-def expected(config: Owl2Config, sample: Sample, trained: Trained) -> float:
+def expected(config: Owl2Config, sample: SampleSize, trained: Trained) -> float:
     """Ours; the counter knows no causal mask and counts all of the decoder's attention."""
     flops = sample_flops(config, sample, trained)
     return flops.total + flops.training["decoder_attention"]
@@ -60,14 +60,14 @@ WIDE = {**SMALL, "num_key_value_heads": 2, "head_dim": 48}
 @pytest.mark.parametrize("parts", PARTS_THAT_TRAIN.values(), ids=PARTS_THAT_TRAIN)
 def test_operations_are_those_that_torch_counts_whatever_trains(parts: tuple[str, ...]) -> None:
     config, trained = tiny_config(**WIDE), Trained(frozenset(parts))
-    sample = Sample(text_tokens=50, images=3, image_size=16)
+    sample = SampleSize(text_tokens=50, images=3, image_size=16)
     assert expected(config, sample, trained) == pytest.approx(counted(config, sample, trained), rel=0.02)
 
 
 @pytest.mark.parametrize("separate", [(), ("q",), ("k", "v"), ("norm", "q", "k", "v")], ids=str)
 def test_they_are_for_every_choice_of_what_is_modality_adaptive(separate: tuple[str, ...]) -> None:
     config = tiny_config(**SMALL, modality_adaptive=separate)
-    sample = Sample(text_tokens=60, images=4, image_size=16)
+    sample = SampleSize(text_tokens=60, images=4, image_size=16)
     for parts in (("decoder_vision", "abstractor"), PARTS):
         trained = Trained(frozenset(parts))
         assert expected(config, sample, trained) == pytest.approx(counted(config, sample, trained), rel=0.02)
@@ -79,7 +79,7 @@ def test_they_are_for_every_choice_of_what_is_modality_adaptive(separate: tuple[
 def test_they_are_with_adapters(parts: tuple[str, ...]) -> None:
     pytest.importorskip("peft")
     trained = Trained(frozenset(parts), Lora(16, frozenset({"q_proj", "v_proj", "down_proj", "vision_v_proj"})))
-    config, sample = tiny_config(**SMALL), Sample(text_tokens=60, images=2, image_size=16)
+    config, sample = tiny_config(**SMALL), SampleSize(text_tokens=60, images=2, image_size=16)
     assert expected(config, sample, trained) == pytest.approx(counted(config, sample, trained), rel=0.02)
 
 
