@@ -21,8 +21,6 @@ from .window_order import WindowOrder
 
 _SUBSTITUTES = 1000  # broken ones in a row before giving up, whatever the limit
 
-Sample = dict[str, Any]
-
 
 class PairSettings(NamedTuple):
     """The settings by which pairs become samples.
@@ -54,7 +52,10 @@ class PairSamples(Dataset[DrawnSample]):
     """
 
     def __init__(
-        self, sources: Sequence[PairSource], settings: PairSettings, encode: Callable[[str], Sample] | None = None
+        self,
+        sources: Sequence[PairSource],
+        settings: PairSettings,
+        encode: Callable[[str], dict[str, Any]] | None = None,
     ) -> None:
         names = [source.name for source in sources]
         if not names or len(set(names)) < len(names):
@@ -84,13 +85,13 @@ class PairSamples(Dataset[DrawnSample]):
         """The place of the pair of a draw, which is the same for all draws of a pair."""
         return draw.source, *self.orders[draw.source].place(draw.epoch, draw.position)
 
-    def _sample(self, pair: StoredPair, draw: Draw) -> Sample:
+    def _sample(self, pair: StoredPair, draw: Draw) -> dict[str, Any]:
         sample = self._encoded(pair)
         image = open_image(pair)
         crop = self._crop(image, pair, draw)
         return {**sample, "pixel_values": crop_and_resize(image, crop, self.settings.image_size)[None]}
 
-    def _encoded(self, pair: StoredPair) -> Sample:
+    def _encoded(self, pair: StoredPair) -> dict[str, Any]:
         if self.encode is None:
             return {"id": pair.id, "source": pair.source, "caption": pair.caption}
         try:
