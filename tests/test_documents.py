@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from owl2.cli.main import COMMANDS
 from owl2.training.recipe.base import Section
-from owl2.training.recipe.data import Source
+from owl2.training.recipe.data import SourceSettings
 from owl2.training.recipe.model import AbstractorSizes, VisionSizes
 from owl2.training.recipe.schema import Recipe
 from owl2.training.recipe.yaml_file import load_recipe
@@ -215,7 +215,9 @@ def test_the_page_on_recipes_lists_every_key_with_its_default() -> None:
     listed = dict(re.findall(r"^\| `([a-z_.]+)` \| (\S+|`[^`]+`) \|", page.replace(sources, ""), re.M))
     defaults = dict(defaults_of(Recipe))
     assert set(listed) == set(defaults)
-    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", sources, re.M)))) == set(Source.model_fields)
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", sources, re.M)))) == set(
+        SourceSettings.model_fields
+    )
     for key, default in listed.items():
         if default.startswith("`"):
             assert yaml.safe_load(default.strip("`")) == defaults[key] or default.strip("`") == str(defaults[key]), key

@@ -40,7 +40,7 @@ class DrawnSample(NamedTuple):
     skips: list[Skip]
 
 
-class Source(NamedTuple):
+class WeightedSource(NamedTuple):
     """A source to draw from.
 
     Attributes:
@@ -68,7 +68,7 @@ class WeightedSampler:
             has a weight that is not a positive number.
     """
 
-    def __init__(self, sources: Sequence[Source], seed: int) -> None:
+    def __init__(self, sources: Sequence[WeightedSource], seed: int) -> None:
         if not sources:
             raise ValueError("there are no sources to draw from")
         names = [source.name for source in sources]
@@ -122,7 +122,7 @@ class WeightedSampler:
             self._drawn[index] = each["epoch"] * source.used + each["position"]
 
 
-def shares(sources: Sequence[Source]) -> list[float]:
+def shares(sources: Sequence[WeightedSource]) -> list[float]:
     """The share of all draws of each source."""
     total = math.fsum(source.weight for source in sources)
     return [source.weight / total for source in sources]
@@ -131,5 +131,5 @@ def shares(sources: Sequence[Source]) -> list[float]:
 _FACTS = ("found", "used", "weight")  # what a source's draws depend on besides its name and the seed
 
 
-def _facts(source: Source) -> dict[str, Any]:
+def _facts(source: WeightedSource) -> dict[str, Any]:
     return {fact: getattr(source, fact) for fact in _FACTS}

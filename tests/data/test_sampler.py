@@ -5,13 +5,13 @@ from collections import Counter
 
 import pytest
 
-from owl2.data.sampler import Draw, Source, WeightedSampler
+from owl2.data.sampler import Draw, WeightedSampler, WeightedSource
 from owl2.data.sources.mixture_sizes import TABLE_8
 
-SOURCES = [Source("a", 40, 40, 3.0), Source("b", 25, 10, 1.5), Source("c", 7, 7, 0.5)]
+SOURCES = [WeightedSource("a", 40, 40, 3.0), WeightedSource("b", 25, 10, 1.5), WeightedSource("c", 7, 7, 0.5)]
 
 
-def draws(count: int, sources: list[Source] = SOURCES, seed: int = 0) -> list[Draw]:
+def draws(count: int, sources: list[WeightedSource] = SOURCES, seed: int = 0) -> list[Draw]:
     return WeightedSampler(sources, seed).draw(count)
 
 
@@ -24,7 +24,7 @@ def test_every_source_has_its_share_at_every_time() -> None:
 
 
 def test_batches_of_the_papers_mixture_have_the_proportions_of_table_8() -> None:
-    sources = [Source(row.source, row.size, row.size, row.size) for row in TABLE_8]
+    sources = [WeightedSource(row.source, row.size, row.size, row.size) for row in TABLE_8]
     sampler = WeightedSampler(sources, 0)
     for _ in range(8):
         found = Counter(draw.source for draw in sampler.draw(256))
@@ -68,18 +68,18 @@ def test_the_state_of_other_sources_is_refused_with_the_difference() -> None:
     with pytest.raises(ValueError, match="c: saved .*'found': 7.* now None"):
         WeightedSampler(SOURCES[:2], 0).load_state_dict(state)
     with pytest.raises(ValueError, match="c: saved .*'found': 7.* now .*'found': 8"):
-        WeightedSampler([*SOURCES[:2], Source("c", 8, 7, 0.5)], 0).load_state_dict(state)
+        WeightedSampler([*SOURCES[:2], WeightedSource("c", 8, 7, 0.5)], 0).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
         ([], "no sources"),
-        ([Source("a", 2, 2, 1)] * 2, "unique names"),
-        ([Source("a", 0, 0, 1)], "a: cannot use 0 of 0"),
-        ([Source("a", 2, 3, 1)], "a: cannot use 3 of 2"),
-        ([Source("a", 2, 2, 0)], "a: weight 0 is not"),
-        ([Source("a", 2, 2, float("nan"))], "a: weight nan is not"),
+        ([WeightedSource("a", 2, 2, 1)] * 2, "unique names"),
+        ([WeightedSource("a", 0, 0, 1)], "a: cannot use 0 of 0"),
+        ([WeightedSource("a", 2, 3, 1)], "a: cannot use 3 of 2"),
+        ([WeightedSource("a", 2, 2, 0)], "a: weight 0 is not"),
+        ([WeightedSource("a", 2, 2, float("nan"))], "a: weight nan is not"),
     ],
 )
 def test_sources_that_cannot_be_drawn_from_are_refused(sources, message) -> None:

@@ -11,7 +11,7 @@ from owl2.evaluation.task import Prediction
 from owl2.evaluation.tasks import task_named
 from owl2.files import write_whole
 from owl2.recipes import find_recipe
-from owl2.training.recipe.data import Source
+from owl2.training.recipe.data import SourceSettings
 
 from .cells import flat
 from .grid import Grid, expand, load_grid, select
@@ -112,7 +112,7 @@ def check_metrics(grid: Grid) -> None:
             raise ValueError(f"no cell has the metric {metric}: {name} measures {', '.join(sorted(known[name]))}")
 
 
-def _check_source(name: str, source: Source) -> None:
+def _check_source(name: str, source: SourceSettings) -> None:
     if source.path is None or "://" in source.path:
         return
     if source.format == "mixture":

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from owl2.training.recipe.base import Positive, Section
-from owl2.training.recipe.data import Source
+from owl2.training.recipe.data import SourceSettings
 
 
 class SourceLoss(Section):
@@ -18,7 +18,7 @@ class SourceLoss(Section):
         samples: The largest number of samples.
     """
 
-    source: Source
+    source: SourceSettings
     samples: Positive = 256
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from owl2.data.formats import RecordFile
 from owl2.data.problems import OF_MEDIA, Rejected
 from owl2.data.records import Conversation
-from owl2.data.sampler import Source
+from owl2.data.sampler import WeightedSource
 from owl2.data.skipped import SkipLimit
 
 from .cache import conversations_entry, record_file_entry
@@ -91,10 +91,10 @@ class Mixture:
             self._opened[key] = records
         return self._opened[key]
 
-    def _source(self, recipe: SourceRecipe) -> Source:
+    def _source(self, recipe: SourceRecipe) -> WeightedSource:
         found = len(self.records(recipe.name))
         used = min(found, recipe.size or found)
-        return Source(recipe.name, found, used, recipe.weight or used)
+        return WeightedSource(recipe.name, found, used, recipe.weight or used)
 
     def _open(self, source: SourceRecipe, epoch: int) -> Records:
         if self.limit is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from owl2.data.sampler import Source
+from owl2.data.sampler import WeightedSource
 
 from .permutation import Permutation
 
@@ -15,7 +15,7 @@ class RecordOrder:
         seed: Decides which records are used, and the order of every epoch.
     """
 
-    def __init__(self, source: Source, seed: int) -> None:
+    def __init__(self, source: WeightedSource, seed: int) -> None:
         self.source, self.seed = source, seed
         self._chosen = Permutation(source.found, f"{seed}-{source.name}-chosen")
         self._epoch = 0, self._permutation(0)  # the epoch that was asked for last

@@ -9,21 +9,21 @@ from owl2.data.mixture.record_size import RecordSize
 from owl2.data.pairs import PairSource, StoredPair
 from owl2.data.problems import Rejected
 from owl2.data.records import Conversation, Pair
-from owl2.data.sampler import Source as WeightedSource
+from owl2.data.sampler import WeightedSource
 from owl2.data.sources import easy_vqa, english
 from owl2.data.sources.scenes.records import SceneConversations, ScenePairs, SceneSettings
-from owl2.training.recipe.data import Source
+from owl2.training.recipe.data import SourceSettings
 from owl2.training.recipe.schema import Recipe
 
 
-def open_generated_pairs(name: str, source: Source, recipe: Recipe) -> PairSource:
+def open_generated_pairs(name: str, source: SourceSettings, recipe: Recipe) -> PairSource:
     """Images with captions of a format of `GENERATED`."""
     if source.format == "easy_vqa":
         return GeneratedPairs(name, easy_vqa.pairs(easy_vqa.load_questions(source.split)))
     return GeneratedPairs(name, ScenePairs(_scene_settings(source, recipe)))
 
 
-def open_generated_conversations(name: str, source: Source, recipe: Recipe) -> "GeneratedConversations":
+def open_generated_conversations(name: str, source: SourceSettings, recipe: Recipe) -> "GeneratedConversations":
     """Conversations of a format of `GENERATED`."""
     if source.format == "easy_vqa":
         return GeneratedConversations(name, FirstRecords(_easy_vqa_conversations(source, recipe), Rejected()))
@@ -77,7 +77,7 @@ class SceneRecords:
         return reduce(RecordSize.plus, map(self.size, range(len(self))), RecordSize(0, 0, 0))
 
 
-def _easy_vqa_conversations(source: Source, recipe: Recipe) -> list[Conversation]:
+def _easy_vqa_conversations(source: SourceSettings, recipe: Recipe) -> list[Conversation]:
     questions = easy_vqa.load_questions(source.split)
     if source.thinned:
         questions = easy_vqa.thinned(questions)
@@ -86,7 +86,7 @@ def _easy_vqa_conversations(source: Source, recipe: Recipe) -> list[Conversation
     return easy_vqa.conversations(questions, recipe.seed, source.max_questions)
 
 
-def _scene_settings(source: Source, recipe: Recipe) -> SceneSettings:
+def _scene_settings(source: SourceSettings, recipe: Recipe) -> SceneSettings:
     """The settings of scenes from the source and, for all sources, from the recipe."""
     keys = ("count", "seed", "split", "difficulty", "kinds")
     given = {key: value for key in keys if (value := getattr(source, key)) is not None}

@@ -18,11 +18,10 @@ from owl2.data.mixture.mixture import Records
 from owl2.data.mixture.record_size import RecordSize
 from owl2.data.pairs import PairSamples, PairSettings, PairSource, open_pairs
 from owl2.data.problems import Rejected
-from owl2.data.sampler import Draw, DrawnSample, WeightedSampler
-from owl2.data.sampler import Source as WeightedSource
+from owl2.data.sampler import Draw, DrawnSample, WeightedSampler, WeightedSource
 from owl2.data.skipped import Fault, InvalidSample, Skip, SkipLimit
 from owl2.processing import Owl2Processor
-from owl2.training.recipe.data import GENERATED, DataSettings, Source
+from owl2.training.recipe.data import GENERATED, DataSettings, SourceSettings
 from owl2.training.recipe.schema import Recipe
 
 from .encoding import OPINION, encode_caption, encode_conversation
@@ -64,7 +63,7 @@ class StageData(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def open_stage_data(recipe: Recipe, sources: dict[str, Source], directory: Path) -> StageData:
+def open_stage_data(recipe: Recipe, sources: dict[str, SourceSettings], directory: Path) -> StageData:
     """Opens the sources of the recipe's stage.
 
     Args:
@@ -80,7 +79,7 @@ def open_stage_data(recipe: Recipe, sources: dict[str, Source], directory: Path)
 class Pairs:
     """Image-text pairs of stage 1."""
 
-    def __init__(self, recipe: Recipe, sources: dict[str, Source], cache: Path) -> None:
+    def __init__(self, recipe: Recipe, sources: dict[str, SourceSettings], cache: Path) -> None:
         data = recipe.data
         self.data, self.seed = data, recipe.seed
         self.settings = PairSettings(data.image_size, recipe.seed, data.augment is True, data.keep_left_and_right)
@@ -125,7 +124,7 @@ class Pairs:
 class Conversations:
     """Conversations of stage 2, with and without images."""
 
-    def __init__(self, recipe: Recipe, sources: dict[str, Source], cache: Path) -> None:
+    def __init__(self, recipe: Recipe, sources: dict[str, SourceSettings], cache: Path) -> None:
         self.data, self.seed, self.with_opinions = recipe.data, recipe.seed, recipe.quality is not None
         opened: dict[str, Mixture | GeneratedConversations] = {}
         weighted: list[WeightedSource] = []
@@ -236,7 +235,7 @@ class _RecordsByDraw:
         return self.opened[draw.source].records(draw.source, draw.epoch), number
 
 
-def _open_pairs(name: str, source: Source, recipe: Recipe) -> PairSource:
+def _open_pairs(name: str, source: SourceSettings, recipe: Recipe) -> PairSource:
     if source.format in GENERATED:
         return open_generated_pairs(name, source, recipe)
     assert source.path is not None, "only generated sources have no path"
@@ -251,7 +250,9 @@ def _open_pairs(name: str, source: Source, recipe: Recipe) -> PairSource:
     )
 
 
-def _open_conversations(name: str, source: Source, recipe: Recipe, cache: Path) -> Mixture | GeneratedConversations:
+def _open_conversations(
+    name: str, source: SourceSettings, recipe: Recipe, cache: Path
+) -> Mixture | GeneratedConversations:
     if source.format in GENERATED:
         return open_generated_conversations(name, source, recipe)
     assert source.path is not None, "only generated sources have no path"

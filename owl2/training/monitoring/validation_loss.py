@@ -15,7 +15,7 @@ from owl2.training.checkpoint.rng_state import rng_state, set_rng_state
 from owl2.training.data.loader import Batch, BatchingConfig, StageDataLoader
 from owl2.training.data.stage_data import open_stage_data
 from owl2.training.distributed.mesh import Mesh
-from owl2.training.recipe.data import Source
+from owl2.training.recipe.data import SourceSettings
 from owl2.training.recipe.schema import Recipe
 from owl2.training.step import BatchPreparation, reduce_counts, summed_loss
 
@@ -54,7 +54,7 @@ def open_validation_set(recipe: Recipe, directory: Path, processor: Owl2Processo
 
 
 def read_validation_set(
-    recipe: Recipe, sources: dict[str, Source], most: int, directory: Path, processor: Owl2Processor, mesh: Mesh
+    recipe: Recipe, sources: dict[str, SourceSettings], most: int, directory: Path, processor: Owl2Processor, mesh: Mesh
 ) -> ValidationSet:
     """Reads samples of sources as a recipe prepares them, but without augmentation.
 

@@ -34,7 +34,7 @@ GENERATED = ("easy_vqa", "scenes", "english")
 """The formats of sources that need no path."""
 
 
-class Source(Section):
+class SourceSettings(Section):
     """One source of samples.
 
     Attributes:
@@ -137,7 +137,7 @@ class DataSettings(Section):
         cache: Directory for the index of `records`; `cache` in the run directory by default.
     """
 
-    sources: Annotated[dict[str, Source], Field(min_length=1)]
+    sources: Annotated[dict[str, SourceSettings], Field(min_length=1)]
     image_size: Positive
     max_length: Positive
     aspect: Literal["resize", "pad", "crop"] | None = None

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from .base import NotNegative, Positive, Section
-from .data import Source
+from .data import SourceSettings
 
 
 class ParallelSettings(Section):
@@ -72,7 +72,7 @@ class EvaluateSettings(Section):
     """
 
     every: NotNegative = 0
-    sources: dict[str, Source] = {}
+    sources: dict[str, SourceSettings] = {}
     samples: Positive = 256
     tasks: dict[str, TaskSettings] = {}
 

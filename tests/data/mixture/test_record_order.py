@@ -1,10 +1,10 @@
 """The order of a source's records, by epoch and seed."""
 
 from owl2.data.mixture import RecordOrder
-from owl2.data.sampler import Source
+from owl2.data.sampler import WeightedSource
 
-ALL = Source("a", 40, 40, 1.0)
-SOME = Source("b", 25, 10, 1.0)
+ALL = WeightedSource("a", 40, 40, 1.0)
+SOME = WeightedSource("b", 25, 10, 1.0)
 
 
 def test_every_epoch_has_all_records_once_in_another_order() -> None:

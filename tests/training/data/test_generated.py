@@ -4,7 +4,7 @@ import pytest
 
 from owl2.data.sources.scenes.records import SceneConversations, ScenePairs, SceneSettings
 from owl2.training.data.stage_data import open_stage_data
-from owl2.training.recipe.data import Source
+from owl2.training.recipe.data import SourceSettings
 from owl2.training.recipe.yaml_file import load_recipe
 
 RECIPES = {stage: f"owl2/recipes/scenes/{stage}.yaml" for stage in ("pretrain", "instruct")}
@@ -12,7 +12,9 @@ RECIPES = {stage: f"owl2/recipes/scenes/{stage}.yaml" for stage in ("pretrain", 
 
 def opened(stage, tmp_path, **keys):
     recipe = load_recipe(RECIPES[stage], ["seed=5"])
-    return open_stage_data(recipe, {"scenes": Source(format="scenes", difficulty="easy", count=6, **keys)}, tmp_path)
+    return open_stage_data(
+        recipe, {"scenes": SourceSettings(format="scenes", difficulty="easy", count=6, **keys)}, tmp_path
+    )
 
 
 def test_stage_1_reads_the_pairs_of_the_recipes_seed_and_image_size(tmp_path):
