@@ -9,7 +9,7 @@ from .base import NotNegative, Positive, Section, Share
 PartName = Literal["vision_encoder", "abstractor", "decoder_vision", "decoder_text", "decoder_shared", "embeddings"]
 
 
-class Lora(Section):
+class LoraSettings(Section):
     """Low-rank adapters of the language model, through PEFT.
 
     Attributes:
@@ -41,7 +41,7 @@ class TrainSettings(Section):
     """
 
     parts: tuple[PartName, ...]
-    lora: Lora | None = None
+    lora: LoraSettings | None = None
     quantization: Literal["int4"] | None = None
     drop_path: Literal[0] = 0
 
