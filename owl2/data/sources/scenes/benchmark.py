@@ -12,7 +12,7 @@ from .descriptions import caption
 from .facts import FACTS, random_fact
 from .programs import NoAnswerError, answer
 from .records import scene_for
-from .templates import REGION_TEMPLATES, TEMPLATES, Question
+from .templates import REGION_TEMPLATES, TEMPLATES, SceneQuestion
 from .world import (
     ATTRIBUTES,
     DIFFICULTIES,
@@ -115,7 +115,7 @@ def _counterfactuals(level: Difficulty, generator: random.Random) -> Iterator[It
                 yield item._replace(pair=number)
 
 
-def _pair(name: str, number: int, level: Difficulty, generator: random.Random) -> tuple[Scene, Scene, Question]:
+def _pair(name: str, number: int, level: Difficulty, generator: random.Random) -> tuple[Scene, Scene, SceneQuestion]:
     for _ in range(_MOST_TRIES):
         scene, question = _balanced(name, number, level, "test", generator)
         changes = list(_changes(scene, level, generator))
@@ -153,13 +153,13 @@ def _changes(scene: Scene, level: Difficulty, generator: random.Random) -> Itera
 
 def _balanced(
     name: str, number: int, level: Difficulty, split: Split, generator: random.Random
-) -> tuple[Scene, Question]:
+) -> tuple[Scene, SceneQuestion]:
     """A scene and a question about it; the answers take turns with the number."""
     answers = TEMPLATES[name].answers(level)
     return scene_for(name, level, split, generator, answers[number % len(answers)] if answers else None)
 
 
-def _item(name: str, question: Question, text: str, scene: Scene, other: Scene, level: Difficulty) -> Item:
+def _item(name: str, question: SceneQuestion, text: str, scene: Scene, other: Scene, level: Difficulty) -> Item:
     template = TEMPLATES[question.template]
     return Item(
         name, question.template, template.skill, text, question.answer, scene, other, round(template.chance(level), 4)

@@ -13,7 +13,7 @@ _OPPOSITES = ("left", "right", "small", "large", "top", "bottom", "more", "fewer
 _KINDS = {"color": COLORS, "shape": SHAPES, "size": SIZES, "texture": TEXTURES}
 
 
-class Fact(NamedTuple):
+class SceneFact(NamedTuple):
     """A question and its answer."""
 
     template: str
@@ -21,9 +21,9 @@ class Fact(NamedTuple):
     answer: str
 
 
-def random_fact(name: str, level: Difficulty, generator: random.Random) -> Fact:
+def random_fact(name: str, level: Difficulty, generator: random.Random) -> SceneFact:
     """A question of a template, about what scenes of a level hold."""
-    return Fact(name, *FACTS[name](level, generator))
+    return SceneFact(name, *FACTS[name](level, generator))
 
 
 def _corners(level: Difficulty, generator: random.Random) -> tuple[str, str]:

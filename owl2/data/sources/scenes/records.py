@@ -10,7 +10,7 @@ from owl2.data.records import Conversation, Pair, turns
 from .descriptions import article, caption, phrase, place
 from .drawing import data_url, draw
 from .facts import FACTS, random_fact
-from .templates import REGION_TEMPLATES, TEMPLATES, Question, ask, draw_answer
+from .templates import REGION_TEMPLATES, TEMPLATES, SceneQuestion, ask, draw_answer
 from .world import DIFFICULTIES, Difficulty, DifficultyName, Kind, Scene, Split, random_scene
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -55,7 +55,7 @@ class Exchanges(NamedTuple):
     kind: Kind
     scene: Scene | None
     exchanges: _Exchanges
-    questions: tuple[Question, ...] = ()
+    questions: tuple[SceneQuestion, ...] = ()
 
 
 class SceneConversations(Sequence[Conversation]):
@@ -117,7 +117,7 @@ def record_name(settings: SceneSettings, number: int) -> str:
 
 def asked_scene(
     names: Sequence[str], level: Difficulty, split: Split, generator: random.Random, count: int
-) -> tuple[Scene, list[Question]]:
+) -> tuple[Scene, list[SceneQuestion]]:
     """A scene and questions about it in random order, at most `count`, each of another template.
 
     One of them is of a template that needs a scene for its answer, if there is any among the names: its answer is
@@ -140,7 +140,7 @@ def asked_scene(
 
 def scene_for(
     name: str, level: Difficulty, split: Split, generator: random.Random, wanted: str | None = None
-) -> tuple[Scene, Question]:
+) -> tuple[Scene, SceneQuestion]:
     """A scene that allows a question of a template, and this question.
 
     Args:

@@ -25,7 +25,7 @@ CHANCE_OF_A_BOX = 0.12
 Candidates = Iterator[tuple[str, Program]]
 
 
-class Question(NamedTuple):
+class SceneQuestion(NamedTuple):
     """A question of a scene, and its answer by its program."""
 
     template: str
@@ -52,7 +52,9 @@ class Template(NamedTuple):
     needs_scene: bool = False
 
 
-def ask(name: str, scene: Scene, level: Difficulty, generator: random.Random, wanted: str | None) -> Question | None:
+def ask(
+    name: str, scene: Scene, level: Difficulty, generator: random.Random, wanted: str | None
+) -> SceneQuestion | None:
     """A question of a template that has the wanted answer (`None`: any); `None` if the scene allows none."""
     for text, program in TEMPLATES[name].candidates(scene, level, generator):
         try:
@@ -60,7 +62,7 @@ def ask(name: str, scene: Scene, level: Difficulty, generator: random.Random, wa
         except NoAnswerError:
             continue
         if wanted is None or found == wanted:
-            return Question(name, text, found, program)
+            return SceneQuestion(name, text, found, program)
     return None
 
 
