@@ -25,7 +25,7 @@ SHARD_BYTES = 2 * 10**9
 """The size of the largest shard, unless one tensor is larger."""
 
 
-class Progress(NamedTuple):
+class ShardProgress(NamedTuple):
     """How far the writing of a model is.
 
     Attributes:
@@ -43,7 +43,7 @@ class Progress(NamedTuple):
     was_there: bool
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[ShardProgress], None]
 
 
 def write_in_shards(
@@ -83,7 +83,7 @@ def write_in_shards(
             manifest.add(folder / file)
         done += sizes[file]
         if report is not None:
-            report(Progress(file, len(shards), done, sum(sizes.values()), file in complete))
+            report(ShardProgress(file, len(shards), done, sum(sizes.values()), file in complete))
     if len(shards) > 1:
         _write_index(folder, shards, sum(sizes.values()))
     finish(folder)

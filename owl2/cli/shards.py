@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from owl2.checkpoints.shards import Progress
+    from owl2.checkpoints.shards import ShardProgress
 
 
-def show_shard(progress: "Progress") -> None:
+def show_shard(progress: "ShardProgress") -> None:
     """Prints a line on stderr after each of several shards."""
     if progress.of > 1:
         done, total = progress.bytes / 1e9, progress.total / 1e9

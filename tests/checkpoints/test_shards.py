@@ -26,7 +26,7 @@ from owl2.checkpoints.drawn_later import random_parameters
 from owl2.checkpoints.initialize import _new_model
 from owl2.checkpoints.initialize_stored import open_new_model
 from owl2.checkpoints.lazy_tensors import in_precision, mapped
-from owl2.checkpoints.shards import Progress, plan_shards
+from owl2.checkpoints.shards import ShardProgress, plan_shards
 from owl2.checkpoints.small_language_model import SMALLEST_VOCABULARY, train_tokenizer
 from owl2.cli.main import app
 from owl2.files import WEIGHTS_MANIFEST
@@ -220,11 +220,11 @@ def run_apart(work: Callable[[], object]) -> int:
     return process.exitcode
 
 
-def killed_after(count: int) -> Callable[[Progress], None]:
+def killed_after(count: int) -> Callable[[ShardProgress], None]:
     """Kills this process when so many shards are complete."""
-    seen: list[Progress] = []
+    seen: list[ShardProgress] = []
 
-    def report(progress: Progress) -> None:
+    def report(progress: ShardProgress) -> None:
         seen.append(progress)
         if len(seen) == count:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -242,7 +242,7 @@ def begun(source: Path, target: Path, count: int = 3) -> Path:
 
 def finished(source: Path, target: Path) -> list[bool]:
     """Goes on with a conversion; says of each shard whether it was there."""
-    seen: list[Progress] = []
+    seen: list[ShardProgress] = []
     convert(source, target, shard_bytes=SHARD, report=seen.append)
     assert_same(target, source)
     assert seen[-1].bytes == seen[-1].total and len(seen) == seen[0].of

@@ -35,7 +35,7 @@ from .image_table import ImageTable, ImageTableFull
 from .paged_model import PagedOwl2
 from .prompts import Prompt
 from .sampler import Draws, GumbelSampler, Sampling, TokenLogprobs, seed_of_choice
-from .worker import Progress, Worker, WorkerOptions
+from .worker import RequestProgress, Worker, WorkerOptions
 
 logger = logging.getLogger(__name__)
 
@@ -287,11 +287,11 @@ class Engine:
             torch.cuda.synchronize(device)  # the worker reads the table from another stream
         return visual_tokens
 
-    def _on_progress(self, progress: Progress) -> None:
+    def _on_progress(self, progress: RequestProgress) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._progress, progress)
 
-    def _progress(self, progress: Progress) -> None:
+    def _progress(self, progress: RequestProgress) -> None:
         answer = self._answers.get(progress.request_id)
         if answer is None:  # it was cancelled
             return

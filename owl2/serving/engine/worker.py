@@ -41,7 +41,7 @@ class WorkerOptions:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RequestProgress:
     """The manager's report on a request.
 
     Attributes:
@@ -68,7 +68,7 @@ class Worker:
         model: PagedOwl2,
         options: WorkerOptions,
         end_tokens: Sequence[int],
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[RequestProgress], None],
         on_crash: Callable[[str], None],
     ) -> None:
         self.model = model
@@ -161,7 +161,9 @@ class Worker:
             output = manager.get_result(timeout=_POLL_SECONDS)
             if output is not None:
                 self._on_progress(
-                    Progress(output.request_id, list(output.generated_tokens), output.is_finished(), output.error)
+                    RequestProgress(
+                        output.request_id, list(output.generated_tokens), output.is_finished(), output.error
+                    )
                 )
         if not self._stopping:
             error = manager.background_thread_status.fatal_error
