@@ -30,7 +30,7 @@ class Interval(NamedTuple):
     high: float
 
 
-class Comparison(NamedTuple):
+class PairedComparison(NamedTuple):
     """A difference over paired seeds.
 
     Attributes:
@@ -51,7 +51,9 @@ class Comparison(NamedTuple):
     equivalence_p: float
 
 
-def compare(differences: Sequence[float], margin: float, by_question: Sequence[ArrayLike] | None = None) -> Comparison:
+def compare(
+    differences: Sequence[float], margin: float, by_question: Sequence[ArrayLike] | None = None
+) -> PairedComparison:
     """Everything that is reported of a paired difference.
 
     Args:
@@ -69,7 +71,7 @@ def compare(differences: Sequence[float], margin: float, by_question: Sequence[A
         raise ValueError(f"the margin of equivalence must be positive, got {margin}")
     if by_question is not None and len(by_question) != len(values):
         raise ValueError(f"{len(values)} seeds, but questions of {len(by_question)}")
-    return Comparison(
+    return PairedComparison(
         seeds=len(values),
         mean=float(values.mean()),
         deviation=float(values.std(ddof=1)) if len(values) > 1 else math.nan,
@@ -146,7 +148,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def finding(comparison: Comparison, corrected_p: float, better: Literal["more", "less"] = "more") -> Finding:
+def finding(comparison: PairedComparison, corrected_p: float, better: Literal["more", "less"] = "more") -> Finding:
     """What may be said: an advantage that is shown (or its opposite), its absence that is shown, or none of these."""
     if corrected_p < 1 - LEVEL:
         return "appears" if (comparison.mean > 0) == (better == "more") else "reversed"

@@ -15,7 +15,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LimitSettings(_Section):
+class RequestLimits(_Section):
     """The limits of a request. What exceeds one is refused with an error that names the limit."""
 
     body_bytes: Positive = 32 * 2**20
@@ -97,7 +97,7 @@ class ServeSettings(_Section):
     cors_origins: tuple[str, ...] = ()
     log_prompts: bool = False
     shutdown_seconds: NotNegative = 30.0
-    limits: LimitSettings = LimitSettings()
+    limits: RequestLimits = RequestLimits()
     engine: EngineSettings = EngineSettings()
     fetch: FetchSettings = FetchSettings()
 

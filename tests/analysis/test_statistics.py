@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from owl2.analysis.statistics import (
-    Comparison,
     Interval,
+    PairedComparison,
     bca_interval,
     compare,
     equivalence_p,
@@ -108,7 +108,7 @@ def test_one_seed_is_shown_without_any_claim():
 
 
 def test_equal_differences_have_an_interval_of_no_width():
-    assert compare([0.25] * 4, margin=0.01) == Comparison(4, 0.25, 0.0, Interval(0.25, 0.25), None, 0.125, 1.0)
+    assert compare([0.25] * 4, margin=0.01) == PairedComparison(4, 0.25, 0.0, Interval(0.25, 0.25), None, 0.125, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from owl2.analysis.statistics import Comparison, finding
+from owl2.analysis.statistics import PairedComparison, finding
 
 from .grid import Contrast
 
@@ -13,7 +13,7 @@ class Tested(NamedTuple):
     contrast: Contrast
     seeds: list[int]
     differences: list[float]
-    comparison: Comparison
+    comparison: PairedComparison
     corrected_p: float
 
     @property

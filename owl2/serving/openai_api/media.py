@@ -11,7 +11,7 @@ from PIL import Image
 from owl2.processing import load_image, load_video
 from owl2.processing.video import open_container, packets_of
 from owl2.serving.engine.errors import InvalidRequest
-from owl2.serving.settings import LimitSettings
+from owl2.serving.settings import RequestLimits
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """The formats that are read; some of Pillow's other readers run programs, such as Ghostscript."""
@@ -38,7 +38,7 @@ def contents_of_data_url(url: str, kind: str, param: str) -> bytes:
     return contents
 
 
-def decode_image(contents: bytes, limits: LimitSettings, number: int, param: str) -> Image.Image:
+def decode_image(contents: bytes, limits: RequestLimits, number: int, param: str) -> Image.Image:
     """One image as 8-bit RGB.
 
     Args:
@@ -69,7 +69,7 @@ def decode_image(contents: bytes, limits: LimitSettings, number: int, param: str
         raise InvalidRequest(f"image {number} is damaged or cut short", param) from error
 
 
-def decode_video(contents: bytes, limits: LimitSettings, num_frames: int, param: str) -> list[Image.Image]:
+def decode_video(contents: bytes, limits: RequestLimits, num_frames: int, param: str) -> list[Image.Image]:
     """At most `num_frames` frames of a video or an animation.
 
     Raises:

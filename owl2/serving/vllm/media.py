@@ -17,7 +17,7 @@ from vllm.multimodal.media.connector import global_thread_pool
 from owl2.serving.engine.errors import InvalidRequest
 from owl2.serving.fetching import Fetcher
 from owl2.serving.openai_api.media import contents_of_data_url, decode_image, decode_video
-from owl2.serving.settings import LimitSettings
+from owl2.serving.settings import RequestLimits
 
 from .gate import shared_settings
 
@@ -80,13 +80,13 @@ def _fetcher() -> Fetcher:
     return Fetcher(shared_settings().fetch)
 
 
-def _read_image(url: str, limits: LimitSettings, number: int) -> Image.Image:
+def _read_image(url: str, limits: RequestLimits, number: int) -> Image.Image:
     is_address = url.startswith(("http://", "https://"))
     contents = _fetcher().fetch(url, PARAM) if is_address else contents_of_data_url(url, "image", PARAM)
     return decode_image(contents, limits, number, PARAM)
 
 
-def _read_video(url: str, limits: LimitSettings, num_frames: int) -> np.ndarray:
+def _read_video(url: str, limits: RequestLimits, num_frames: int) -> np.ndarray:
     frames = decode_video(contents_of_data_url(url, "video", PARAM), limits, num_frames, PARAM)
     return np.stack([np.asarray(frame) for frame in frames])
 
