@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from owl2.dtypes import check_dtype
 from owl2.files import model_directory, read_json_object
 from owl2.modeling import CheckpointError, Owl2ForConditionalGeneration
 from owl2.processing.processor import Owl2Processor
@@ -41,15 +42,6 @@ def prompt_of(directory: str | Path) -> str | None:
     return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
 
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
-def check_dtype(dtype: str) -> None:
-    """Raises `ValueError` unless it is one of `DTYPES`."""
-    if dtype not in DTYPES:
-        raise ValueError(f"there is no dtype {dtype!r}: choose among {', '.join(DTYPES)}")
-
-
 def load_for_chat(
     directory: str | Path,
     dtype: str = "auto",
@@ -63,7 +55,7 @@ def load_for_chat(
 
     Args:
         base: The model that an adapter was trained on; its processor is taken where the adapter has none.
-        dtype: One of `DTYPES`; "auto" is the checkpoint's own.
+        dtype: One of `owl2.dtypes.ComputeDtype`; "auto" is the checkpoint's own.
         device: As torch names it; "auto" is the first GPU if there is one, else the CPU.
         bits: Keep the language decoder in 8 or 4 bits.
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from owl2.dtypes import WeightDtype
 from owl2.files import check_output_directory
 
 EXAMPLE = "owl2 export runs/pretrain exported --layout official"
@@ -16,9 +17,7 @@ def export(
     ],
     target: Annotated[Path, typer.Argument(metavar="DIR", help="New directory for the model.")],
     step: Annotated[int | None, typer.Option(help="Step of the checkpoint; the newest by default.")] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of the weights.")
-    ] = "bfloat16",
+    dtype: Annotated[WeightDtype, typer.Option(help="Precision of the weights.")] = "bfloat16",
     layout: Annotated[
         Literal["owl2", "official"], typer.Option(help="Our layout, or that of the official code.")
     ] = "owl2",

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from owl2.dtypes import WeightDtype
+
 EXAMPLE = "owl2 initialize OUT --language-model LLAMA --vision-encoder CLIP"
 
 
@@ -21,9 +23,7 @@ def initialize(
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels of a side; by default those of the vision encoder.")
     ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of the weights.")
-    ] = "bfloat16",
+    dtype: Annotated[WeightDtype, typer.Option(help="Precision of the weights.")] = "bfloat16",
     layout: Annotated[
         Literal["owl2", "official"], typer.Option(help="Our layout, or that of the official code.")
     ] = "owl2",

@@ -1,9 +1,11 @@
 """Options of the commands that load a model, in the same words everywhere."""
 
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from owl2.dtypes import ComputeDtype
 
 
 def _check_bits(bits: int | None) -> int | None:
@@ -40,7 +42,7 @@ Bits = Annotated[
 ]
 
 Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"],
+    ComputeDtype,
     typer.Option("--dtype", help="Precision of the computation; auto is the checkpoint's own."),
 ]
 

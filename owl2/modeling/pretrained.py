@@ -131,6 +131,7 @@ def read_generation_config(directory: Path) -> GenerationConfig | None:
         return None
     settings = read_json_object(file, "settings", CheckpointError)
     require_token_ids(file, settings, CheckpointError)
+    # Read once more: what transformers did not read itself it does not save as it was, as published folders need.
     return GenerationConfig.from_pretrained(directory)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from owl2.dtypes import check_dtype
 from owl2.files import model_directory
 from owl2.serving.settings import ServeSettings
 
@@ -141,7 +142,7 @@ def serve(directory: str, settings: ServeSettings, dtype: str = "auto", others: 
     """Replaces this process by vLLM's server for a model; returns only to raise.
 
     Args:
-        dtype: One of `DTYPES`; "auto" is the checkpoint's own, where vLLM would halve float32.
+        dtype: A `ComputeDtype`; "auto" is the checkpoint's own, where vLLM would halve float32.
         others: As in `command`.
 
     Raises:
@@ -164,7 +165,7 @@ def check_model(directory: Path, dtype: str = "auto") -> str:
             such dtype.
     """
     from owl2.checkpoints.inspect import checkpoint_layout
-    from owl2.checkpoints.loading import check_dtype, load_processor
+    from owl2.checkpoints.loading import load_processor
     from owl2.modeling import Owl2Config
     from owl2.modeling.stored_weights import headers, weight_files
 
