@@ -143,7 +143,11 @@ def _check_targets(targets: tuple[str, ...], config: Owl2TextConfig) -> None:
 
 
 def _as_plain_tensor(parameter: torch.Tensor) -> torch.Tensor:
-    """A contiguous tensor on the host, gathered if it is sharded."""
+    """A contiguous tensor on the host, gathered if it is sharded.
+
+    Recipes with LoRA have no tensor ranks: it is split over data ranks alone, which torch gathers itself. (Two splits
+    need `gather_tensor`.)
+    """
     whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
     return whole.detach().cpu().contiguous()
 
