@@ -18,7 +18,7 @@ from .reply import Reply
 LOWEST_TEMPERATURE = 1e-6
 """Below this temperature sampling is greedy: scores that are divided by it would overflow."""
 ANSWER_SHARE = 4
-"""A prompt that is cut leaves at most one part in so many of the context for the answer."""
+"""A prompt that is cut leaves at most this fraction of the context, 1 in 4, for the answer."""
 
 
 class ChatSession:

@@ -36,7 +36,7 @@ def serve(
     model, processor = load_for_chat(directory, dtype, device, base, bits)
     name = settings.model_name or Path(directory).expanduser().resolve().name
     server = GracefulServer(create_app(model, processor, settings, name), settings)
-    # uvicorn passes both signals on when it has stopped in order, and the exit code is to say so.
+    # uvicorn passes both signals on when it has stopped properly, and the exit code is to say so.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         server.run()

@@ -53,7 +53,7 @@ class RunDirectory:
     def begin(self, recipe: Recipe, table: list[dict[str, Any]]) -> None:
         """Writes everything that is known before the first step."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.recipe, dump_recipe(recipe))  # whole: a run cannot go on without it
+        write_whole(self.recipe, dump_recipe(recipe))  # whole: a run cannot resume without it
         write_whole(self.table, json.dumps(table, indent=1) + "\n")
         found = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
         write_whole(self.versions, json.dumps(found, indent=1) + "\n")

@@ -30,8 +30,7 @@ class UnshardedModel:
         """The second model with the present weights of the first; all ranks enter the context together.
 
         Inside it, each rank holds whole weights of what is spread over ranks: trained weights in `dtype` and, with
-            tensor
-        parallel, all others. The rest is shared with the first model.
+        tensor parallel, all others. The rest is shared with the first model.
 
         Args:
             trained: The model that was given, parallelized since.
