@@ -232,6 +232,11 @@ def refusals(data: Path, out: Path, overrides: list[str]) -> str:
     return "no error"
 
 
+def assert_same_curve(found: Curve, wanted: Curve, tolerance: float) -> None:
+    assert len(found) == len(wanted) and wanted[0][0] != wanted[-1][0]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=tolerance, atol=tolerance)
+
+
 def compiled(layout: Layout, parts: Iterable[str]) -> Curve:
     """A curve; compiling takes its time."""
     with process_group(300):

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import tiny_config, tiny_model
+from helpers import tiny_model
 
-from owl2.modeling.parts import PARTS, is_language_model, part_of
 from owl2.training.optimizer import RecipeOptimizer, scheduled_learning_rate, uses_muon
 from owl2.training.recipe.optimization import OptimizerSettings, ScheduleSettings
 from owl2.training.stages import PRETRAINING_PARTS, select_trainable
@@ -118,22 +117,6 @@ def test_a_state_written_into_another_optimizer_resumes_bit_for_bit(changes: dic
     for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert not any(torch.equal(tensor, saved[name]) for name, tensor in first.named_state().items())
-
-
-def test_stage_one_trains_vision_encoder_abstractor_and_the_vision_half_only() -> None:
-    model = tiny_model(tiny_config())
-    counts = select_trainable(model, PRETRAINING_PARTS)
-    assert sum(counts.values()) == sum(parameter.numel() for parameter in model.parameters())
-    assert counts["decoder_vision"] == counts["decoder_text"] > 0
-    for name, parameter in model.named_parameters():
-        visual = any(word in name for word in ("vision_tower", "abstractor", ".vision_"))
-        assert parameter.requires_grad == visual == (not is_language_model(name))
-        assert (part_of(name, ["norm", "k", "v"]) in PRETRAINING_PARTS) == visual
-
-
-def test_an_unknown_part_is_named() -> None:
-    with pytest.raises(ValueError, match="decoder.*choose among"):
-        select_trainable(tiny_model(), [*PARTS, "decoder"])
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_by_a_cosine_to_the_minimum() -> None:

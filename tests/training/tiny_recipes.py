@@ -5,10 +5,13 @@ import json
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 import yaml
 from PIL import Image
 from rich.console import Console
@@ -118,6 +121,13 @@ def changed_recipe(directory: Path, **settings: Any) -> Path:
     return file
 
 
+def refusal_of(directory: Path, **settings: Any) -> str:
+    """What is said when `pretrain.yaml` with other settings is read, which must be an error."""
+    with pytest.raises(ValueError) as caught:
+        load_recipe(changed_recipe(directory, **settings))
+    return str(caught.value)
+
+
 def recipe_of(directory: Path, stage: str, out: Path, *overrides: str) -> Recipe:
     return load_recipe(directory / f"{stage}.yaml", [f"out={out}", *overrides])
 
@@ -154,3 +164,22 @@ def metrics(out: Path) -> list[dict[str, Any]]:
 def curve(out: Path) -> list[tuple[float, float]]:
     """Loss and gradient norm of each step."""
     return [(line["loss"], line["grad_norm"]) for line in metrics(out)]
+
+
+def stop_after(data: Path, out: Path, step: int, *overrides: str) -> None:
+    """Runs stage 2 until a signal asks it to stop after a step."""
+
+    def terminate(done: int) -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    finished, printed = run_recipe(data, "instruct", out, *overrides, on_step=terminate)
+    assert not finished and f"stopped after step {step}" in printed
+
+
+def assert_same_run(found: Path, wanted: Path, tolerance: float = 1e-5) -> None:
+    expected = curve(wanted)
+    assert len(expected) == 3 and expected[0] != expected[2]
+    torch.testing.assert_close(torch.tensor(curve(found)), torch.tensor(expected), rtol=tolerance, atol=tolerance)
+    for name in ("samples", "tokens", "supervised_tokens", "images", "learning_rate"):
+        assert [line[name] for line in metrics(found)] == [line[name] for line in metrics(wanted)], name

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import IMAGE, batch, randomize, sample, tiny_config, tiny_model
-from torch import nn
+from helpers import IMAGE, randomize, sample, tiny_config, tiny_model
+from training.tiny_adapters import VISION, adapted, logits, step
 
 from owl2 import Owl2ForConditionalGeneration
 from owl2.checkpoints.adapters import load_adapter, merge_adapters
@@ -16,43 +16,8 @@ from owl2.training.stages import select_trainable
 
 peft = pytest.importorskip("peft")
 
-VISION = ("vision_encoder", "abstractor")
+
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-def inputs(model: Owl2ForConditionalGeneration) -> dict:
-    one, other = sample(model.config, [3, IMAGE, 5], 1), sample(model.config, [7, IMAGE, 2, IMAGE], 2)
-    return batch([one, other])
-
-
-def logits(model: nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(**inputs(model)).logits
-
-
-def step(model: Owl2ForConditionalGeneration, steps: int = 1, rate: float = 0.05) -> list[float]:
-    """Plain gradient descent on all that trains."""
-    model.train()
-    losses = []
-    for _ in range(steps):
-        loss = model(**inputs(model)).loss
-        loss.backward()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.grad is not None:
-                    parameter.sub_(rate * parameter.grad)
-                    parameter.grad = None
-        losses.append(loss.item())
-    return losses
-
-
-def adapted(parts: tuple[str, ...] = (*VISION, "decoder_vision"), **lora) -> Owl2ForConditionalGeneration:
-    """A model of which the parts and adapters have been trained a little."""
-    model = tiny_model()
-    select_trainable(model, parts)
-    apply_lora(model, **{"rank": 4, "alpha": 8, **lora})
-    step(model, 3)
-    return model
 
 
 # Supplement, Table 1: the language model frozen, tuned with LoRA, and in full; each with and without the module.
@@ -215,66 +180,3 @@ def test_wrong_settings_are_refused_by_name() -> None:
 
 def test_the_default_targets_are_those_of_the_language_model() -> None:
     assert set(default_targets(tiny_config().text_config)) == set(TARGETS)
-
-
-class TestFourBits:
-    """QLoRA."""
-
-    @pytest.fixture(autouse=True)
-    def _needs_bitsandbytes(self) -> None:
-        pytest.importorskip("bitsandbytes")
-
-    def quantized(self) -> Owl2ForConditionalGeneration:
-        from owl2.training.adapters.quantize import quantize_frozen_projections
-
-        model = tiny_model(tiny_config(intermediate_size=128))
-        select_trainable(model, (*VISION, "decoder_vision"))
-        count = quantize_frozen_projections(model, torch.float32)
-        assert count == 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
-        return model
-
-    def test_a_base_in_4_bits_learns_through_adapters(self, tmp_path: Path) -> None:
-        model = self.quantized()
-        apply_lora(model, rank=4, alpha=8)
-        packed = model.model.language_model.layers[0].mlp.up_proj.base_layer.weight
-        assert packed.dtype == torch.uint8 and packed.numel() == 64 * 128 / 2
-        before = packed.clone()
-        losses = step(model, 8, rate=0.02)
-        assert losses[-1] < 0.9 * losses[0]
-        assert torch.equal(packed, before)
-
-        save_adapter(model, tmp_path)
-        again = load_adapter(self.quantized(), tmp_path)
-        torch.testing.assert_close(logits(again), logits(model))
-        with pytest.raises(ValueError, match="is quantized: merge into the base model in full precision"):
-            merge_adapters(model)
-
-    def test_evaluation_between_training_steps_changes_nothing(self) -> None:
-        model = self.quantized()
-        apply_lora(model, rank=4, alpha=8)
-        with torch.no_grad():
-            before = model.train()(**inputs(model)).logits
-        torch.testing.assert_close(logits(model), before)
-        with torch.no_grad():
-            after = model.train()(**inputs(model)).logits
-        assert torch.equal(after, before)
-
-    def test_its_outputs_are_near_those_in_full_precision(self) -> None:
-        model = self.quantized()
-        full = logits(tiny_model(tiny_config(intermediate_size=128)))
-        correlation = torch.corrcoef(torch.stack([logits(model).flatten(), full.flatten()]))[0, 1]
-        assert correlation > 0.9
-
-    def test_the_trainable_table_counts_weights_and_not_the_bytes_they_are_packed_in(self) -> None:
-        from owl2.training.model.parameter_table import trainable_table
-        from owl2.training.recipe.optimization import OptimizerSettings
-
-        rows = trainable_table(self.quantized(), OptimizerSettings(learning_rate=1e-3))
-        full = tiny_model(tiny_config(intermediate_size=128))
-        assert sum(row.parameters for row in rows) == sum(parameter.numel() for parameter in full.parameters())
-
-    def test_a_model_that_trains_in_full_is_refused(self) -> None:
-        from owl2.training.adapters.quantize import quantize_frozen_projections
-
-        with pytest.raises(ValueError, match="nothing to keep in 4 bits"):
-            quantize_frozen_projections(tiny_model(), torch.float32)

@@ -10,6 +10,7 @@ from helpers import tiny_config, tiny_model
 from training.rank_programs import (
     Layout,
     Run,
+    assert_same_curve,
     compiled,
     curve,
     four_ranks,
@@ -21,18 +22,12 @@ from training.rank_programs import (
 from training.ranks import run_ranks, start_ranks
 
 from owl2.training.checkpoint.safetensors_storage import read_tensors
-from owl2.training.distributed.mesh import process_group
 from owl2.training.distributed.parallelize import blocks_of
 from owl2.training.stages import INSTRUCTION_TUNING_PARTS, PRETRAINING_PARTS
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 ONE = Layout()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone() -> Any:
-    """The process group of one process."""
-    with process_group(60):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +39,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_two(directory: Path, alone: None) -> list[dict[str, Any]]:
     train_with_checkpoints(directory / "one", ONE, 2, save_at=[2])
     return run_ranks(2, two_ranks, directory)
-
-
-def assert_same_curve(found: list[tuple[float, float]], wanted: list[tuple[float, float]], tolerance: float) -> None:
-    assert len(found) == len(wanted) and wanted[0][0] != wanted[-1][0]
-    torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", ["data", "data, 2 micro-batches", "tensor", "replicas"])
@@ -104,33 +94,6 @@ def test_four_ranks_as_shards_by_tensor_or_by_replicas_learn_what_one_learns(
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("recompute", ["selective", "full"])
-def test_activation_checkpointing_changes_no_gradient(recompute: str) -> None:
-    wanted = curve(ONE, INSTRUCTION_TUNING_PARTS, steps=2)
-    assert_same_curve(curve(Layout(recompute=recompute), INSTRUCTION_TUNING_PARTS, steps=2), wanted, 1e-6)
-
-
-def kept_bytes(recompute: str) -> int:
-    """Bytes of the activations that a forward pass keeps."""
-    run = Run(new_mesh(ONE), Layout(recompute=recompute), INSTRUCTION_TUNING_PARTS)
-    parameters = {parameter.data_ptr() for parameter in run.model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.data_ptr() not in parameters:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = run.model(input_ids=torch.full((4, 64), 5), labels=torch.full((4, 64), 5), use_cache=False).loss
-    del loss
-    return sum(kept.values())
-
-
-def test_full_activation_checkpointing_keeps_less() -> None:
-    assert kept_bytes("full") < 0.7 * kept_bytes("none")
-
-
 def test_bfloat16_learns_nearly_the_same_with_float32_weights() -> None:
     wanted = curve(ONE, INSTRUCTION_TUNING_PARTS)
     layout = Layout(dtype=torch.bfloat16)
@@ -146,18 +109,6 @@ def test_the_layers_of_all_three_parts_are_units_of_their_own() -> None:
     assert [type(block).__name__ for block in blocks_of(model)] == (
         ["Owl2VisionLayer"] * 2 + ["Owl2AbstractorLayer"] * 2 + ["Owl2DecoderLayer"] * 2
     )
-
-
-def test_heads_that_tensor_ranks_cannot_share_are_refused() -> None:
-    from owl2.training.distributed.tensor_parallel import split_over_tensor_ranks
-
-    class Ranks:
-        @staticmethod
-        def size() -> int:
-            return 2
-
-    with pytest.raises(ValueError, match="num_key_value_heads 1 is not a multiple of 2"):
-        split_over_tensor_ranks(tiny_model(tiny_config(num_key_value_heads=1)), Ranks())
 
 
 @pytest.mark.slow
@@ -200,9 +151,3 @@ def test_compiled_layers_learn_the_same_sharded_over_two_ranks() -> None:
     wanted = curve(ONE, INSTRUCTION_TUNING_PARTS, steps=3)
     for found in run_ranks(2, compiled, Layout(shards=2, compile=True), INSTRUCTION_TUNING_PARTS, limit_s=1200):
         assert_same_curve(found, wanted, 1e-5)
-
-
-def test_a_cache_is_refused_where_layers_are_computed_twice() -> None:
-    run = Run(new_mesh(ONE), Layout(recompute="full"), INSTRUCTION_TUNING_PARTS)
-    with pytest.raises(ValueError, match="use_cache=False"):
-        run.model(input_ids=torch.full((1, 4), 5), use_cache=True)

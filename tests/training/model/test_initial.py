@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import randomize, tiny_config
+from helpers import randomize
 from torch.distributed.tensor import DTensor
 from training.rank_programs import HostMemory
 from training.tiny_recipes import recipe_of, run_recipe
@@ -23,7 +23,6 @@ from owl2.training.model.build import (
     apply_trainable,
     build_model,
     can_stay_stored,
-    check_max_length,
     open_stored_model,
 )
 from owl2.training.model.initial import InitialState, load_initial_state
@@ -184,25 +183,3 @@ def test_the_first_rank_holds_what_it_keeps_and_one_tensor_of_a_stored_model(
         kept = sum(share.numel() * share.element_size() for share in shares)
         assert memory.peak < kept + 4 * max(sizes)
         assert memory.peak < (0.6 if quantization is None else 0.35) * sum(sizes)
-
-
-@pytest.mark.parametrize(
-    ("rope", "context"),
-    [
-        (None, 64),
-        ({"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}, 128),
-        ({"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 64}, 256),
-    ],
-    ids=["plain", "linear", "yarn"],
-)
-def test_samples_may_be_as_long_as_the_context_which_rotary_positions_may_stretch(
-    rope: dict[str, Any] | None, context: int, data: Path, tmp_path: Path
-) -> None:
-    config = tiny_config(max_position_embeddings=64, rope_parameters=rope)
-
-    def of_length(length: int) -> Recipe:
-        return recipe_of(data, "pretrain", tmp_path / "run", f"data.max_length={length}")
-
-    check_max_length(of_length(context), config)
-    with pytest.raises(ValueError, match=rf"data.max_length {context + 1} is above .*, {context} tokens"):
-        check_max_length(of_length(context + 1), config)

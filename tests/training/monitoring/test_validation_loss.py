@@ -1,8 +1,13 @@
 """The loss of held-out samples is the model's, without dropout, and leaves the model in training mode."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import tiny_config, tiny_model
+from training.tiny_recipes import recipe_of, run_recipe
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from owl2.training.adapters.lora import apply_lora
 from owl2.training.data.loader import empty_micro_batch
@@ -10,6 +15,27 @@ from owl2.training.distributed.mesh import build_mesh, process_group
 from owl2.training.monitoring.validation_loss import ValidationSet, validation_loss
 from owl2.training.stages import select_trainable
 from owl2.training.step import BatchPreparation
+
+
+def loss_of_twelve(data: Path, out: Path) -> float:
+    """Mean loss over the tokens of the held-out samples, one by one, with the model that the run left."""
+    from owl2.training.data.stage_data import open_stage_data
+
+    recipe = recipe_of(data, "instruct", out)
+    samples = open_stage_data(recipe, {"held": next(iter(recipe.data.sources.values()))}, out)
+    model = AutoModelForImageTextToText.from_pretrained(out / "checkpoint")
+    processor = AutoProcessor.from_pretrained(out / "checkpoint")
+    total, count = 0.0, 0
+    for draw in samples.take(12):
+        records, number = samples.records.find(draw)
+        conversation = records[number]
+        encoded = processor.encode_conversation(conversation.messages, images=list(conversation.images) or None)
+        labels = torch.tensor(encoded["labels"])
+        batch = {name: torch.tensor([encoded[name]]) for name in ("input_ids", "mm_token_type_ids")}
+        logits = model(**batch, pixel_values=encoded.get("pixel_values")).logits[0, :-1]
+        losses = torch.nn.functional.cross_entropy(logits.float(), labels[1:], reduction="none")
+        total, count = total + losses.sum().item(), count + int((labels[1:] != -100).sum())
+    return total / count
 
 
 def test_no_dropout_is_in_it_and_training_goes_on_in_training_mode() -> None:
@@ -33,3 +59,12 @@ def test_no_dropout_is_in_it_and_training_goes_on_in_training_mode() -> None:
         found = validation_loss(model, ValidationSet([batch], 38, 2), preparation, build_mesh(device))
     assert found.loss == pytest.approx(wanted, rel=1e-5) and found[1:] == (38, 2)
     assert all(module.training for module in model.modules())
+
+
+def test_held_out_loss_is_the_loss_of_the_samples_alone(data: Path, tmp_path: Path) -> None:
+    sources = f"{{held: {{format: records, path: {data / 'records.jsonl'}}}}}"
+    overrides = ("evaluate.every=2", f"evaluate.sources={sources}", "evaluate.samples=12", "schedule.steps=2")
+    run_recipe(data, "instruct", tmp_path / "run", *overrides, "data.packing.enabled=true")
+    (line,) = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    assert (line["step"], line["samples"]) == (2, 12)
+    assert line["loss"] == pytest.approx(loss_of_twelve(data, tmp_path / "run"), rel=1e-5)
