@@ -70,3 +70,13 @@ def test_packages_are_imported_if_and_only_if_they_are_declared() -> None:
     assert undeclared == set(NOT_DECLARED)
     unused = declared - {each for found in imported.values() for each in found}
     assert unused == set(NOT_IMPORTED)
+
+
+def test_each_module_of_training_has_its_tests_in_a_file_of_its_name() -> None:
+    modules = [
+        file.relative_to(ROOT / "owl2")
+        for file in (ROOT / "owl2" / "training").rglob("*.py")
+        if file.stem != "__init__"
+    ]
+    wanted = {ROOT / "tests" / module.with_name(f"test_{module.name}") for module in modules}
+    assert len(wanted) > 40 and [file for file in wanted if not file.is_file()] == []
