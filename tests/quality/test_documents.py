@@ -1,12 +1,17 @@
 """The Python examples of the pages on image quality run, and do what the pages say."""
 
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from quality_helpers import picture, quality_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
@@ -45,6 +50,51 @@ def test_the_metric_for_pyiqa_takes_batches_and_gives_gradients(model_directory:
     scores = metric(images)
     scores.sum().backward()
     assert scores.shape == (3,) and images.grad is not None and images.grad.any()
+
+
+def small_pyiqa() -> dict[str, ModuleType]:
+    """What the page uses of pyiqa 0.1.16, which needs torchvision: its registry, and how it makes a metric."""
+    root, configs, registry = (ModuleType(f"pyiqa{name}") for name in ("", ".default_model_configs", ".utils.registry"))
+    kinds: dict[str, type] = {}
+
+    class Metric(torch.nn.Module):
+        def __init__(self, name: str, as_loss: bool = False) -> None:
+            super().__init__()
+            options = dict(configs.DEFAULT_CONFIGS[name]["metric_opts"])
+            self.net, self.as_loss = kinds[options.pop("type")](**options), as_loss
+
+        def forward(self, target: Any) -> torch.Tensor:
+            if not torch.is_tensor(target):
+                target = torch.from_numpy(np.array(Image.open(target))).permute(2, 0, 1).unsqueeze(0) / 255
+            with torch.set_grad_enabled(self.as_loss):
+                return self.net(target).mean() if self.as_loss else self.net(target)
+
+    configs.DEFAULT_CONFIGS = {}
+    registry.ARCH_REGISTRY = SimpleNamespace(register=lambda: lambda kind: kinds.setdefault(kind.__name__, kind))
+    root.create_metric = Metric
+    return {"pyiqa": root, "pyiqa.utils": ModuleType("pyiqa.utils")} | {
+        each.__name__: each for each in (configs, registry)
+    }
+
+
+def test_pyiqa_makes_the_metric_of_the_page(
+    model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("pyiqa") is None:
+        for name, module in small_pyiqa().items():
+            monkeypatch.setitem(sys.modules, name, module)
+    names: dict[str, Any] = {}
+    for block in blocks_of("quality-in-pyiqa.md", model_directory):
+        exec(block, names)
+    images = torch.rand(2, 3, 40, 50)
+    expected = QualityScorer.from_pretrained(model_directory)(images)
+    assert torch.equal(names["metric"](images), expected) and not names["metric"](images).requires_grad
+    assert names["metric"](images[:, :1]).shape == (2,)  # grey
+    picture(1).save(tmp_path / "photo.png")
+    assert names["metric"](str(tmp_path / "photo.png")).shape == (1,)
+    beyond = (images * 1.001 - 0.0005).requires_grad_()
+    names["loss"](beyond).backward()
+    assert beyond.grad is not None and beyond.grad.any()
 
 
 def test_the_filter_keeps_what_scores_high(
