@@ -69,7 +69,8 @@ def _conclude(outcome: "Outcome | None", count: int, out: Path | None) -> None:
     if outcome is None:  # another rank than the first
         return
     for file, problem in outcome.problems[:SHOWN_PROBLEMS]:
-        typer.echo(f"owl2: not scored: {file}: {problem}", err=True)
+        named = problem if file in problem else f"{file}: {problem}"
+        typer.echo(f"owl2: not scored: {named}", err=True)
     if len(outcome.problems) > SHOWN_PROBLEMS:
         typer.echo(f"owl2: and {len(outcome.problems) - SHOWN_PROBLEMS} more", err=True)
     if outcome.problems and not outcome.scored and not outcome.known:

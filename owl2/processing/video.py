@@ -234,7 +234,8 @@ def open_container(name: str) -> Any:
     try:
         container = av.open(name, metadata_errors="replace")  # titles are often in another encoding, and not read
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise ValueError(f"{name} is not a video that can be read: {error}{_what_it_is(name)}") from error
+        reason = getattr(error, "strerror", None) or error  # without FFmpeg's number, and the name once
+        raise ValueError(f"{name} is not a video that can be read: {reason}{_what_it_is(name)}") from error
     streams = container.streams.video
     if streams and streams[0].codec_context is not None:
         return container

@@ -80,7 +80,7 @@ def test_a_file_holds_scores_probabilities_mean_and_deviation(
     out = tmp_path / f"scores.{ending}"
     result = owl2("quality", "-m", model, folder, "--out", out, "--aspect", "quality", "--aspect", "aesthetics")
     assert result.exit_code == 0, result.output
-    assert f"owl2: not scored: {folder / 'broken.jpg'}: " in result.stderr
+    assert f"owl2: not scored: the image {folder / 'broken.jpg'} is not an image that can be read" in result.stderr
     assert result.stdout == f"{out}: 5 of 6 files scored, 1 could not be scored\n"
     found = rows(out) if ending == "csv" else [json.loads(line) for line in out.read_text().splitlines()]
     names = ["0.png", "1.png", "2.png", "broken.jpg", "inner/3.png", "inner/4.png"]
@@ -95,6 +95,40 @@ def test_a_file_holds_scores_probabilities_mean_and_deviation(
     assert levels == pytest.approx(expected.probabilities[0].tolist(), abs=1e-5)
     settings = json.loads((tmp_path / f"scores.{ending}.settings.json").read_text())
     assert settings["protocol"] == "q_align" and settings["prompts"][1].endswith("The aesthetics of the image is")
+
+
+def test_a_folder_has_pictures_of_every_kind_and_names_those_that_cannot_be_read(
+    owl2: Run, model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my pictures"
+    folder.mkdir()
+    kinds = [
+        "avif",
+        "bmp",
+        "gif",
+        "jfif",
+        "jp2",
+        "jpe",
+        "jpeg",
+        "jpg",
+        "pgm",
+        "png",
+        "ppm",
+        "tga",
+        "tif",
+        "tiff",
+        "webp",
+    ]
+    for kind in kinds:
+        picture(1).save(folder / f"a b.{kind}")
+    (folder / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    (folder / "notes.pdf").write_bytes(b"%PDF")
+    result = owl2("quality", "-m", model, folder)
+    assert [line.split("  ")[2] for line in result.stdout.splitlines()] == [
+        str(folder / f"a b.{kind}") for kind in kinds
+    ]
+    (line,) = [line for line in result.stderr.splitlines() if "not scored" in line]
+    assert line.count("phone.HEIC") == 1 and "HEIC picture, as phones take" in line
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])

@@ -304,7 +304,10 @@ def test_what_is_no_video_is_an_error_that_says_why(tmp_path: Path) -> None:
     (tmp_path / "cut.gif").write_bytes(b"GIF89a")
     for source, reason in [
         (tmp_path / "empty.mp4", r"empty\.mp4 is empty"),
-        (tmp_path / "text.mp4", r"text\.mp4 is not a video"),
+        (
+            tmp_path / "text.mp4",
+            r"text\.mp4 is not a video that can be read: Invalid data found when processing input$",
+        ),
         (tmp_path / "cut.gif", r"cut\.gif"),
         (tmp_path / "none.mp4", r"none\.mp4' does not exist"),
         ("https://example.com/cat.mp4", "web address"),
