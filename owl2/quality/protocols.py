@@ -77,7 +77,7 @@ PROTOCOLS = {
             "pyiqa_0_1_16",
             _PROMPT,
             LEVEL_VALUES,
-            "IQA-PyTorch 0.1.16 on transformers 5, whose tokenizer adds no begin token (read there, not run)",
+            "IQA-PyTorch 0.1.16 on transformers 5, which adds no begin token without add_bos_token",
             begin_token=False,
         ),
     )
