@@ -190,6 +190,11 @@ def match_sentencepiece(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeniz
     backend.normalizer = normalizers.Sequence(
         [normalizers.Prepend(_SENTENCEPIECE_SPACE), normalizers.Replace(" ", _SENTENCEPIECE_SPACE)]
     )
+    return with_backend(tokenizer, backend)
+
+
+def with_backend(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> PreTrainedTokenizerBase:
+    """A tokenizer with the settings of another and a backend of its own."""
     return TokenizersBackend(
         tokenizer_object=backend,
         bos_token=tokenizer.bos_token,

@@ -134,6 +134,6 @@ def level_tokens(processor: Owl2Processor) -> tuple[int, ...]:
     if several or len(set(tokens)) < len(LEVELS):
         raise ValueError(
             f"each of the levels {', '.join(LEVELS)} must be one token of its own"
-            + (f", but {several[0]} is not" if several else "")
+            + (f", but {several[0]} is not: model.new_words=[{','.join(several)}] makes it one" if several else "")
         )
     return tokens

@@ -1,6 +1,7 @@
 """Soft labels of image quality: the loss restated plainly, and runs of both recipes on a tiny model."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,49 @@ def test_a_run_learns_and_leaves_a_model_that_scores(opinions: Path, tmp_path: P
     scorer = QualityScorer.from_pretrained(tmp_path / "run" / "checkpoint", protocol="evaluation")
     assert scorer([opinions / "q0.png", opinions / "q23.png"]).shape == (2,)
     assert scorer.processor.image_processor.aspect == "pad"
+
+
+@pytest.fixture(scope="module")
+def small_vocabulary(opinions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of stage 1, whose tokenizer has seen captions alone and spells the levels in several tokens."""
+    run = tmp_path_factory.mktemp("stage1") / "run"
+    assert run_recipe(opinions, "pretrain", run, "schedule.steps=1")[0]
+    return run / "checkpoint"
+
+
+def test_a_checkpoint_that_spells_the_levels_learns_them_as_new_words_and_resumes(
+    opinions: Path, small_vocabulary: Path, tmp_path: Path
+) -> None:
+    start = [*overrides(opinions)[:2], f"model.checkpoint={small_vocabulary}", "quality={}"]
+    steps = ["schedule.steps=4", "batch.global_batch_size=24", "batch.micro_batch_size=12", "checkpoint.every=2"]
+    with pytest.raises(ValueError, match=r"model\.new_words=\[excellent,good,fair,poor,bad\]"):
+        run_recipe(opinions, "instruct", tmp_path / "run", *start, *steps)
+    words = "model.new_words=[excellent,good,fair,poor,bad]"
+    assert run_recipe(opinions, "instruct", tmp_path / "whole", *start, *steps, words)[0]
+    scorer = QualityScorer.from_pretrained(tmp_path / "whole" / "checkpoint", protocol="evaluation")
+    whole = scorer([opinions / "q0.png", opinions / "q23.png"])
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoint")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-00000004")
+    _, printed = run_recipe(opinions, "instruct", tmp_path / "cut", *start, *steps, words)
+    assert "resumes after step 2 of 4" in printed
+    resumed = QualityScorer.from_pretrained(tmp_path / "cut" / "checkpoint", protocol="evaluation")
+    torch.testing.assert_close(resumed([opinions / "q0.png", opinions / "q23.png"]), whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["model.checkpoint=DIR", "train.parts=[abstractor]"], "embeddings in train.parts"),
+        (["model.checkpoint=DIR", "train.parts=[embeddings]", "train.lora={rank: 2}"], "no train.lora"),
+        ([], "for a checkpoint"),
+    ],
+)
+def test_new_words_that_cannot_learn_are_refused(
+    opinions: Path, tmp_path: Path, changes: list[str], problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        recipe_of(opinions, "instruct", tmp_path, *changes, "model.new_words=[good]")
 
 
 def test_records_without_opinions_are_refused(opinions: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from owl2.checkpoints import initialize, load_language_model, load_tokenizer
 from owl2.checkpoints.convert import StoredModel, open_model
 from owl2.checkpoints.initialize import text_config_from_language_model, vision_config_from_clip
 from owl2.checkpoints.initialize_stored import open_new_model
+from owl2.checkpoints.new_words import NewWords
 from owl2.checkpoints.small_language_model import random_language_model, train_tokenizer
 from owl2.checkpoints.text_half import llama_config
 from owl2.checkpoints.visual_parts import copy_visual_parts, owl2_config_in
@@ -64,6 +65,9 @@ def meta_config(recipe: Recipe) -> MetaModel:
     elif _exists(recipe.model.checkpoint, "mPLUG-Owl2 as in the paper", assumed):
         config = Owl2Config.from_pretrained(recipe.model.checkpoint)
         _check_modality_adaptive(recipe, config)
+        if recipe.model.new_words:
+            words = NewWords.of(Owl2Processor.from_pretrained(recipe.model.checkpoint), recipe.model.new_words)
+            config = words.config(config)
     else:
         decoder = _decoder_settings(recipe)
         config = Owl2Config(text_config={"modality_adaptive": decoder["modality_adaptive"], **decoder["controls"]})
@@ -140,7 +144,11 @@ def open_stored_model(recipe: Recipe) -> tuple[StoredModel, Owl2Processor]:
     _check_image_size(size, model.config.vision_config.patch_size)
     if size != model.config.vision_config.image_size:
         model = model.with_image_size(size)
-    return model, processor_for(recipe, model.config, recipe.model.checkpoint, tokenizer)
+    processor = processor_for(recipe, model.config, recipe.model.checkpoint, tokenizer)
+    if recipe.model.new_words:
+        words = NewWords.of(processor, recipe.model.new_words)
+        return words.model(model), words.processor
+    return model, processor
 
 
 def build_meta_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2Processor]:
@@ -155,7 +163,10 @@ def build_meta_model(recipe: Recipe) -> tuple[Owl2ForConditionalGeneration, Owl2
     model = meta_config(recipe).model()
     model.generation_config = read_generation_config(Path(recipe.model.checkpoint)) or model.generation_config
     model.set_attn_implementation(recipe.model.attention)
-    return model, processor_for(recipe, model.config, recipe.model.checkpoint)
+    processor = processor_for(recipe, model.config, recipe.model.checkpoint)
+    if recipe.model.new_words:
+        processor = NewWords.of(processor, recipe.model.new_words).processor
+    return model, processor
 
 
 def apply_trainable(

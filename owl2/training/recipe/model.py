@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from .base import NotNegative, Positive, Section
 
+Word = Annotated[str, Field(pattern=r"^\S+$")]
+
 
 class SmallLanguageModel(Section):
     """A small LLaMA with random weights, and a tokenizer made from the texts of the data: needs no files."""
@@ -76,6 +78,8 @@ class ModelSettings(Section):
         checkpoint: Directory of a whole mPLUG-Owl2 in our or the official layout.
         adapter: Adapter folder of an earlier run on that checkpoint, whose training continues; it needs `train.lora`.
         initialize: A new model.
+        new_words: Words that become one token each of the checkpoint where they are several, see
+            `owl2.checkpoints.new_words`.
         modality_adaptive: Parts of a decoder layer with a copy for vision, [norm, k, v] for a new model by default. A
             checkpoint must have exactly these, if they are given.
         routing, routing_share, routing_seed, kv_adapter_rank: Controls of the module, see `Owl2TextConfig`; a
@@ -86,6 +90,7 @@ class ModelSettings(Section):
     checkpoint: str | None = None
     adapter: str | None = None
     initialize: Initialize | None = None
+    new_words: tuple[Word, ...] = ()
     modality_adaptive: tuple[Literal["norm", "q", "k", "v", "ffn"], ...] | None = None
     routing: Literal["modality", "hash", "hash_vision"] | None = None
     routing_share: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -101,6 +106,8 @@ class ModelSettings(Section):
             )
         if self.adapter is not None and self.checkpoint is None:
             raise ValueError("adapter goes on top of the model it was trained on: give that as checkpoint")
+        if self.new_words and self.checkpoint is None:
+            raise ValueError("new_words are for a checkpoint: a new model has the words of its language model")
         return self
 
     def controls(self) -> dict[str, Any]:

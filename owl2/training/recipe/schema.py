@@ -70,6 +70,10 @@ class Recipe(Section):
                 "model.adapter needs train.lora with the settings of its adapters; to train on in full, merge it into "
                 "its base (owl2 merge-lora) and give the result as model.checkpoint"
             )
+        if self.model.new_words and (self.train.lora is not None or "embeddings" not in self.train.parts):
+            raise ValueError(
+                "model.new_words adds tokens that must learn: it needs embeddings in train.parts and no train.lora"
+            )
         if self.train.lora is not None and self.parallel.tensor > 1:
             raise ValueError("PEFT's layers cannot be split over ranks: train.lora needs parallel.tensor=1")
         if self.parallel.compile and self.parallel.tensor > 1:
