@@ -45,7 +45,7 @@ def draw_figure_4(studies: Mapping[str, Study], labels: Mapping[str, list[str]],
         _label_tokens(grid[-1][column], labels[name], study.is_vision)
     figure.colorbar(drawn, ax=grid[:, -1], shrink=0.8, label="attention (scale: power 0.4)")
     heads = "mean over heads; tokens of the answer (rows) over prompt and answer (columns); red bar: visual tokens"
-    figure.supxlabel(f"{heads}. {NOT_IMPORTANCE}", fontsize=7)
+    figure.supxlabel(f"{heads}. {NOT_IMPORTANCE}", fontsize=7, wrap=True)
     return figure
 
 
@@ -97,7 +97,9 @@ def draw_shares(studies: Mapping[str, Study]) -> Figure:
     grid[1][0].set_ylabel("share / share of tokens", fontsize=8)
     figure.legend(*grid[0][-1].get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     figure.supxlabel(
-        "mean over heads and over the tokens of the answer; below, first token and sinks are left out", fontsize=7
+        "mean over heads and over the tokens of the answer; below, first token and sinks are left out",
+        fontsize=7,
+        wrap=True,
     )
     return figure
 
@@ -166,7 +168,7 @@ def draw_image_maps(image: Image.Image, maps: Mapping[str, torch.Tensor], captio
         place.set_title(name, fontsize=8)
     for place in axes:
         place.set_axis_off()
-    figure.supxlabel(as_written(caption), fontsize=7)
+    figure.supxlabel(as_written(caption), fontsize=7, wrap=True)
     return figure
 
 

@@ -60,6 +60,16 @@ def test_names_and_captions_do_too(tmp_path, monkeypatch):
     assert f"the tokens of {ANSWER!r}" in drawn(figure, tmp_path / "image", monkeypatch)
 
 
+def test_no_caption_is_wider_than_its_figure(tmp_path):
+    labels, caption = ["<s>", "<image>", "<image>", *TOKENS], "attention: mean over heads and tokens; " * 4
+    figures = [draw_figure_4({"one": study()}, {"one": labels}, [0]), draw_shares({"one": study()})]
+    figures.append(draw_image_maps(Image.new("RGB", (8, 8)), {"attention": torch.rand(2, 2)}, caption))
+    for figure in figures:
+        save(figure, tmp_path / "figure")
+        (extent,) = [text.get_window_extent() for text in figure.texts]
+        assert 0 <= extent.x0 < extent.x1 <= figure.bbox.width and extent.y0 >= 0
+
+
 def test_runs_of_visual_tokens_are_found_at_both_ends():
     assert spans(torch.tensor([True, True, False, True])) == [(0, 1), (3, 3)]
     assert spans(torch.tensor([False, False])) == []
