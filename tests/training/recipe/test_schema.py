@@ -18,7 +18,7 @@ SHIPPED = sorted(
 )  # grids of ablations are no recipes
 SMALL = ("small", "scenes", "quickstart")
 CONTINUED = {f"quickstart/{name}.yaml" for name in ("nano_instruct", "smol_pretrain", "smol_instruct")}
-CONTINUED |= {"quality/small.yaml"}
+CONTINUED |= {"quality/small.yaml", "quality/small_new_language_model.yaml"}
 """These begin with a small model that another recipe makes."""
 
 
