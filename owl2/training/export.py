@@ -14,6 +14,7 @@ from owl2.checkpoints.convert import Layout, StoredModel, identities, open_model
 from owl2.checkpoints.hub_code import write_hub_code
 from owl2.checkpoints.lazy_tensors import LazyState, LazyTensor, in_precision
 from owl2.checkpoints.loading import load_processor
+from owl2.checkpoints.new_words import NewWords
 from owl2.checkpoints.shards import Report
 from owl2.processing import Owl2Processor
 from owl2.training.checkpoint.manager import DamagedCheckpoint, complete_steps, describe_damage, directory_of
@@ -194,4 +195,8 @@ def _initial(run: RunDirectory, recipe: Recipe, dtype: torch.dtype) -> tuple[Sto
     model = open_model(directory, dtype)
     if model.config.vision_config.image_size != size:
         model = model.with_image_size(size)
-    return model, processor_for(recipe, model.config, directory)
+    processor = processor_for(recipe, model.config, directory)
+    if recipe.model.new_words:
+        words = NewWords.of(processor, recipe.model.new_words)
+        return words.model(model), words.processor
+    return model, processor

@@ -14,6 +14,7 @@ from training.tiny_recipes import metrics, recipe_of, run_recipe
 
 from owl2.processing import Owl2ImageProcessorPil, Owl2Processor
 from owl2.quality import QualityScorer
+from owl2.training.export import export
 from owl2.training.quality_loss import QualityLoss, fidelity_loss, level_divergence
 from owl2.training.recipe.quality import QualitySettings
 from owl2.training.recipe.yaml_file import load_recipe
@@ -150,7 +151,7 @@ def small_vocabulary(opinions: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run / "checkpoint"
 
 
-def test_a_checkpoint_that_spells_the_levels_learns_them_as_new_words_and_resumes(
+def test_a_checkpoint_that_spells_the_levels_learns_them_as_new_words_exports_and_resumes(
     opinions: Path, small_vocabulary: Path, tmp_path: Path
 ) -> None:
     start = [*overrides(opinions)[:2], f"model.checkpoint={small_vocabulary}", "quality={}"]
@@ -161,6 +162,9 @@ def test_a_checkpoint_that_spells_the_levels_learns_them_as_new_words_and_resume
     assert run_recipe(opinions, "instruct", tmp_path / "whole", *start, *steps, words)[0]
     scorer = QualityScorer.from_pretrained(tmp_path / "whole" / "checkpoint", protocol="evaluation")
     whole = scorer([opinions / "q0.png", opinions / "q23.png"])
+    export(tmp_path / "whole", tmp_path / "exported", dtype=torch.float32)
+    exported = QualityScorer.from_pretrained(tmp_path / "exported", protocol="evaluation")
+    torch.testing.assert_close(exported([opinions / "q0.png", opinions / "q23.png"]), whole)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoint")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-00000004")
