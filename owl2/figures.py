@@ -11,12 +11,12 @@ def as_written(text: str) -> str:
 
 
 def save_figure(figure: Any, path: Path, **settings: Any) -> None:
-    """Writes a figure; characters that the font lacks are boxes, of which nothing is said on stderr.
+    """Writes a figure; characters that the font or matplotlib lacks are boxes, of which nothing is said on stderr.
 
     Args:
         figure: A figure of matplotlib.
         settings: Arguments of its `savefig`.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from|Matplotlib currently does not support .* natively")
         figure.savefig(path, **settings)

@@ -9,6 +9,7 @@ import pytest
 from owl2.figures import as_written, save_figure
 
 matplotlib = pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib.figure")
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,12 @@ def show_error(error: BaseException) -> None:
 
 def _what_was_mistyped(error: Any) -> str:
     """One line about a command line that does not parse, and where its help is."""
-    text = error.format_message().rstrip(".").replace("Value error, ", "", 1)
-    text = text[:1].lower() + text[1:]
+    if type(error).__name__ == "NoSuchOption":  # whose words differ between versions of typer
+        near = f" (did you mean {' or '.join(error.possibilities)}?)" if error.possibilities else ""
+        text = f"no such option: {error.option_name}{near}"
+    else:
+        text = error.format_message().rstrip(".").replace("Value error, ", "", 1)
+        text = text[:1].lower() + text[1:]
     if error.ctx is not None:
         text += f"{' See' if text.endswith('?') else '; see'} {error.ctx.command_path} --help"
     return text

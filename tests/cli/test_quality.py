@@ -119,6 +119,7 @@ def test_a_folder_has_pictures_of_every_kind_and_names_those_that_cannot_be_read
         "tiff",
         "webp",
     ]
+    kinds = [kind for kind in kinds if f".{kind}" in Image.registered_extensions()]  # AVIF since Pillow 11.3
     for kind in kinds:
         picture(1).save(folder / f"a b.{kind}")
     (folder / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
