@@ -69,7 +69,8 @@ def ablate(
             console.print(SMOKE)
         if not run_cells(cells, grid.measure, out, folder, jobs, console, ranks):
             return False
-    console.print(f"report: {write_report(grid, folder, smoke)}{f' ({SMOKE})' if smoke else ''}", highlight=False)
+    written = write_report(grid, folder, smoke)
+    console.print(f"report: {written}{f' ({SMOKE})' if smoke else ''}", highlight=False, soft_wrap=True)
     return True
 
 

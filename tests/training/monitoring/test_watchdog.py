@@ -78,7 +78,10 @@ def test_ranks_that_wait_for_a_stalled_one_end_and_say_which_it_is(how: str, tmp
     processes, _ = start_ranks(2, stall, 1, how, tmp_path / "errors")
     try:
         processes[0].join(timeout=90)
-        assert processes[0].exitcode == EXIT_CODE
+        if how == "sleep":  # it ends itself too, and where it is first, the other loses its connection instead
+            processes[1].join(timeout=30)
+        assert processes[0].exitcode not in (None, 0)
+        assert EXIT_CODE in [process.exitcode for process in processes]
     finally:
         for process in processes:
             process.kill()
