@@ -5,7 +5,7 @@ from typing import Literal, get_args
 WeightDtype = Literal["float32", "bfloat16", "float16"]
 """The precision in which weights are written."""
 
-ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
+ComputeDtype = Literal["auto", WeightDtype]
 """The precision in which a model computes; auto is the checkpoint's own."""
 
 
