@@ -14,12 +14,11 @@ from owl2.checkpoints.convert import Layout, StoredModel, identities, open_model
 from owl2.checkpoints.hub_code import write_hub_code
 from owl2.checkpoints.lazy_tensors import LazyState, LazyTensor, in_precision
 from owl2.checkpoints.loading import load_processor
-from owl2.checkpoints.new_words import NewWords
 from owl2.checkpoints.shards import Report
 from owl2.processing import Owl2Processor
 from owl2.training.checkpoint.manager import DamagedCheckpoint, complete_steps, describe_damage, directory_of
 from owl2.training.checkpoint.safetensors_storage import damaged_files, read_index, read_tensors
-from owl2.training.model.build import apply_trainable, processor_for
+from owl2.training.model.build import apply_trainable, as_recipe_says
 from owl2.training.recipe.schema import Recipe
 
 from .model_card import write_model_card
@@ -187,16 +186,8 @@ def _run_and_step(source: Path, step: int | None) -> tuple[RunDirectory, int]:
 
 
 def _initial(run: RunDirectory, recipe: Recipe, dtype: torch.dtype) -> tuple[StoredModel, Owl2Processor]:
-    """The model that the run began with, at the resolution of the run."""
+    """The model that the run began with, at the resolution of the run and with its new words."""
     directory = run.initial if run.initial.is_dir() else recipe.model.checkpoint
     if directory is None or not Path(directory).is_dir():
         raise ValueError(f"{run.path} began with the model {directory}, which no longer exists")
-    size = recipe.data.image_size
-    model = open_model(directory, dtype)
-    if model.config.vision_config.image_size != size:
-        model = model.with_image_size(size)
-    processor = processor_for(recipe, model.config, directory)
-    if recipe.model.new_words:
-        words = NewWords.of(processor, recipe.model.new_words)
-        return words.model(model), words.processor
-    return model, processor
+    return as_recipe_says(recipe, open_model(directory, dtype), directory)

@@ -142,9 +142,21 @@ def open_stored_model(recipe: Recipe) -> tuple[StoredModel, Owl2Processor]:
         model, tokenizer = open_model(recipe.model.checkpoint, torch.float32), None
         _check_modality_adaptive(recipe, model.config)
     _check_image_size(size, model.config.vision_config.patch_size)
+    return as_recipe_says(recipe, model, recipe.model.checkpoint, tokenizer)
+
+
+def as_recipe_says(
+    recipe: Recipe, model: StoredModel, directory: str | Path | None, tokenizer: Any = None
+) -> tuple[StoredModel, Owl2Processor]:
+    """A stored model at the resolution of a recipe and with its new words, and its processor.
+
+    Args:
+        directory, tokenizer: As in `processor_for`.
+    """
+    size = recipe.data.image_size
     if size != model.config.vision_config.image_size:
         model = model.with_image_size(size)
-    processor = processor_for(recipe, model.config, recipe.model.checkpoint, tokenizer)
+    processor = processor_for(recipe, model.config, directory, tokenizer)
     if recipe.model.new_words:
         words = NewWords.of(processor, recipe.model.new_words)
         return words.model(model), words.processor
