@@ -17,6 +17,7 @@ from owl2.modeling import CheckpointError, Owl2Config, Owl2ForConditionalGenerat
 from owl2.modeling.official_checkpoint import official_to_owl2, owl2_to_official
 from owl2.modeling.parts import PARTS, part_of
 from owl2.modeling.stored_weights import read_weights, shape_of, weight_files
+from owl2.spelling import did_you_mean
 
 from .adapter_folder import is_adapter_folder
 from .official_adapter import OTHERS, WEIGHTS, is_official_adapter, read_official_adapter
@@ -161,7 +162,7 @@ def _hint(path: Path) -> str:
     finished = [child for child in inner if child.name != base.name]
     if (path / "checkpoints").is_dir() and not finished:
         return f". It is a run that is not finished: owl2 export {path} MODEL makes a model of its newest checkpoint"
-    return f". Did you mean {(finished or inner)[0]}?" if inner else ""
+    return f"; {did_you_mean([str((finished or inner)[0])])}".rstrip() if inner else ""
 
 
 def inspect_checkpoint(directory: str | Path) -> CheckpointReport:

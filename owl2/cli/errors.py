@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from owl2.spelling import did_you_mean
+
 EXIT_CODE = 2
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -58,8 +60,7 @@ def show_error(error: BaseException) -> None:
 def _what_was_mistyped(error: Any) -> str:
     """One line about a command line that does not parse, and where its help is."""
     if type(error).__name__ == "NoSuchOption":  # whose words differ between versions of typer
-        near = f" (did you mean {' or '.join(error.possibilities)}?)" if error.possibilities else ""
-        text = f"no such option: {error.option_name}{near}"
+        text = f"no such option: {error.option_name}; {did_you_mean(error.possibilities or ())}".rstrip("; ")
     else:
         text = error.format_message().rstrip(".").replace("Value error, ", "", 1)
         text = text[:1].lower() + text[1:]

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from owl2.quiet import only_our_lines
+from owl2.spelling import did_you_mean
 
 from .errors import user_errors_as_one_line
 
@@ -61,8 +62,7 @@ class LazyCommands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in COMMANDS:
-            near = difflib.get_close_matches(args[0], COMMANDS, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            hint = did_you_mean(difflib.get_close_matches(args[0], COMMANDS, 1))
             raise ValueError(f"there is no command {args[0]!r}: {hint}`owl2 --help` lists them")
         return super().resolve_command(ctx, args)
 

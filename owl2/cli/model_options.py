@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from owl2.dtypes import ComputeDtype
+from owl2.spelling import did_you_mean
 
 
 def _check_bits(bits: int | None) -> int | None:
@@ -17,8 +18,7 @@ def _check_bits(bits: int | None) -> int | None:
 def _check_device(device: str) -> str:
     kind, colon, index = device.partition(":")
     if kind not in DEVICES or (colon and not index.isdecimal()):
-        near = [] if kind in DEVICES else get_close_matches(kind, DEVICES, 1, cutoff=0.7)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean([] if kind in DEVICES else get_close_matches(kind, DEVICES, 1, cutoff=0.7))
         raise ValueError(f"--device {device}: {hint}choose among {', '.join(DEVICES)}; cuda:1 is the second GPU")
     return device
 

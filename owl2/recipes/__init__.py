@@ -4,6 +4,8 @@ import os
 from difflib import get_close_matches
 from pathlib import Path
 
+from owl2.spelling import did_you_mean
+
 _FOLDER = Path(__file__).parent
 
 
@@ -38,7 +40,7 @@ def find_grid(name: str | os.PathLike[str]) -> Path:
         return path
     if path.as_posix() in grid_names():
         return _FOLDER / f"{path.as_posix()}.yaml"
-    hint = _did_you_mean(path, grid_names()) or f"the package has {', '.join(grid_names())}"
+    hint = did_you_mean(_nearest(path, grid_names())).rstrip() or f"the package has {', '.join(grid_names())}"
     raise ValueError(f"there is no grid {os.fspath(name)}: {hint}")
 
 
@@ -57,19 +59,19 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
     names = recipe_names()
     if path.as_posix() in names:
         return _FOLDER / f"{path.as_posix()}.yaml"
-    hint = " ".join(filter(None, (_did_you_mean(path, names), "`owl2 recipes` lists those of the package")))
-    raise ValueError(f"there is no recipe {os.fspath(name)}: {hint}")
+    hint = did_you_mean(_nearest(path, names))
+    raise ValueError(f"there is no recipe {os.fspath(name)}: {hint}`owl2 recipes` lists those of the package")
 
 
-def _did_you_mean(path: Path, names: list[str]) -> str:
-    """A question with the nearest names, by all of the path or else by its last part; empty if none is near."""
+def _nearest(path: Path, names: list[str]) -> list[str]:
+    """The names that are spelt like a path, by all of it or else by its last part; none if no name is."""
     wanted = path.with_suffix("") if path.suffix in (".yaml", ".yml") else path
     near = get_close_matches(wanted.as_posix().removeprefix("recipes/"), names, 3)
     if not near:
         last = {each.rpartition("/")[2] for each in names}
         close = get_close_matches(wanted.name, last, 1)
         near = [each for each in names if each.rpartition("/")[2] in close]
-    return f"did you mean {', '.join(near)}?" if near else ""
+    return near
 
 
 def is_of_package(file: Path) -> bool:

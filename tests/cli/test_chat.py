@@ -223,7 +223,7 @@ class TestBadInput:
         assert "no/such/model does not exist" in refused("chat", "-m", "no/such/model", "hi")
 
     def test_a_run_directory_names_the_checkpoint_inside(self, refused, editable):
-        assert f"Did you mean {editable}?" in refused("chat", "-m", editable.parent, "hi")
+        assert f"did you mean {editable}?" in refused("chat", "-m", editable.parent, "hi")
 
     def test_the_folder_of_a_run_with_lora_says_how_its_model_is_made(self, refused, ours, tmp_path):
         shutil.copytree(ours, tmp_path / "run" / "initial")
@@ -231,7 +231,7 @@ class TestBadInput:
         adapter.mkdir()
         (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "bases/seven"}')
         said = refused("chat", "-m", tmp_path / "run", "hi")
-        assert f"owl2 merge-lora {adapter} MODEL --base bases/seven" in said and "Did you mean" not in said
+        assert f"owl2 merge-lora {adapter} MODEL --base bases/seven" in said and "did you mean" not in said
         shutil.rmtree(adapter)
         (tmp_path / "run" / "checkpoints").mkdir()
         assert f"owl2 export {tmp_path / 'run'} MODEL" in refused("chat", "-m", tmp_path / "run", "hi")

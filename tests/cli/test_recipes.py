@@ -55,7 +55,7 @@ def test_an_unknown_recipe_comes_with_the_nearest_names(name):
     [
         ("ablations/smal/table5", "ablations/small/table5"),
         ("controls", "ablations/controls"),
-        ("table5", "ablations/small/table5, ablations/table5"),
+        ("table5", "ablations/small/table5 or ablations/table5"),
         ("ablations/controls.yaml", "ablations/controls"),
     ],
 )

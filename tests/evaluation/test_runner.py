@@ -213,7 +213,7 @@ def test_every_benchmark_of_the_list_can_be_loaded():
 
 
 def test_an_unknown_task_names_the_nearest():
-    with pytest.raises(ValueError, match="Did you mean vqav2"):
+    with pytest.raises(ValueError, match="did you mean vqav2"):
         task_named("vqa2")
 
 

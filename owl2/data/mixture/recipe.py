@@ -27,6 +27,7 @@ from owl2.data.annotations import AnyPath
 from owl2.data.sources.mixture_sizes import TABLE_8
 from owl2.processing.image_loading import check_local_path
 from owl2.recipes import find_recipe, is_of_package
+from owl2.spelling import did_you_mean
 
 RECORDS = "records"
 """The format of files of LLaVA conversations and chat messages."""
@@ -132,7 +133,7 @@ def _source(name: str, value: Any, root: Path, where: str) -> SourceRecipe:
     formats = [*TABLE_8_SIZES, *OPINIONS, RECORDS]
     if format_ not in formats:
         what = "'format' is missing" if format_ is None else f"there is no format {format_!r}"
-        raise ValueError(f"{where}: {what}{_nearest(str(format_), formats)}; there are {', '.join(formats)}")
+        raise ValueError(f"{where}: {what}; {_near(format_, formats)}there are {', '.join(formats)}")
     parameters = _parameters(format_)
     _check_keys(values, (*_SOURCE_KEYS, *parameters), where)
     arguments = {}
@@ -178,7 +179,7 @@ def with_sources(recipe: MixtureRecipe, names: Iterable[str]) -> MixtureRecipe:
     own, wanted = [source.name for source in recipe.sources], list(names)
     for name in wanted:
         if name not in own:
-            raise ValueError(f"{recipe.path} has no source {name!r}{_nearest(name, own)}; there are {', '.join(own)}")
+            raise ValueError(f"{recipe.path} has no source {name!r}; {_near(name, own)}there are {', '.join(own)}")
     return replace(recipe, sources=tuple(source for source in recipe.sources if source.name in wanted))
 
 
@@ -205,12 +206,11 @@ def _mapping(value: Any, where: str) -> dict[Any, Any]:
 def _check_keys(values: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
     for key in values:
         if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}{_nearest(str(key), known)}; there are {', '.join(known)}")
+            raise ValueError(f"{where}: unknown key {key!r}; {_near(key, known)}there are {', '.join(known)}")
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = get_close_matches(name, list(names), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+def _near(name: Any, names: Iterable[str]) -> str:
+    return did_you_mean(get_close_matches(str(name), list(names), 1))
 
 
 class StrictLoader(yaml.SafeLoader):

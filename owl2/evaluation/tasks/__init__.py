@@ -4,6 +4,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from owl2.evaluation.task import Task
+from owl2.spelling import did_you_mean
 
 TASKS = (
     "coco_caption",
@@ -45,9 +46,8 @@ def task_named(name: str) -> Task:
         ValueError: The task does not exist; the nearest is named.
     """
     if name not in TASKS:
-        near = get_close_matches(name, TASKS, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"there is no task {name!r}.{hint} The tasks are {', '.join(TASKS)}")
+        hint = did_you_mean(get_close_matches(name, TASKS, 1))
+        raise ValueError(f"there is no task {name!r}: {hint}the tasks are {', '.join(TASKS)}")
     task = import_module(f".{name}", __name__).TASK
     assert isinstance(task, Task) and task.name == name
     return task

@@ -22,6 +22,7 @@ from owl2.checkpoints.adapter_folder import ADAPTER, CONFIG, PREFIX, WEIGHTS, pe
 from owl2.checkpoints.adapters import inject_adapter, require_adapters
 from owl2.modeling import Owl2ForConditionalGeneration, Owl2TextConfig
 from owl2.modeling.parts import projection_sizes
+from owl2.spelling import did_you_mean
 
 
 def default_targets(config: Owl2TextConfig) -> tuple[str, ...]:
@@ -134,10 +135,9 @@ def _check_targets(targets: tuple[str, ...], config: Owl2TextConfig) -> None:
     known = list(projection_sizes(config))
     unknown = [name for name in targets if name not in known]
     if unknown or not targets:
-        near = difflib.get_close_matches(unknown[0], known, 1) if unknown else []
-        hint = f": did you mean {near[0]}?" if near else "."
+        hint = did_you_mean(difflib.get_close_matches(unknown[0], known, 1) if unknown else [])
         raise ValueError(
-            f"LoRA has no targets {', '.join(unknown) or '(none are given)'} in this model{hint} Choose among "
+            f"LoRA has no targets {', '.join(unknown) or '(none are given)'} in this model: {hint}choose among "
             f"{', '.join(known)}"
         )
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from owl2.data.mixture.recipe import StrictLoader
 from owl2.recipes import find_recipe
+from owl2.spelling import did_you_mean
 
 from . import renamed
 from .schema import Recipe
@@ -190,8 +191,7 @@ def _explain(problem: Any, name: str, origin: dict[tuple[str, ...], str]) -> str
     if problem["type"] == "extra_forbidden":
         if keys in renamed.KEYS:
             return f"{file}: the key {key} is now called {keys[0]}.{renamed.KEYS[keys]}"
-        nearest = _nearest(key)
-        return f"{file}: there is no key {key}" + (f"; did you mean {nearest}?" if nearest else "")
+        return f"{file}: there is no key {key}; {did_you_mean(_nearest(key))}".rstrip("; ")
     if keys[:2] == ("train", "parts") and isinstance(problem["input"], str) and problem["input"] in renamed.PARTS:
         return f"{file}: the part {problem['input']} is now called {renamed.PARTS[problem['input']]}"
     text = problem["msg"].removeprefix("Value error, ")
@@ -201,18 +201,18 @@ def _explain(problem: Any, name: str, origin: dict[tuple[str, ...], str]) -> str
     return f"{file}: {key or 'the recipe'}: {text}{shown}"
 
 
-def _nearest(key: str) -> str | None:
-    """The key that is spelt most like an unknown one, in its own section first."""
+def _nearest(key: str) -> list[str]:
+    """The key that is spelt most like an unknown one, in its own section first; none if no key is like it."""
     known = list(_known_keys(Recipe))
     named = re.search(r"\b(sources|tasks)\.([^.]+)\.", key)
     section, _, last = (key.replace(named[0], f"{named[1]}.{_ANY}.") if named else key).rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     close = difflib.get_close_matches(last, siblings, 1)
     if close:
-        return siblings[close[0]].replace(_ANY, named[2] if named else _ANY)
+        return [siblings[close[0]].replace(_ANY, named[2] if named else _ANY)]
     elsewhere = {name.rpartition(".")[2]: name for name in known}
     close = difflib.get_close_matches(last, elsewhere, 1, cutoff=0.75)
-    return elsewhere[close[0]] if close else None
+    return [elsewhere[name] for name in close]
 
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -11,7 +11,7 @@ from training.tiny_recipes import refusal_of
     ("settings", "message"),
     [
         ({"evaluate": {"every": 5}}, "needs sources of held-out samples, or tasks"),
-        ({"evaluate": {"tasks": {"easyvqa": {}}}}, "evaluate.tasks: there is no task 'easyvqa'. Did you mean easy"),
+        ({"evaluate": {"tasks": {"easyvqa": {}}}}, "evaluate.tasks: there is no task 'easyvqa': did you mean easy"),
         ({"evaluate": {"tasks": {"gqa": {"split": "tset"}}}}, "gqa has no split 'tset': choose among"),
         ({"evaluate": {"tasks": {"pope": {"limit": 0}}}}, "evaluate.tasks.pope.limit: Input should be greater"),
         ({"evaluate": {"tasks": {"mmvet": {}}}}, "can only be scored by a judge, which is for the end"),
