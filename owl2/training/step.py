@@ -13,7 +13,7 @@ from torch import distributed as dist
 from owl2.data.decoding import normalize_pixels
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
-from owl2.training.data.loader import Batch, BatchingConfig, Counts, RankBatch, empty_micro_batch
+from owl2.training.data.loader import Batch, Counts, RankBatch, empty_micro_batch
 from owl2.training.distributed.mesh import Mesh
 from owl2.training.distributed.parallelize import synchronize_gradients
 
@@ -49,9 +49,9 @@ class BatchPreparation(NamedTuple):
     empty_batch: Batch
 
     @classmethod
-    def of(cls, processor: Owl2Processor, device: torch.device, batching: BatchingConfig) -> "BatchPreparation":
+    def of(cls, processor: Owl2Processor, device: torch.device) -> "BatchPreparation":
         images = processor.image_processor
-        empty_batch = empty_micro_batch(processor.tokenizer.pad_token_id, batching.few_shapes)
+        empty_batch = empty_micro_batch(processor.tokenizer.pad_token_id)
         return cls(device, tuple(images.image_mean), tuple(images.image_std), empty_batch)
 
     def inputs(self, batch: Batch | None) -> Batch:

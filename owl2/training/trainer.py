@@ -71,7 +71,7 @@ class Trainer:
         self.checkpoints = Checkpoints(directory.checkpoints, recipe.checkpoint.keep, recipe.checkpoint.asynchronous)
         limits = recipe.limits
         self.guard = LossSpikeGuard(limits.spike_factor, limits.skipped_in_a_row, limits.skipped_in_all)
-        self.preparation = BatchPreparation.of(processor, mesh.device, loader.batching)
+        self.preparation = BatchPreparation.of(processor, mesh.device)
         self.quality = None if recipe.quality is None else QualityLoss.of(recipe.quality, processor)
         self.utilization = FlopsUtilization(model.config, recipe, mesh)
         self.step = self.samples = self.tokens = 0

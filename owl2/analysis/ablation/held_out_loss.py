@@ -5,7 +5,6 @@ from pathlib import Path
 
 from owl2.modeling import Owl2ForConditionalGeneration
 from owl2.processing import Owl2Processor
-from owl2.training.data.loader import BatchingConfig
 from owl2.training.distributed.mesh import build_mesh, process_group
 from owl2.training.monitoring.validation_loss import read_validation_set, validation_loss
 from owl2.training.recipe.data import STAGE_FORMATS, Packing
@@ -52,7 +51,7 @@ def held_out_loss(
         )
         if not held_out.supervised:
             raise ValueError(f"no sample of {wanted.source.format} has an answer to measure the loss of")
-        preparation = BatchPreparation.of(processor, device, BatchingConfig.of(prepared))
+        preparation = BatchPreparation.of(processor, device)
         found = validation_loss(model, held_out, preparation, mesh)
     model.eval()
     values = (found.loss, math.exp(found.loss), float(found.supervised_tokens), float(found.samples))

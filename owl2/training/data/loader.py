@@ -27,7 +27,10 @@ from .encoding import OPINION
 from .stage_data import StageData
 
 LENGTH_STEP = 32
-"""Lengths of rows are multiples of this: at most 64 shapes where rows hold 2,048 tokens."""
+"""Packed rows are padded to a multiple of this: at most 64 shapes where rows hold 2,048 tokens.
+
+Compiled layers have a graph for each shape, and a CPU's heap is fragmented by tensors of many sizes: steps grow slower.
+"""
 
 Batch = dict[str, torch.Tensor]
 Item = TypeVar("Item")
@@ -40,19 +43,17 @@ class BatchingConfig(NamedTuple):
         micro_batch_size: Samples of a micro-batch, with packing rows.
         row_length: Tokens of a row; `None` without packing.
         buffer: Samples that are packed together.
-        few_shapes: Pad packed rows to a multiple of `LENGTH_STEP`, for compiled layers.
     """
 
     micro_batch_size: int
     row_length: int | None = None
     buffer: int = 1024
-    few_shapes: bool = False
 
     @classmethod
     def of(cls, recipe: Recipe) -> "BatchingConfig":
         packing = recipe.data.packing
         row_length = (packing.length or recipe.data.max_length) if packing.enabled else None
-        return cls(recipe.batch.micro_batch_size, row_length, packing.buffer, recipe.parallel.compile)
+        return cls(recipe.batch.micro_batch_size, row_length, packing.buffer)
 
 
 class Counts(NamedTuple):
@@ -237,9 +238,8 @@ def micro_batches_of(samples: Sequence[dict[str, Any]], batching: BatchingConfig
     numbers = rows_of([len(sample["input_ids"]) for sample in samples], batching.row_length, size)
     rows = [pack_encoded([samples[number] for number in row]) for row in numbers]
     for start in range(0, len(rows), size):
-        length = len(rows[start]["input_ids"])  # the longest comes first
-        if batching.few_shapes:
-            length = min(batching.row_length, math.ceil(length / LENGTH_STEP) * LENGTH_STEP)
+        longest = len(rows[start]["input_ids"])  # it comes first
+        length = min(batching.row_length, math.ceil(longest / LENGTH_STEP) * LENGTH_STEP)
         yield pad_packed(rows[start : start + size], pad_token_id, length)
 
 
@@ -263,12 +263,11 @@ def supervised_turns(labels: Sequence[int]) -> int:
     return sum(now and not before for before, now in zip([False, *is_supervised], is_supervised, strict=False))
 
 
-def empty_micro_batch(pad_token_id: int, few_shapes: bool) -> Batch:
+def empty_micro_batch(pad_token_id: int) -> Batch:
     """A batch of padding alone, for a rank that has no micro-batch left while others do: its gradients are 0."""
-    length = LENGTH_STEP if few_shapes else 1
     return {
-        "input_ids": torch.full((1, length), pad_token_id),
-        "labels": torch.full((1, length), IGNORE_INDEX),
-        "mm_token_type_ids": torch.zeros((1, length), dtype=torch.long),
-        "position_ids": torch.arange(length)[None],
+        "input_ids": torch.full((1, LENGTH_STEP), pad_token_id),
+        "labels": torch.full((1, LENGTH_STEP), IGNORE_INDEX),
+        "mm_token_type_ids": torch.zeros((1, LENGTH_STEP), dtype=torch.long),
+        "position_ids": torch.arange(LENGTH_STEP)[None],
     }

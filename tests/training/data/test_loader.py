@@ -101,12 +101,12 @@ def test_micro_batches_and_rows_hold_the_same_samples(
 
 
 @pytest.mark.parametrize("row_length", [100, 300])
-def test_compiled_layers_see_rows_of_few_lengths(data: Path, processor: Owl2Processor, row_length: int) -> None:
-    batching = BatchingConfig(1, row_length, few_shapes=True)
+def test_packed_rows_have_few_lengths(data: Path, processor: Owl2Processor, row_length: int) -> None:
+    batching = BatchingConfig(1, row_length)
     batch = next(stream(data, processor, "instruct", batching=batching).batches(1))
     lengths = {micro["input_ids"].shape[1] for micro in batch.micro_batches}
     assert len(batch.micro_batches) > 1 and lengths <= {*range(32, row_length, 32), row_length}
-    assert empty_micro_batch(0, few_shapes=True)["input_ids"].shape == (1, 32)
+    assert empty_micro_batch(0)["input_ids"].shape == (1, 32)
 
 
 def test_grouped_batches_hold_the_same_samples_by_modality_and_length(data: Path, processor: Owl2Processor) -> None:

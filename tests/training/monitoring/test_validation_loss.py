@@ -56,7 +56,7 @@ def test_no_dropout_is_in_it_and_training_goes_on_in_training_mode() -> None:
         model.train()
         assert model(**batch).loss.item() != pytest.approx(wanted, rel=1e-4)
     with process_group(60) as device:
-        preparation = BatchPreparation(device, (0.5,) * 3, (0.5,) * 3, empty_micro_batch(0, few_shapes=False))
+        preparation = BatchPreparation(device, (0.5,) * 3, (0.5,) * 3, empty_micro_batch(0))
         found = validation_loss(model, ValidationSet([batch], 38, 2), preparation, build_mesh(device))
     assert found.loss == pytest.approx(wanted, rel=1e-5) and found[1:] == (38, 2)
     assert all(module.training for module in model.modules())
