@@ -52,9 +52,14 @@ class _OursAlone(logging.Logger):
 
 
 def _quieten_transformers(restored: ExitStack) -> None:
-    """Sets transformers' own level and bars, by the environment or, where it is imported already, by its functions."""
+    """Sets transformers' own level and bars, by the environment or, where it is imported already, by its functions.
+
+    tqdm, whose bars it draws too, reads the environment when it is imported.
+    """
     has_bars = sys.stderr.isatty()
-    settings = {"TRANSFORMERS_VERBOSITY": "error", **({} if has_bars else {"HF_HUB_DISABLE_PROGRESS_BARS": "1"})}
+    settings = {"TRANSFORMERS_VERBOSITY": "error"}
+    if not has_bars:
+        settings |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
     for name, value in settings.items():
         if name not in os.environ:
             os.environ[name] = value

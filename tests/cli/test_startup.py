@@ -146,6 +146,12 @@ for arguments in json.loads(sys.argv[1]):
         assert result.stdout.count("ended with 0") == len(commands), result.stdout
         assert result.stderr == ""
 
+    def test_bars_of_others_need_a_terminal(self):
+        bar = "from tqdm.auto import tqdm; list(tqdm(range(3), 'a bar of another package'))"
+        assert "a bar of another package" in python(bar).stderr
+        quiet = python(f"from owl2.quiet import only_our_lines\nwith only_our_lines(): {bar}")
+        assert quiet.stderr == ""
+
     def test_verbose_shows_what_others_say(self, tmp_path):
         code = """
 import logging, sys, warnings
