@@ -80,9 +80,9 @@ def _shard(
             mp_policy=policy,
             ignored_params=frozen,
         )
-        # Sums: what the loss is divided by is the loop's business.
-        unit.set_gradient_divide_factor(1.0)
-        unit.set_force_sum_reduction_for_comms(True)
+        if mesh.size > 1:  # sums, since the loss is divided already; one process would divide by 1, at some cost
+            unit.set_gradient_divide_factor(1.0)
+            unit.set_force_sum_reduction_for_comms(True)
 
 
 def synchronize_gradients(model: nn.Module, last: bool, device: torch.device) -> None:
