@@ -13,7 +13,7 @@ LEAST_GROWTH = 1 << 30
 """Bytes that it may hold beside weights and optimizer state in any case: returning a small model's saves little."""
 
 LARGE_BLOCK = 256 << 20
-"""Bytes from which a tensor has memory of its own, whose pages are new at every use: that of a large embedding alone."""
+"""Bytes from which a tensor has memory of its own, with new pages at every use: that of a large embedding alone."""
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
